@@ -1,0 +1,143 @@
+"""What a backbone must keep, found out by asking it: out, features, both and, if it has it, full."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.errors import ContractError
+from mammoth_compiled.types import ReturnTypes
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a backbone was seen to support.
+
+    Attributes:
+        input_shape: (C, H, W) it was asked with.
+        num_classes: K.
+        feature_dim: F; None where the backbone has no features.
+        supports: The return types it answers.
+    """
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    feature_dim: int | None
+    supports: tuple[ReturnTypes, ...]
+
+
+def probe(
+    net: nn.Module, input_shape: tuple[int, int, int], num_classes: int | None = None
+) -> Contract:
+    """Asks a backbone for every return type and checks that the answers agree.
+
+    Runs in eval mode on two random images; weights, mode and random state stay as they were.
+
+    Args:
+        net: The backbone.
+        input_shape: (C, H, W) of one image.
+        num_classes: The width its logits must have; None takes any.
+
+    Raises:
+        ContractError: If logits are not [B, K], features not [B, F], or `both` is not
+            (out, features).
+    """
+    name = type(net).__name__
+    if not isinstance(net, MammothBackbone):
+        raise ContractError(f"backbone {name} must inherit from MammothBackbone")
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, *input_shape, generator=generator).to(device)
+    was_training = [m for m in net.modules() if m.training]
+    cuda = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(cuda), torch.no_grad():
+            net.eval()
+            answers, failures = _ask(net, images)
+    finally:
+        for module in was_training:
+            module.training = True
+    out = answers.get(ReturnTypes.OUT)
+    if out is None:
+        reason = failures.get(ReturnTypes.OUT, "it returned no tensor")
+        raise ContractError(
+            f"backbone {name} gives no logits for images of shape {tuple(input_shape)}: {reason}. "
+            "Check the input size and number of channels that its layers expect"
+        )
+    if out.dim() != 2 or len(out) != 2 or (num_classes is not None and out.shape[1] != num_classes):
+        want = "K" if num_classes is None else str(num_classes)
+        raise ContractError(
+            f"backbone {name}: out must have shape [B, {want}] (num_classes = {want}), but a batch "
+            f"of 2 gave {list(out.shape)}. Pass num_classes on to the last layer"
+        )
+    features = answers.get(ReturnTypes.FEATURES)
+    if features is not None and (features.dim() != 2 or len(features) != 2):
+        raise ContractError(
+            f"backbone {name}: features must have shape [B, F], but a batch of 2 gave "
+            f"{list(features.shape)}. Flatten them with x.flatten(1)"
+        )
+    both = answers.get(ReturnTypes.BOTH)
+    if both is not None:
+        _check_pair(name, both, out, features)
+    return Contract(
+        input_shape=input_shape,
+        num_classes=out.shape[1],
+        feature_dim=None if features is None else features.shape[1],
+        supports=tuple(returnt for returnt in ReturnTypes if returnt in answers),
+    )
+
+
+def _ask(net: MammothBackbone, images: torch.Tensor) -> tuple[dict[ReturnTypes, Any], dict[ReturnTypes, str]]:
+    """Returns the answers of the right kind, and why others are missing."""
+    answers: dict[ReturnTypes, Any] = {}
+    failures: dict[ReturnTypes, str] = {}
+    for returnt in ReturnTypes:
+        try:
+            answer = net(images, returnt=returnt)
+        except Exception as error:  # the backbone is the user's: it may raise anything
+            if returnt == ReturnTypes.OUT:
+                # A network that knows no `returnt` at all still has logits.
+                answer, failures[returnt] = _ask_plain(net, images, error)
+            else:
+                failures[returnt] = f"{type(error).__name__}: {error}"
+                continue
+        if _is_kind(answer, returnt):
+            answers[returnt] = answer
+    return answers, failures
+
+
+def _ask_plain(net: MammothBackbone, images: torch.Tensor, error: Exception) -> tuple[Any, str]:
+    if isinstance(error, TypeError):
+        try:
+            return net(images), ""
+        except Exception as plain_error:
+            error = plain_error
+    return None, f"{type(error).__name__}: {error}"
+
+
+def _is_kind(answer: Any, returnt: ReturnTypes) -> bool:
+    if returnt in (ReturnTypes.OUT, ReturnTypes.FEATURES):
+        return isinstance(answer, torch.Tensor)
+    if not (isinstance(answer, (tuple, list)) and len(answer) == 2):
+        return False
+    if returnt == ReturnTypes.BOTH:
+        return all(isinstance(part, torch.Tensor) for part in answer)
+    return isinstance(answer[1], (tuple, list))
+
+
+def _check_pair(name: str, both: Any, out: torch.Tensor, features: torch.Tensor | None) -> None:
+    expected = {"out": out} if features is None else {"out": out, "features": features}
+    for (part, want), got in zip(expected.items(), both, strict=False):
+        if got.shape == want.shape:
+            difference = (got - want).abs().max().item() if want.numel() else 0.0
+            if difference <= 1e-5 + 1e-4 * want.abs().max().item():
+                continue
+            reason = f"differs by up to {difference:.3g}"
+        else:
+            reason = f"has shape {list(got.shape)} instead of {list(want.shape)}"
+        raise ContractError(
+            f"backbone {name}: returnt='both' must be the tuple (out, features) of the same input "
+            f"in eval mode, but its {part} {reason}"
+        )

@@ -1,0 +1,44 @@
+"""The errors a user can meet; each message says what, where, the valid values and the remedy."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MammothError(ValueError):
+    """Base of all errors that the package raises on bad input."""
+
+
+class RegistryError(MammothError):
+    """A name that is not registered, or a target that cannot be."""
+
+
+class ConfigError(MammothError):
+    """An argument that is unknown, missing, of the wrong type or out of range."""
+
+
+class ContractError(MammothError):
+    """A backbone that does not keep the ReturnTypes contract."""
+
+
+class DataError(MammothError):
+    """Data that is not there or not what it should be."""
+
+
+class CheckpointError(MammothError):
+    """A checkpoint that cannot be read or does not fit the run."""
+
+
+class TrainingError(MammothError):
+    """A training run that cannot go on, a loss that is not finite above all."""
+
+
+class ExportError(MammothError):
+    """A backbone that cannot be exported, or an export that differs from eager."""
+
+
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
+    """Returns the message for an unknown name: the nearest one first, then all."""
+    valid = sorted(valid)
+    near = get_close_matches(str(name), valid, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or '(none)'}"
