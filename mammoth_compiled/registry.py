@@ -57,11 +57,13 @@ class Registry:
     Args:
         kind: What the names are, for messages.
         reserved: Parameters that the framework passes itself and nobody needs to set.
+        classes_only: True if a function cannot be registered.
     """
 
-    def __init__(self, kind: str, reserved: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, reserved: tuple[str, ...], classes_only: bool) -> None:
         self.kind = kind
         self._reserved = reserved
+        self._classes_only = classes_only
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Target], Target]:
@@ -84,10 +86,11 @@ class Registry:
         key = normalise(name)
 
         def decorate(target: Target) -> Target:
-            if not callable(target):
+            if not callable(target) or (self._classes_only and not isinstance(target, type)):
+                valid = "a class" if self._classes_only else "a class or a function"
                 raise RegistryError(
-                    f"{self.kind} {key!r}: only a class or a function can be registered, "
-                    f"not {type(target).__name__}"
+                    f"{self.kind} {key!r}: only {valid} can be registered, "
+                    f"not a {type(target).__name__}"
                 )
             old = self._entries.get(key)
             if old is not None and old.origin != origin(target):
@@ -188,9 +191,9 @@ def _value_type(annotation: Any, default: Any) -> tuple[type, bool]:
     return str, False
 
 
-models = Registry("model", reserved=("self", "backbone", "loss", "args", "transform", "dataset"))
-datasets = Registry("dataset", reserved=("self", "args"))
-backbones = Registry("backbone", reserved=("self", "num_classes"))
+models = Registry("model", reserved=("self", "backbone", "loss", "args", "transform", "dataset"), classes_only=True)
+datasets = Registry("dataset", reserved=("self", "args"), classes_only=True)
+backbones = Registry("backbone", reserved=("self", "num_classes"), classes_only=False)
 
 
 def register_model(name: str) -> Callable[[Target], Target]:

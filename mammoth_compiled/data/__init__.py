@@ -1,0 +1,5 @@
+"""From a dataset's images to batches on the device."""
+
+from mammoth_compiled.data.loader import TaskLoader
+
+__all__ = ["TaskLoader"]

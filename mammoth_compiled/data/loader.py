@@ -1,0 +1,99 @@
+"""The loader of one task: batches by index on the device, or a DataLoader where that is unproven."""
+
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from mammoth_compiled.data.source import ArraySource, array_source
+from mammoth_compiled.data.transforms import CannotBatch
+
+
+class TaskLoader:
+    """Iterates over a dataset in batches on a device.
+
+    A dataset whose items are proven to be its array under a known transform is read by index on
+    the device; any other goes through a DataLoader. Data that a model replaces is noticed at the
+    start of the next epoch.
+
+    Args:
+        dataset: Has `data`, `targets`, `__len__` and `__getitem__` in Mammoth's style.
+        batch_size: Images per batch; the last may be smaller.
+        shuffle: True draws a new order each epoch from torch's generator.
+        device: Where batches are wanted.
+        num_workers: Processes of the DataLoader; None picks 0 on a CPU and up to 8 with a GPU.
+
+    Attributes:
+        dataset: The dataset, as given.
+        fallback_reason: Why a DataLoader is used; None while the fast way is taken.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        shuffle: bool,
+        device: torch.device,
+        num_workers: int | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.device = device
+        self.fallback_reason: str | None = None
+        if num_workers is None:
+            cpus = len(os.sched_getaffinity(0))
+            num_workers = min(8, cpus) if device.type == "cuda" else 0
+        self.num_workers = num_workers
+        self._source: ArraySource | None = None
+        self._find_source()
+
+    def __len__(self) -> int:
+        """Returns the number of batches of an epoch."""
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yields (inputs, labels, not_aug_inputs) on the device; see `Batch`."""
+        if self._source is not None and not self._source.is_current(self.dataset):
+            self._find_source()
+        return self._from_loader() if self._source is None else self._from_source(self._source)
+
+    def _find_source(self) -> None:
+        try:
+            self._source = array_source(self.dataset, self.device)
+            self.fallback_reason = None
+        except CannotBatch as error:
+            self._source = None
+            self.fallback_reason = str(error)
+
+    def _from_source(self, source: ArraySource) -> Iterator[tuple[torch.Tensor, ...]]:
+        n = len(source.labels)
+        order = torch.randperm if self.shuffle else torch.arange
+        for index in order(n, device=self.device).split(self.batch_size):
+            yield source.batch(index)
+
+    def _from_loader(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        loader = DataLoader(
+            self.dataset,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_seed_worker,
+        )
+        for batch in loader:
+            inputs, labels, *not_aug = batch
+            inputs = inputs.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, dtype=torch.int64, non_blocking=True)
+            yield inputs, labels, *(t.to(self.device, non_blocking=True) for t in not_aug)
+
+
+def _seed_worker(worker: int) -> None:
+    """Seeds NumPy and Python in a worker from torch's seed of that worker."""
+    seed = torch.initial_seed()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

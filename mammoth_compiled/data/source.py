@@ -1,0 +1,145 @@
+"""Finds out whether a dataset's images can be taken from its array instead of one by one."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mammoth_compiled.data.transforms import Batched, CannotBatch, batch_transform, to_float
+
+PROBES = 8
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """A dataset's images and labels as tensors, and the batched code of its transforms.
+
+    Attributes:
+        data: The dataset's own array, to notice when it is replaced.
+        targets: The dataset's own labels, likewise.
+        images: uint8, [N, H, W] or [N, H, W, C], on the device.
+        labels: int64, [N], on the device.
+        transform: Stands for the dataset's `transform`.
+        not_aug: Stands for its `not_aug_transform`; None where items have no third part.
+    """
+
+    data: Any
+    targets: Any
+    images: torch.Tensor
+    labels: torch.Tensor
+    transform: Batched
+    not_aug: Batched | None
+
+    def is_current(self, dataset: Any) -> bool:
+        """Returns whether the dataset still holds the arrays this was made from."""
+        return dataset.data is self.data and dataset.targets is self.targets
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns what the dataset's items of these numbers, collated, would be.
+
+        Args:
+            index: Item numbers, int64, [B], on the device.
+
+        Returns:
+            inputs [B, C, H, W], labels [B] and, where items have it, not_aug_inputs [B, C, H, W].
+        """
+        images = channels_first(self.images[index])
+        inputs = self.transform(images)
+        if self.not_aug is None:
+            return inputs, self.labels[index]
+        return inputs, self.labels[index], self.not_aug(images)
+
+
+def channels_first(images: torch.Tensor) -> torch.Tensor:
+    """Returns [B, H, W] or [B, H, W, C] as contiguous [B, C, H, W]."""
+    if images.dim() == 3:
+        return images.unsqueeze(1)
+    return images.permute(0, 3, 1, 2).contiguous()
+
+
+def array_source(dataset: Any, device: torch.device) -> ArraySource:
+    """Proves on a few items that batched code gives what the dataset's `__getitem__` gives.
+
+    `__getitem__(i)` must hand image i of `data` to `transform` once, and return its result,
+    `targets[i]` and (if anything) the not-augmented image.
+
+    Args:
+        dataset: Has `data`, `targets`, `transform` and maybe `not_aug_transform`.
+        device: Where the tensors are wanted.
+
+    Raises:
+        CannotBatch: If it cannot be proven; says why.
+    """
+    data, targets = getattr(dataset, "data", None), getattr(dataset, "targets", None)
+    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim in (3, 4)):
+        raise CannotBatch("its `data` is not a uint8 array of images")
+    if data.ndim == 4 and data.shape[3] not in (1, 3):
+        raise CannotBatch(f"its images have shape {data.shape[1:]}, not [H, W, 3]")
+    if getattr(dataset, "target_transform", None) is not None:
+        raise CannotBatch("it has a target_transform")
+    if not hasattr(dataset, "transform"):
+        raise CannotBatch("it has no attribute `transform`")
+    try:
+        transform = batch_transform(dataset.transform)
+    except CannotBatch as error:
+        raise CannotBatch(f"transform {error} has no batched code yet") from None
+    except TypeError:
+        raise CannotBatch("its transform cannot be hashed") from None
+    labels = torch.as_tensor(np.asarray(targets), dtype=torch.int64)
+    if len(labels) != len(data) or len(dataset) != len(data):
+        raise CannotBatch("the lengths of data, targets and the dataset differ")
+    not_aug = _prove(dataset, data, labels)
+    # On a CPU the tensor shares the array's memory, so changes in place are seen.
+    images = torch.from_numpy(data).to(device)
+    return ArraySource(data, targets, images, labels.to(device), transform, not_aug)
+
+
+def _prove(dataset: Any, data: np.ndarray, labels: torch.Tensor) -> Batched | None:
+    """Returns the batched `not_aug_transform`, None where items have no third part."""
+    if not len(data):
+        return batch_transform(dataset.not_aug_transform)
+    probe = copy.copy(dataset)
+    marker, seen = object(), []
+    probe.transform = _recorder(seen, marker)
+    lengths = set()
+    for i in sorted({int(i) for i in np.linspace(0, len(data) - 1, PROBES)}):
+        seen.clear()
+        try:
+            item = probe[i]
+        except Exception as error:  # the dataset is the user's: it may raise anything
+            raise CannotBatch(f"item {i} cannot be taken apart: {error}") from None
+        if not (isinstance(item, (tuple, list)) and len(item) in (2, 3)):
+            raise CannotBatch("its items are not (image, label[, not augmented image])")
+        lengths.add(len(item))
+        image = np.asarray(seen[0]) if len(seen) == 1 else None
+        if item[0] is not marker or image is None or not _same_image(image, data[i]):
+            raise CannotBatch("its __getitem__ does more to an image than `transform`")
+        if int(item[1]) != int(labels[i]):
+            raise CannotBatch("its __getitem__ changes the labels")
+        if len(item) == 3:
+            images = channels_first(torch.from_numpy(data[i : i + 1]))
+            # Anything but ToTensor fails here and goes image by image.
+            if not torch.is_tensor(item[2]) or not torch.equal(item[2], to_float(images)[0]):
+                raise CannotBatch("its not-augmented images are not ToTensor of `data`")
+    if len(lengths) != 1:
+        raise CannotBatch("its items differ in length")
+    return Batched((to_float,)) if lengths == {3} else None
+
+
+def _recorder(seen: list[Any], marker: object) -> Callable[[Any], object]:
+    def record(image: Any) -> object:
+        seen.append(image)
+        return marker
+
+    return record
+
+
+def _same_image(image: np.ndarray, expected: np.ndarray) -> bool:
+    if image.dtype != expected.dtype:
+        return False
+    if expected.ndim == 3 and expected.shape[2] == 1 and image.ndim == 2:
+        expected = expected[:, :, 0]
+    return image.shape == expected.shape and bool((image == expected).all())

@@ -1,0 +1,90 @@
+"""CIFAR-10 in 5 tasks of 2 classes and CIFAR-100 in 10 tasks of 10 classes.
+
+Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
+"""
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from torchvision import transforms
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from mammoth_compiled.datasets.arrays import ArrayDataset, fetch
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.datasets.paths import data_dir
+from mammoth_compiled.registry import register_dataset
+
+
+def _training_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> transforms.Compose:
+    return transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+
+
+@lru_cache(maxsize=2)
+def _load(source: type[CIFAR10], root: str) -> tuple[tuple[np.ndarray, np.ndarray, Any], ...]:
+    """Returns (images [N, 32, 32, 3], labels [N], class names) of the training and test set."""
+    splits = (source(root, train=train, download=True) for train in (True, False))
+    return tuple((s.data, np.asarray(s.targets, np.int64), tuple(s.classes)) for s in splits)
+
+
+class SequentialCIFAR(ContinualDataset):
+    """What both have in common: torchvision's files, 32x32x3 images, the transforms."""
+
+    SETTING = "class-il"
+    SIZE = (32, 32)
+    SOURCE: ClassVar[type[CIFAR10]]
+
+    def get_data_loaders(self) -> tuple[ArrayDataset, ArrayDataset]:
+        """Returns the whole training and test set, downloaded if they are not there.
+
+        Raises:
+            DataError: If the files are neither there nor to be had; names the folder searched.
+        """
+        root = data_dir(self.args)
+        folder = root / self.SOURCE.base_folder
+        train, test = fetch(self.NAME, lambda: _load(self.SOURCE, str(root)), [folder])
+        self.CLASS_NAMES = train[2]
+        return (
+            ArrayDataset(*train[:2], self.TRANSFORM),
+            ArrayDataset(*test[:2], self.TEST_TRANSFORM),
+        )
+
+    @staticmethod
+    def get_backbone() -> str:
+        """Returns the default backbone."""
+        return "resnet18"
+
+
+@register_dataset("seq-cifar10")
+class SequentialCIFAR10(SequentialCIFAR):
+    """CIFAR-10, 50,000 + 10,000 images, 5 tasks x 2 classes, 32x32x3."""
+
+    SOURCE = CIFAR10
+    N_CLASSES_PER_TASK = 2
+    N_TASKS = 5
+    MEAN = (0.4914, 0.4822, 0.4465)
+    STD = (0.2470, 0.2435, 0.2615)
+    TRANSFORM = _training_transform(MEAN, STD)
+    TEST_TRANSFORM = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    DEFAULTS: ClassVar[dict[str, Any]] = {"lr": 0.1, "batch_size": 32, "n_epochs": 50}
+
+
+@register_dataset("seq-cifar100")
+class SequentialCIFAR100(SequentialCIFAR):
+    """CIFAR-100, 50,000 + 10,000 images, 10 tasks x 10 classes, 32x32x3."""
+
+    SOURCE = CIFAR100
+    N_CLASSES_PER_TASK = 10
+    N_TASKS = 10
+    MEAN = (0.5071, 0.4867, 0.4408)
+    STD = (0.2675, 0.2565, 0.2761)
+    TRANSFORM = _training_transform(MEAN, STD)
+    TEST_TRANSFORM = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    DEFAULTS: ClassVar[dict[str, Any]] = {"lr": 0.1, "batch_size": 32, "n_epochs": 50}

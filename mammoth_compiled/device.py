@@ -1,0 +1,69 @@
+"""Where a run computes, where it keeps files, and its random state."""
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from mammoth_compiled.errors import ConfigError
+
+
+def get_device(name: str | None = None) -> torch.device:
+    """Returns the device called `name`; without a name the first GPU, else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here; lists those that there are.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    known = device is not None and (
+        str(device) in available or (device == torch.device("cuda") and len(available) > 1)
+    )
+    if device is None or not known:
+        raise ConfigError(f"device {name!r} is not there; available: {', '.join(available)}")
+    return device
+
+
+def base_path() -> str:
+    """Returns the folder for data and checkpoints, with a slash at its end.
+
+    It is the environment variable MAMMOTH_BASE_PATH, or `./data/`.
+    """
+    return os.path.join(os.environ.get("MAMMOTH_BASE_PATH") or "./data", "")
+
+
+def set_seed(seed: int) -> None:
+    """Seeds the generators of Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Returns the state of all generators as tensors and plain numbers."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": (version, list(internal), gauss),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts back what `random_state` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,108 @@
+"""Dark Experience Replay and DER++.
+
+Source: Buzzega et al. 2020, "Dark Experience for General Continual Learning", arXiv 2004.07211.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from mammoth_compiled.buffers import Buffer
+from mammoth_compiled.config import add_rehearsal_args, non_negative_float
+from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+_CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32}
+
+
+@register_model("der")
+class DER(ContinualModel):
+    """Dark Experience Replay: keeps past logits and holds the network to them (eq. 4)."""
+
+    # Buzzega et al. 2020, appendix F.
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": {**_CIFAR, "buffer_size": 500, "alpha": 0.3},
+        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.3},
+        "seq-mnist": {"buffer_size": 500, "alpha": 0.5},
+        "seq-fmnist": {"buffer_size": 500, "alpha": 0.3},
+        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.3},
+    }
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds the buffer's arguments and `--alpha`."""
+        add_rehearsal_args(parser)
+        parser.add_argument(
+            "--alpha",
+            type=non_negative_float,
+            required=True,
+            help="Weight of the squared distance to the stored logits.",
+        )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.buffer = Buffer(self.args.buffer_size, self.device)
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss of the batch plus alpha times the distance to stored logits, 0-d."""
+        batch.logits = self.net(batch.inputs)
+        loss = self.loss(batch.logits, batch.labels)
+        if not self.buffer.is_empty():
+            loss = loss + self.replay_loss()
+        return loss
+
+    def replay_loss(self) -> torch.Tensor:
+        """Returns the weighted loss on replayed images, 0-d."""
+        inputs, logits = self._replay("logits")
+        return self.args.alpha * F.mse_loss(self.net(inputs), logits)
+
+    def _replay(self, target: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns augmented images [M, C, H, W] and what was stored with them."""
+        data = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
+        return data[0], data[self.buffer.used_attributes.index(target)]
+
+    def after_step(self, batch: Batch) -> None:
+        """Offers the images and their logits to the buffer."""
+        self.buffer.add_data(batch.not_aug_inputs, logits=batch.logits)
+
+
+@register_model("derpp")
+class DERpp(DER):
+    """DER++: DER that also learns the labels of replayed images (eq. 6)."""
+
+    # Buzzega et al. 2020, appendix F.
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": [
+            {**_CIFAR, "buffer_size": 500, "alpha": 0.2, "beta": 0.5},
+            {**_CIFAR, "buffer_size": 200, "alpha": 0.1, "beta": 0.5},
+        ],
+        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.1, "beta": 0.5},
+        "seq-mnist": {"buffer_size": 500, "alpha": 0.5, "beta": 1.0},
+        "seq-fmnist": {"buffer_size": 500, "alpha": 0.2, "beta": 0.5},
+        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.2, "beta": 0.5},
+    }
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds DER's arguments and `--beta`."""
+        DER.get_parser(parser)
+        parser.add_argument(
+            "--beta",
+            type=non_negative_float,
+            required=True,
+            help="Weight of the loss on the labels of replayed images.",
+        )
+        return parser
+
+    def replay_loss(self) -> torch.Tensor:
+        """Returns the weighted losses on two draws of replayed images, 0-d."""
+        inputs, labels = self._replay("labels")
+        return super().replay_loss() + self.args.beta * self.loss(self.net(inputs), labels)
+
+    def after_step(self, batch: Batch) -> None:
+        """Offers the images, their labels and logits to the buffer."""
+        self.buffer.add_data(batch.not_aug_inputs, batch.labels, batch.logits)

@@ -1,0 +1,22 @@
+"""Plain training on each task in turn: the lower bound."""
+
+from typing import ClassVar
+
+import torch
+
+from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+
+@register_model("sgd")
+class SGD(ContinualModel):
+    """Trains on each task without any means against forgetting."""
+
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": {"lr": 0.1, "n_epochs": 50, "batch_size": 32},
+    }
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss of the batch, 0-d."""
+        return self.loss(self.net(batch.inputs), batch.labels)

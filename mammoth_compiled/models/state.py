@@ -1,0 +1,123 @@
+"""All that a model must remember to go on as if never stopped, as plain data."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mammoth_compiled.buffers import Buffer
+from mammoth_compiled.errors import CheckpointError
+from mammoth_compiled.models.base import ContinualModel
+
+# Rebuilt from the arguments, or saved on its own.
+REBUILT = {"net", "loss", "args", "transform", "normalization_transform", "dataset", "device"}
+REBUILT |= {"opt", "scaler", "training", "num_classes", "n_tasks", "pbar_suffix"}
+
+
+def model_state(model: ContinualModel) -> dict[str, Any]:
+    """Returns the state of a model beside its backbone's weights.
+
+    Beside optimiser and buffers it holds every attribute that is a number, a text, a tensor, an
+    array, or a list or dictionary of these, and every module; `restore_model` makes copies of the
+    backbone anew, a teacher for example.
+    """
+    net = model.net
+    state: dict[str, Any] = {
+        "optimizer": model.opt.state_dict(),
+        "scaler": model.scaler.state_dict(),
+        "frozen": _frozen(net),
+        "modules": {},
+        "buffers": {},
+        "values": {},
+    }
+    for name, module in model.named_children():
+        if module is not net:
+            state["modules"][name] = {
+                "state": module.state_dict(),
+                "like_net": type(module) is type(net),
+                "training": module.training,
+                "frozen": _frozen(module),
+            }
+    for name, value in vars(model).items():
+        if name.startswith("_") or name in REBUILT:
+            continue
+        if isinstance(value, Buffer):
+            state["buffers"][name] = value.state_dict()
+        elif is_plain(value):
+            state["values"][name] = to_plain(value)
+    return state
+
+
+def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
+    """Puts back what `model_state` returned; the backbone's weights are loaded before.
+
+    Raises:
+        CheckpointError: If it does not fit the model; says which part.
+    """
+    part = ""
+    try:
+        for part, saved in state["modules"].items():
+            if getattr(model, part, None) is None and saved["like_net"]:
+                setattr(model, part, copy.deepcopy(model.net))
+            module = getattr(model, part)
+            module.load_state_dict(saved["state"])
+            module.train(saved["training"])
+            _freeze(module, saved["frozen"])
+        for part, saved in state["values"].items():
+            setattr(model, part, from_plain(saved, model.device))
+        for part, saved in state["buffers"].items():
+            getattr(model, part).load_state_dict(saved)
+        part = "opt"
+        _freeze(model.net, state["frozen"])
+        model.opt.load_state_dict(state["optimizer"])
+        model.scaler.load_state_dict(state["scaler"])
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit {type(model).__name__}.{part}: {error}"
+        ) from error
+
+
+def _frozen(module: nn.Module) -> list[str]:
+    return [name for name, p in module.named_parameters() if not p.requires_grad]
+
+
+def _freeze(module: nn.Module, names: list[str]) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in names)
+
+
+def is_plain(value: Any) -> bool:
+    """Returns whether a value can be saved as data."""
+    if isinstance(value, (list, tuple)):
+        return all(is_plain(v) for v in value)
+    if isinstance(value, dict):
+        return all(isinstance(k, (str, int)) and is_plain(v) for k, v in value.items())
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf"
+    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor, np.generic))
+
+
+def to_plain(value: Any) -> Any:
+    """Returns a copy of tensors, texts, numbers and containers; arrays become marked tensors."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_plain(v) for v in value)
+    if isinstance(value, dict):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"__array__": torch.from_numpy(value.copy())}
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+
+
+def from_plain(value: Any, device: torch.device) -> Any:
+    """Returns what `to_plain` was given, tensors on a device."""
+    if isinstance(value, dict):
+        if set(value) == {"__array__"}:
+            return value["__array__"].numpy()
+        return {k: from_plain(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(from_plain(v, device) for v in value)
+    return value.to(device) if isinstance(value, torch.Tensor) else value

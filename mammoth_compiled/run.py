@@ -1,0 +1,129 @@
+"""python -m mammoth_compiled.run: one experiment from the command line."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from mammoth_compiled import export_bundle
+from mammoth_compiled.config import Parser, build_parser, default_backbone, resolve
+from mammoth_compiled.console import say
+from mammoth_compiled.engine import train
+from mammoth_compiled.errors import ConfigError, MammothError
+from mammoth_compiled.plugins import import_plugin
+from mammoth_compiled.registry import backbones, datasets, models
+from mammoth_compiled.runner import build
+
+EXAMPLE = """example:
+  python -m mammoth_compiled.run --model derpp --dataset seq-fmnist-mini --backbone cnn \\
+      --n_epochs 5 --seed 0 --compile on --export bundle --results_path results.json
+"""
+
+
+def _front(words: Sequence[str]) -> Any:
+    """Reads what decides which further arguments there are."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
+    parser.add_argument("--list", action="store_true", help="List models, datasets and backbones.")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE|MODULE",
+        help="Import your registrations first (repeatable).",
+    )
+    for name in ("model", "dataset", "backbone"):
+        parser.add_argument(f"--{name}")
+    return parser.parse_known_args(list(words))
+
+
+def _help(front: Any) -> str:
+    dataset = front.dataset
+    backbone = front.backbone or (default_backbone(dataset) if dataset else None)
+    parser = build_parser(front.model, dataset, backbone)
+    parser.usage = "%(prog)s --model NAME --dataset NAME [options]"
+    more = parser.add_argument_group("Other")
+    more.add_argument("--list", help="List models, datasets and backbones.", nargs=0)
+    more.add_argument(
+        "--import", metavar="FILE|MODULE", help="Import your registrations first (repeatable)."
+    )
+    more.add_argument("-h", "--help", help="Show this help.", nargs=0)
+    parser.description = (
+        "Trains a continual-learning model with a compiled backbone and exports it. The arguments "
+        "of a model, dataset or backbone are listed when it is named: --model derpp --help."
+    )
+    return parser.format_help() + "\n" + EXAMPLE
+
+
+def _listing() -> str:
+    lines = []
+    for title, registry in (("Models", models), ("Datasets", datasets), ("Backbones", backbones)):
+        lines.append(f"{title}:")
+        lines += [f"  {name:<18} {registry[name].summary}" for name in sorted(registry)]
+    return "\n".join(lines)
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code.
+
+    Raises:
+        MammothError: On bad input.
+    """
+    front, rest = _front(words)
+    for spec in front.imports:
+        import_plugin(spec)
+    if front.list:
+        say(_listing())
+        return 0
+    if front.help:
+        say(_help(front))
+        return 0
+    for name, registry in (("model", models), ("dataset", datasets)):
+        if getattr(front, name) is None:
+            raise ConfigError(f"--{name} is needed; valid: {', '.join(sorted(registry))}")
+    if front.backbone:
+        rest = [*rest, "--backbone", front.backbone]
+    args = resolve(front.model, front.dataset, rest)
+    if args.data_dir:
+        # User-written datasets look where base_path() says.
+        os.environ["MAMMOTH_BASE_PATH"] = args.data_dir
+    started = time.perf_counter()
+    model, dataset = build(args)
+    parameters = sum(p.numel() for p in model.net.parameters())
+    say(
+        f"{args.model} on {args.dataset} with {args.backbone} ({parameters:,} parameters) on "
+        f"{model.device}: lr {args.lr:g}, batch {args.batch_size}, {args.n_epochs} epochs per task"
+    )
+    results = train(model, dataset)
+    if args.results_path:
+        results.write_json(args.results_path)
+    if results.class_il:
+        say("\nAccuracy in %:\n" + results.table())
+    if args.results_path:
+        say(f"results: {args.results_path}")
+    if results.interrupted:
+        return 130
+    if args.export:
+        path = export_bundle(model, args.export)
+        say(f"bundle: {path} (ONNX equals eager for every output)")
+    say(
+        f"total: {time.perf_counter() - started:.1f} s, training {sum(results.train_s):.1f} s "
+        f"({results.images_per_second:,.0f} images/s)"
+    )
+    return 0
+
+
+def main() -> None:
+    """Ends the process with 0, or with 2 and one message on bad input."""
+    try:
+        code = run(sys.argv[1:])
+    except MammothError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
