@@ -27,7 +27,11 @@ def _number(kind: type, low: float, strict: bool, wanted: str) -> Any:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not (value > low or (value == low and not strict)) or value == float("inf"):
+        if (
+            value is None
+            or not (value > low or (value == low and not strict))
+            or value == float("inf")
+        ):
             raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
         return value
 
@@ -71,7 +75,9 @@ def add_base_args(parser: ArgumentParser) -> None:
     add("--batch_size", type=positive_int, help="Images of the stream per step.")
     add("--n_epochs", type=positive_int, help="Epochs per task.")
     add("--joint", type=boolean, default=False, metavar="{0,1}", help="Train on all tasks at once.")
-    add("--seed", type=non_negative_int, help="Seed of all random generators (default: not seeded).")
+    add(
+        "--seed", type=non_negative_int, help="Seed of all random generators (default: not seeded)."
+    )
     add(
         "--debug_mode",
         type=boolean,
@@ -106,7 +112,11 @@ def add_base_args(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("Files").add_argument
     add("--data_dir", metavar="DIR", help="Where the data is or goes (default: ./data).")
     add("--savecheck", choices=["task", "last"], help="Save after each task or at the end.")
-    add("--checkpoint_path", metavar="DIR", help="Where checkpoints go (default: ./data/checkpoints).")
+    add(
+        "--checkpoint_path",
+        metavar="DIR",
+        help="Where checkpoints go (default: ./data/checkpoints).",
+    )
     add("--loadcheck", metavar="PATH", help="Go on from this checkpoint.")
     add("--export", metavar="DIR", help="Export the trained backbone to this folder.")
     add("--results_path", metavar="PATH", help="Write the results to this JSON file.")
@@ -138,7 +148,9 @@ def build_parser(
         RegistryError: If a name is unknown.
     """
     parser = Parser(
-        prog="python -m mammoth_compiled.run", allow_abbrev=False, add_help=False,
+        prog="python -m mammoth_compiled.run",
+        allow_abbrev=False,
+        add_help=False,
         conflict_handler="resolve",
     )
     add_base_args(parser)

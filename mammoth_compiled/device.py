@@ -49,7 +49,9 @@ def set_seed(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """Returns the state of all generators as tensors and plain numbers."""
     version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    numpy_state = np.random.get_state(legacy=True)
+    assert isinstance(numpy_state, tuple)
+    kind, keys, position, has_gauss, cached = numpy_state
     return {
         "python": (version, list(internal), gauss),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),

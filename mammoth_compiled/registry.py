@@ -147,7 +147,9 @@ def origin(target: Callable[..., Any]) -> str:
     return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
-def infer_parameters(target: Callable[..., Any], reserved: tuple[str, ...]) -> tuple[Parameter, ...]:
+def infer_parameters(
+    target: Callable[..., Any], reserved: tuple[str, ...]
+) -> tuple[Parameter, ...]:
     """Reads the settable parameters from a signature.
 
     The type comes from the annotation, else from the default, else it is `str`. Names that start
@@ -163,7 +165,11 @@ def infer_parameters(target: Callable[..., Any], reserved: tuple[str, ...]) -> t
         signature = inspect.signature(target)
     parameters = []
     for p in signature.parameters.values():
-        if p.name in reserved or p.name.startswith("_") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+        if (
+            p.name in reserved
+            or p.name.startswith("_")
+            or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ):
             continue
         required = p.default is p.empty
         default = None if required else p.default
@@ -191,7 +197,11 @@ def _value_type(annotation: Any, default: Any) -> tuple[type, bool]:
     return str, False
 
 
-models = Registry("model", reserved=("self", "backbone", "loss", "args", "transform", "dataset"), classes_only=True)
+models = Registry(
+    "model",
+    reserved=("self", "backbone", "loss", "args", "transform", "dataset"),
+    classes_only=True,
+)
 datasets = Registry("dataset", reserved=("self", "args"), classes_only=True)
 backbones = Registry("backbone", reserved=("self", "num_classes"), classes_only=False)
 

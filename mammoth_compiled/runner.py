@@ -53,12 +53,12 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
         try:
             probe(net, shape, dataset.N_CLASSES)
         except ContractError as error:
-            raise ContractError(f"backbone {args.backbone!r} on {args.dataset!r}: {error}") from error
+            raise ContractError(
+                f"backbone {args.backbone!r} on {args.dataset!r}: {error}"
+            ) from error
     attach(net, ForwardPolicy(device=get_device(args.device), amp=args.amp))
     target: Any = models[args.model].target
-    model: ContinualModel = target(
-        net, dataset.get_loss(), args, dataset.get_transform(), dataset
-    )
+    model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
     setting = dataset.SETTING
     if setting not in model.COMPATIBILITY:
         raise ConfigError(
@@ -67,8 +67,8 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
         )
     if args.amp == "fp16" and type(model).observe is not ContinualModel.observe:
         raise ConfigError(
-            f"--amp fp16 scales the loss, and model {args.model!r} has its own observe: use bf16, or "
-            "define training_loss instead of observe"
+            f"--amp fp16 scales the loss, and model {args.model!r} has its own observe: use "
+            "bf16, or define training_loss instead of observe"
         )
     return model, dataset
 
@@ -86,7 +86,7 @@ def build_backbone(args: Namespace) -> MammothBackbone:
     net = entry.target(**options)
     if not isinstance(net, MammothBackbone):
         raise ContractError(
-            f"backbone {entry.name!r} ({entry.origin}) gave a {type(net).__name__}; it must inherit "
-            "from MammothBackbone"
+            f"backbone {entry.name!r} ({entry.origin}) gave a {type(net).__name__}; it must "
+            "inherit from MammothBackbone"
         )
     return net

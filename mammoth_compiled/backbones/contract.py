@@ -89,7 +89,9 @@ def probe(
     )
 
 
-def _ask(net: MammothBackbone, images: torch.Tensor) -> tuple[dict[ReturnTypes, Any], dict[ReturnTypes, str]]:
+def _ask(
+    net: MammothBackbone, images: torch.Tensor
+) -> tuple[dict[ReturnTypes, Any], dict[ReturnTypes, str]]:
     """Returns the answers of the right kind, and why others are missing."""
     answers: dict[ReturnTypes, Any] = {}
     failures: dict[ReturnTypes, str] = {}

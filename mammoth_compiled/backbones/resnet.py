@@ -82,7 +82,7 @@ class ResNet(MammothBackbone):
         """Returns logits [B, K], features [B, F], both, or full: logits and every stage's maps."""
         maps = [F.relu(self.bn1(self.conv1(x)))]
         for stage in self.stages:
-            maps.append(stage(maps[-1]))  # noqa: PERF401
+            maps.append(stage(maps[-1]))
         features = F.adaptive_avg_pool2d(maps[-1], 1).flatten(1)
         logits = self.classifier(features)
         if returnt == ReturnTypes.FULL:

@@ -103,7 +103,9 @@ class Buffer:
             ValueError: If the number of rows differs, or an attribute is given that the first
                 `add_data` did not have.
         """
-        given = dict(zip(ATTRIBUTES, (examples, labels, logits, task_labels, true_labels), strict=True))
+        given = dict(
+            zip(ATTRIBUTES, (examples, labels, logits, task_labels, true_labels), strict=True)
+        )
         rows = {name: torch.as_tensor(v).detach() for name, v in given.items() if v is not None}
         batch = len(rows["examples"])
         for name, value in rows.items():
@@ -219,7 +221,9 @@ def apply_transform(images: torch.Tensor, transform: Any) -> torch.Tensor:
     try:
         batched = batch_transform(transform)
     except (CannotBatch, TypeError):  # TypeError: a transform that cannot be hashed
-        parts = [torch.as_tensor(np.asarray(t) if not torch.is_tensor(t) else t)
-                 for t in (transform(image) for image in images.cpu())]
+        parts = [
+            torch.as_tensor(np.asarray(t) if not torch.is_tensor(t) else t)
+            for t in (transform(image) for image in images.cpu())
+        ]
         return torch.stack(parts).to(images.device)
     return batched(images)

@@ -38,7 +38,7 @@ def mammoth(
     patches = {**(list_mode_options(mode) if mode else {}), **(options or {})}
     # AOTAutograd's cache does not look at the decompositions, and would mix up ours with stock.
     with torch._functorch.config.patch(enable_autograd_cache=False):
-        compiled: Callable[..., Any] = compile_fx(
+        compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=decompositions
         )
-    return compiled
+    return compiled  # type: ignore[no-any-return]

@@ -102,7 +102,8 @@ def _prove(dataset: Any, data: np.ndarray, labels: torch.Tensor) -> Batched | No
     if not len(data):
         return batch_transform(dataset.not_aug_transform)
     probe = copy.copy(dataset)
-    marker, seen = object(), []
+    marker = object()
+    seen: list[Any] = []
     probe.transform = _recorder(seen, marker)
     lengths = set()
     for i in sorted({int(i) for i in np.linspace(0, len(data) - 1, PROBES)}):

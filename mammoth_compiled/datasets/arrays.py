@@ -89,5 +89,5 @@ def fetch(name: str, download: Callable[[], Any], places: list[Path], hint: str 
         searched = ", ".join(str(place) for place in places)
         raise DataError(
             f"{name}: the data is not in {searched}, and the download failed "
-            f"({type(error).__name__}: {error}). Put the files there or give --data_dir DIR. {hint}".strip()
+            f"({type(error).__name__}: {error}). Put the files there or give --data_dir DIR. {hint}"
         ) from error

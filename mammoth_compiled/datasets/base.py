@@ -83,7 +83,8 @@ class ContinualDataset:
         name = type(self).__name__
         if getattr(self, "SETTING", None) not in SETTINGS:
             raise ConfigError(
-                f"{name}.SETTING is {getattr(self, 'SETTING', None)!r}; valid: {', '.join(SETTINGS)}"
+                f"{name}.SETTING is {getattr(self, 'SETTING', None)!r}; "
+                f"valid: {', '.join(SETTINGS)}"
             )
         per_task = self.N_CLASSES_PER_TASK
         if not isinstance(per_task, int) and len(per_task) != self.N_TASKS:
@@ -152,7 +153,9 @@ class ContinualDataset:
                         f"attribute `{attribute}`"
                     )
         if self.joint:
-            tests = [self._restrict(test, self.get_offsets(task), "test") for task in range(self.N_TASKS)]
+            tests = [
+                self._restrict(test, self.get_offsets(task), "test") for task in range(self.N_TASKS)
+            ]
             self.c_task = self.N_TASKS - 1
         elif self.SETTING in BY_CLASS:
             train = self._restrict(train, self.get_offsets(), "training")

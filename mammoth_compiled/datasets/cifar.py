@@ -3,7 +3,7 @@
 Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,11 +27,11 @@ def _training_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> tran
     )
 
 
-@lru_cache(maxsize=2)
-def _load(source: type[CIFAR10], root: str) -> tuple[tuple[np.ndarray, np.ndarray, Any], ...]:
-    """Returns (images [N, 32, 32, 3], labels [N], class names) of the training and test set."""
-    splits = (source(root, train=train, download=True) for train in (True, False))
-    return tuple((s.data, np.asarray(s.targets, np.int64), tuple(s.classes)) for s in splits)
+@lru_cache(maxsize=4)
+def _load(source: Any, root: str, train: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Returns images [N, 32, 32, 3], labels [N] and class names of a split."""
+    split = source(root, train=train, download=True)
+    return split.data, np.asarray(split.targets, np.int64), tuple(split.classes)
 
 
 class SequentialCIFAR(ContinualDataset):
@@ -49,11 +49,14 @@ class SequentialCIFAR(ContinualDataset):
         """
         root = data_dir(self.args)
         folder = root / self.SOURCE.base_folder
-        train, test = fetch(self.NAME, lambda: _load(self.SOURCE, str(root)), [folder])
-        self.CLASS_NAMES = train[2]
+        splits = [
+            fetch(self.NAME, partial(_load, self.SOURCE, str(root), train), [folder])
+            for train in (True, False)
+        ]
+        (images, labels, self.CLASS_NAMES), (test_images, test_labels, _) = splits
         return (
-            ArrayDataset(*train[:2], self.TRANSFORM),
-            ArrayDataset(*test[:2], self.TEST_TRANSFORM),
+            ArrayDataset(images, labels, self.TRANSFORM),
+            ArrayDataset(test_images, test_labels, self.TEST_TRANSFORM),
         )
 
     @staticmethod

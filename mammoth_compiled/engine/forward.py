@@ -1,4 +1,4 @@
-"""How a backbone's calls are run: compiled for the batch sizes of the run, eagerly for any other."""
+"""How a backbone's calls are run: compiled for the run's batch sizes, eagerly for others."""
 
 import types
 import warnings
@@ -99,7 +99,9 @@ def compiled_forward(net: MammothBackbone, returnt: str) -> Callable[[torch.Tens
 
     def forward(x: torch.Tensor) -> Any:
         # A network without the argument `returnt` only ever gives logits.
-        return net._call_impl(x) if returnt == ReturnTypes.OUT else net._call_impl(x, returnt=returnt)
+        return (
+            net._call_impl(x) if returnt == ReturnTypes.OUT else net._call_impl(x, returnt=returnt)
+        )
 
     # Dynamo counts recompilations per code object: each function gets one of its own.
     code = forward.__code__.replace(co_name=f"{type(net).__name__}_{returnt}")

@@ -18,7 +18,7 @@ from mammoth_compiled.device import base_path, random_state, set_random_state
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.forward import NetRunner
 from mammoth_compiled.engine.policy import decide
-from mammoth_compiled.errors import CheckpointError, TrainingError
+from mammoth_compiled.errors import CheckpointError, DataError, TrainingError
 from mammoth_compiled.metrics import Results, average
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.models.state import model_state, restore_model
@@ -102,14 +102,24 @@ def _train_stage(
 
 
 def _train_epoch(
-    model: ContinualModel, loader: Any, args: Namespace, epoch: int, monitor: "LossMonitor", bar: Any
+    model: ContinualModel,
+    loader: Any,
+    args: Namespace,
+    epoch: int,
+    monitor: "LossMonitor",
+    bar: Any,
 ) -> int:
     """Runs one epoch and returns the number of images learnt."""
     images = 0
     for step, batch in enumerate(loader):
         if getattr(args, "debug_mode", False) and step >= DEBUG_BATCHES:
             break
-        inputs, labels, not_aug_inputs = batch[0], batch[1], batch[2] if len(batch) > 2 else None
+        if len(batch) < 3:
+            raise DataError(
+                f"dataset {args.dataset!r}: items of the training set must be (image, label, not "
+                f"augmented image), but have {len(batch)} parts"
+            )
+        inputs, labels, not_aug_inputs = batch[:3]
         loss = model.observe(inputs, labels, not_aug_inputs, epoch=epoch)
         monitor.add(loss, epoch + 1, step + 1)
         images += len(labels)
@@ -154,7 +164,9 @@ class LossMonitor:
         """Waits for the losses taken and checks them."""
         pending, self._pending = self._pending, []
         tensors = [loss for loss, _, _ in pending if isinstance(loss, torch.Tensor)]
-        values = iter(torch.stack([t.detach().reshape(()) for t in tensors]).tolist() if tensors else [])
+        values = iter(
+            torch.stack([t.detach().reshape(()) for t in tensors]).tolist() if tensors else []
+        )
         for loss, epoch, step in pending:
             self.last = next(values) if isinstance(loss, torch.Tensor) else float(loss)
             if not math.isfinite(self.last):
@@ -167,7 +179,9 @@ class LossMonitor:
 
 def _progress(total: int) -> Any:
     notebook = "ipykernel" in sys.modules
-    return tqdm(total=total, mininterval=0.2, leave=False, disable=not (notebook or sys.stderr.isatty()))
+    return tqdm(
+        total=total, mininterval=0.2, leave=False, disable=not (notebook or sys.stderr.isatty())
+    )
 
 
 def _decide_compile(
@@ -180,7 +194,7 @@ def _decide_compile(
     loader = dataset.train_loader
     images = next(iter(dataset.test_loaders[0]))[0][: args.batch_size]
     if dataset.input_shape() is None:
-        probe(model.net, tuple(images.shape[1:]), dataset.N_CLASSES)
+        probe(model.net, dataset.info().input_shape, dataset.N_CLASSES)
     steps = len(loader) * args.n_epochs * dataset.num_stages
     choice = decide(getattr(args, "compile", "auto"), model.device, model.net, images, steps)
     runner.policy.compile = choice.compile
@@ -240,7 +254,7 @@ def _resume(
         model.net.load_state_dict(saved["net"])
     except RuntimeError as error:
         raise CheckpointError(
-            f"{args.loadcheck} does not fit backbone {args.backbone!r} with these arguments: {error}"
+            f"{args.loadcheck} does not fit backbone {args.backbone!r} as built here: {error}"
         ) from error
     # The loaders of finished tasks are needed for their test images.
     for _ in range(saved["tasks_done"]):

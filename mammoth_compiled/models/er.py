@@ -43,7 +43,9 @@ class ER(ContinualModel):
         """Returns the mean loss over the batch and the replayed images, 0-d."""
         inputs, labels = batch.inputs, batch.labels
         if not self.buffer.is_empty():
-            replay = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
+            replay = self.buffer.get_data(
+                self.args.minibatch_size, self.transform, device=self.device
+            )
             inputs = torch.cat((inputs, replay[0]))
             labels = torch.cat((labels, replay[1]))
         return self.loss(self.net(inputs), labels)
