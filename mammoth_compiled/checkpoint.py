@@ -54,7 +54,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint of mammoth_compiled")
     if content["version"] > VERSION:
         raise CheckpointError(
-            f"{path} has version {content['version']}, this release reads up to {VERSION}: update it"
+            f"{path} has version {content['version']}, this release reads {VERSION}: update it"
         )
     missing = [key for key in KEYS if key not in content]
     if missing:

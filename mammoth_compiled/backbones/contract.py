@@ -1,4 +1,4 @@
-"""What a backbone must keep, found out by asking it: out, features, both and, if it has it, full."""
+"""What a backbone must keep, found out by asking it for out, features, both and full."""
 
 from dataclasses import dataclass
 from typing import Any

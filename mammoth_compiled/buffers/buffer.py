@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mammoth_compiled.data.transforms import CannotBatch, batch_transform
+from mammoth_compiled.data.transforms import CannotBatchError, batch_transform
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.kernels.reservoir import reservoir_slots, slot_owners, write_slots
 
@@ -220,7 +220,7 @@ def apply_transform(images: torch.Tensor, transform: Any) -> torch.Tensor:
         return images
     try:
         batched = batch_transform(transform)
-    except (CannotBatch, TypeError):  # TypeError: a transform that cannot be hashed
+    except (CannotBatchError, TypeError):  # TypeError: a transform that cannot be hashed
         parts = [
             torch.as_tensor(np.asarray(t) if not torch.is_tensor(t) else t)
             for t in (transform(image) for image in images.cpu())

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.compiler.patterns import apply_patterns
+
 
 def mammoth(
     graph: torch.fx.GraphModule,
@@ -18,8 +20,9 @@ def mammoth(
 ) -> Callable[..., Any]:
     """Compiles a graph that Dynamo captured.
 
-    Inductor decomposes the backward of max pooling into scatter_add, which makes small networks
-    train slower than eager on a CPU; here the pooling operator of ATen stays.
+    Patterns that Inductor does badly are replaced first, see `patterns`. Inductor also decomposes
+    the backward of max pooling into scatter_add, which makes small networks train slower than
+    eager on a CPU; where no pattern took the pooling, the operator of ATen stays.
 
     Args:
         graph: Dynamo's graph.
@@ -33,6 +36,8 @@ def mammoth(
     from torch._inductor.compile_fx import compile_fx
     from torch._inductor.decomposition import select_decomp_table
 
+    apply_patterns(graph.graph)
+    graph.recompile()
     kept = torch.ops.aten.max_pool2d_with_indices_backward.default
     decompositions = {op: rule for op, rule in select_decomp_table().items() if op is not kept}
     patches = {**(list_mode_options(mode) if mode else {}), **(options or {})}

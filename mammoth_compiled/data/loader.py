@@ -1,4 +1,4 @@
-"""The loader of one task: batches by index on the device, or a DataLoader where that is unproven."""
+"""The loader of one task: batches by index on the device, or a DataLoader as the fallback."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mammoth_compiled.data.source import ArraySource, array_source
-from mammoth_compiled.data.transforms import CannotBatch
+from mammoth_compiled.data.transforms import CannotBatchError
 
 
 class TaskLoader:
@@ -66,7 +66,7 @@ class TaskLoader:
         try:
             self._source = array_source(self.dataset, self.device)
             self.fallback_reason = None
-        except CannotBatch as error:
+        except CannotBatchError as error:
             self._source = None
             self.fallback_reason = str(error)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mammoth_compiled.data.transforms import Batched, CannotBatch, batch_transform, to_float
+from mammoth_compiled.data.transforms import Batched, CannotBatchError, batch_transform, to_float
 
 PROBES = 8
 
@@ -71,26 +71,26 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
         device: Where the tensors are wanted.
 
     Raises:
-        CannotBatch: If it cannot be proven; says why.
+        CannotBatchError: If it cannot be proven; says why.
     """
     data, targets = getattr(dataset, "data", None), getattr(dataset, "targets", None)
     if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim in (3, 4)):
-        raise CannotBatch("its `data` is not a uint8 array of images")
+        raise CannotBatchError("its `data` is not a uint8 array of images")
     if data.ndim == 4 and data.shape[3] not in (1, 3):
-        raise CannotBatch(f"its images have shape {data.shape[1:]}, not [H, W, 3]")
+        raise CannotBatchError(f"its images have shape {data.shape[1:]}, not [H, W, 3]")
     if getattr(dataset, "target_transform", None) is not None:
-        raise CannotBatch("it has a target_transform")
+        raise CannotBatchError("it has a target_transform")
     if not hasattr(dataset, "transform"):
-        raise CannotBatch("it has no attribute `transform`")
+        raise CannotBatchError("it has no attribute `transform`")
     try:
         transform = batch_transform(dataset.transform)
-    except CannotBatch as error:
-        raise CannotBatch(f"transform {error} has no batched code yet") from None
+    except CannotBatchError as error:
+        raise CannotBatchError(f"transform {error} has no batched code yet") from None
     except TypeError:
-        raise CannotBatch("its transform cannot be hashed") from None
+        raise CannotBatchError("its transform cannot be hashed") from None
     labels = torch.as_tensor(np.asarray(targets), dtype=torch.int64)
     if len(labels) != len(data) or len(dataset) != len(data):
-        raise CannotBatch("the lengths of data, targets and the dataset differ")
+        raise CannotBatchError("the lengths of data, targets and the dataset differ")
     not_aug = _prove(dataset, data, labels)
     # On a CPU the tensor shares the array's memory, so changes in place are seen.
     images = torch.from_numpy(data).to(device)
@@ -111,22 +111,22 @@ def _prove(dataset: Any, data: np.ndarray, labels: torch.Tensor) -> Batched | No
         try:
             item = probe[i]
         except Exception as error:  # the dataset is the user's: it may raise anything
-            raise CannotBatch(f"item {i} cannot be taken apart: {error}") from None
+            raise CannotBatchError(f"item {i} cannot be taken apart: {error}") from None
         if not (isinstance(item, (tuple, list)) and len(item) in (2, 3)):
-            raise CannotBatch("its items are not (image, label[, not augmented image])")
+            raise CannotBatchError("its items are not (image, label[, not augmented image])")
         lengths.add(len(item))
         image = np.asarray(seen[0]) if len(seen) == 1 else None
         if item[0] is not marker or image is None or not _same_image(image, data[i]):
-            raise CannotBatch("its __getitem__ does more to an image than `transform`")
+            raise CannotBatchError("its __getitem__ does more to an image than `transform`")
         if int(item[1]) != int(labels[i]):
-            raise CannotBatch("its __getitem__ changes the labels")
+            raise CannotBatchError("its __getitem__ changes the labels")
         if len(item) == 3:
             images = channels_first(torch.from_numpy(data[i : i + 1]))
             # Anything but ToTensor fails here and goes image by image.
             if not torch.is_tensor(item[2]) or not torch.equal(item[2], to_float(images)[0]):
-                raise CannotBatch("its not-augmented images are not ToTensor of `data`")
+                raise CannotBatchError("its not-augmented images are not ToTensor of `data`")
     if len(lengths) != 1:
-        raise CannotBatch("its items differ in length")
+        raise CannotBatchError("its items differ in length")
     return Batched((to_float,)) if lengths == {3} else None
 
 

@@ -17,7 +17,7 @@ from mammoth_compiled.kernels.augment import crop_flip
 BatchTransform = Callable[[torch.Tensor], torch.Tensor]
 
 
-class CannotBatch(Exception):
+class CannotBatchError(Exception):
     """A transform for which there is no batched code; the message names it."""
 
 
@@ -46,7 +46,7 @@ def batch_transform(transform: Any) -> Batched:
         transform: A transform, a Compose, or None for the identity.
 
     Raises:
-        CannotBatch: If a part of it cannot be turned.
+        CannotBatchError: If a part of it cannot be turned.
     """
     return Batched(tuple(_stages(transform)))
 
@@ -59,13 +59,13 @@ def _stages(transform: Any) -> list[BatchTransform]:
     # Exactly these classes: a subclass may do something else.
     turn = _TURNS.get(type(transform))
     if turn is None:
-        raise CannotBatch(type(transform).__name__)
+        raise CannotBatchError(type(transform).__name__)
     return turn(transform)
 
 
 def _to_pil(transform: Any) -> list[BatchTransform]:
     if transform.mode not in (None, "RGB", "L"):
-        raise CannotBatch(f"ToPILImage(mode={transform.mode!r})")
+        raise CannotBatchError(f"ToPILImage(mode={transform.mode!r})")
     return [to_bytes]
 
 
@@ -81,10 +81,10 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 def _crop(transform: Any) -> list[BatchTransform]:
     if transform.padding_mode != "constant" or transform.pad_if_needed:
-        raise CannotBatch("RandomCrop with pad_if_needed or another padding_mode")
+        raise CannotBatchError("RandomCrop with pad_if_needed or another padding_mode")
     fill = transform.fill
     if not isinstance(fill, (int, float)):
-        raise CannotBatch("RandomCrop with a fill per channel")
+        raise CannotBatchError("RandomCrop with a fill per channel")
     height, width = transform.size
     left, top, right, bottom = _four_sides(transform.padding)
 

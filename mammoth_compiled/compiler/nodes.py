@@ -1,0 +1,95 @@
+"""Reads the nodes of Dynamo's graph: the many spellings of an operation become one.
+
+Dynamo's graph before AOTAutograd is neither functional nor normalised; this is the one place that
+knows its spellings.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+from torch.nn import functional as F
+
+_CONV = {torch.conv2d, F.conv2d}
+_RELU = {F.relu, F.relu_, torch.relu, torch.relu_}
+_POOL = {F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices}
+
+
+def _is_function(node: Any, targets: set[Any]) -> bool:
+    # Not `in`: some targets define == in their own way.
+    return (
+        isinstance(node, Node)
+        and node.op == "call_function"
+        and any(node.target is target for target in targets)
+    )
+
+
+def is_conv(node: Any) -> bool:
+    """Returns whether a node is a 2-D convolution."""
+    return _is_function(node, _CONV)
+
+
+def is_relu(node: Any) -> bool:
+    """Returns whether a node is a relu: function, method or in place."""
+    if _is_function(node, _RELU):
+        return True
+    return isinstance(node, Node) and node.op == "call_method" and node.target in ("relu", "relu_")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The arguments of a max pooling, as pairs."""
+
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+
+    @property
+    def tiles(self) -> bool:
+        """Whether the windows lie side by side, without overlap, gap or padding."""
+        plain = self.padding == (0, 0) and self.dilation == (1, 1) and not self.ceil_mode
+        return plain and self.stride == self.window
+
+
+def as_pool(node: Any) -> Pool | None:
+    """Returns the arguments of a max pooling that gives no indices, None for other nodes."""
+    if not _is_function(node, _POOL):
+        return None
+    names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    if given.get("return_indices"):
+        return None
+    window = _pair(given.get("kernel_size"))
+    stride = given.get("stride")
+    pairs = [
+        window,
+        # An empty tuple also means the window.
+        window if stride is None or stride == () else _pair(stride),
+        _pair(given.get("padding", 0)),
+        _pair(given.get("dilation", 1)),
+    ]
+    if any(pair is None for pair in pairs):
+        return None
+    return Pool(*pairs, bool(given.get("ceil_mode", False)))  # type: ignore[arg-type]
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    values = values * 2 if len(values) == 1 else values
+    if len(values) == 2 and all(isinstance(v, int) for v in values):
+        return values
+    return None
+
+
+def source(node: Node) -> Any:
+    """Returns what an operation of one input reads."""
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def example(node: Any) -> torch.Tensor | None:
+    """Returns the fake tensor that stands for a node's value, if there is one."""
+    value = node.meta.get("example_value") if isinstance(node, Node) else None
+    return value if isinstance(value, torch.Tensor) else None

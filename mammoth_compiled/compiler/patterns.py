@@ -1,0 +1,101 @@
+"""What is replaced in a graph: each pattern with its guards and its rewrite.
+
+A graph that no pattern fits stays as it is.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Graph, Node
+
+from mammoth_compiled.compiler.nodes import as_pool, example, is_conv, is_relu, source
+from mammoth_compiled.kernels.relu_pool import relu_pool
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place in a graph where a pattern was looked for.
+
+    Attributes:
+        pattern: Name of the pattern.
+        place: Name of the node where it would be.
+        reason: Why it was left alone; empty if it was replaced.
+    """
+
+    pattern: str
+    place: str
+    reason: str = ""
+
+
+def conv_relu_pool(graph: Graph) -> Iterable[Match]:
+    """Replaces relu and pooling after a convolution, in either order, and runs it channels-last.
+
+    On a CPU only: Inductor's backward of pooling scatters, and NCHW convolutions are reordered.
+    """
+    for last in list(graph.nodes):
+        pool = as_pool(last)
+        first = source(last) if pool or is_relu(last) else None
+        if pool and is_relu(first):
+            window, conv = pool, source(first)
+        elif is_relu(last) and (inner := as_pool(first)):
+            window, conv = inner, source(first)
+        else:
+            continue
+        reason = _why_not(conv, first)
+        if not reason and not window.tiles:
+            reason = "the pooling windows overlap, are padded or leave gaps"
+        if not reason and window.window[0] * window.window[1] > 126:
+            reason = "the pooling window is larger than 126 cells"
+        yield Match("conv-relu-pool", last.name, reason)
+        if not reason:
+            _to_channels_last(graph, conv)
+            with graph.inserting_before(last):
+                fused = graph.call_function(relu_pool, (conv, window.window))
+                fused.meta = dict(last.meta)
+                plain = graph.call_method("contiguous", (fused,))
+                plain.meta = dict(last.meta)
+            # Convolutions like channels-last; to anybody else the layout is as it was.
+            last.replace_all_uses_with(plain)
+            graph.erase_node(last)
+            graph.erase_node(first)
+
+
+def _why_not(conv: Node, middle: Node) -> str:
+    if not is_conv(conv):
+        return "what comes before is not a convolution"
+    if len(conv.users) != 1 or len(middle.users) != 1:
+        return "a value in between is used elsewhere too"
+    value = example(conv)
+    if value is None or not value.is_floating_point() or value.dim() != 4:
+        return "its input is not a float batch of images"
+    if value.device.type != "cpu":
+        return "not on a CPU"
+    return ""
+
+
+def _to_channels_last(graph: Graph, conv: Node) -> None:
+    """Makes a convolution read channels-last, straight from a fused pooling where it can."""
+    before = source(conv)
+    if isinstance(before, Node) and before.op == "call_method" and before.target == "contiguous":
+        fused = source(before)
+        if isinstance(fused, Node) and fused.target is relu_pool:
+            conv.replace_input_with(before, fused)
+            if not before.users:
+                graph.erase_node(before)
+            return
+    with graph.inserting_before(conv):
+        layout = {"memory_format": torch.channels_last}
+        reordered = graph.call_method("contiguous", (before,), layout)
+        reordered.meta = dict(before.meta)
+    conv.replace_input_with(before, reordered)
+
+
+PATTERNS: tuple[Callable[[Graph], Iterable[Match]], ...] = (conv_relu_pool,)
+
+
+def apply_patterns(graph: Graph) -> list[Match]:
+    """Applies every pattern to a graph in place and returns where, and where not and why."""
+    matches = [match for pattern in PATTERNS for match in pattern(graph)]
+    graph.lint()
+    return matches
