@@ -259,12 +259,21 @@ def _read_mapping(parser: Parser, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
     """Converts a value as the command line would convert its text."""
-    if action.nargs == 0:
-        return action.const if value else None
+    if action.nargs == 0:  # a flag: the dictionary holds the value, not whether it was given
+        return _convert_flag(action, value)
     if action.nargs in ("+", "*") or isinstance(action.nargs, int):
         values = value if isinstance(value, (list, tuple)) else [value]
         return [_convert_one(parser, action, v) for v in values]
     return _convert_one(parser, action, value)
+
+
+def _convert_flag(action: argparse.Action, value: Any) -> Any:
+    if not isinstance(action.const, bool):
+        return value
+    try:
+        return boolean(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"argument --{action.dest}: {error}") from None
 
 
 def _convert_one(parser: Parser, action: argparse.Action, value: Any) -> Any:

@@ -100,8 +100,8 @@ class Buffer:
             sample_selection_scores: Taken for compatibility; the reservoir does not use scores.
 
         Raises:
-            ValueError: If the number of rows differs, or an attribute is given that the first
-                `add_data` did not have.
+            ValueError: If the number of rows differs, or the attributes given are not those of the
+                first `add_data`.
         """
         given = dict(
             zip(ATTRIBUTES, (examples, labels, logits, task_labels, true_labels), strict=True)
@@ -111,6 +111,12 @@ class Buffer:
         for name, value in rows.items():
             if len(value) != batch:
                 raise ValueError(f"add_data: {batch} examples but {len(value)} {name}")
+        missing = [] if self.is_empty() else [n for n in self.used_attributes if n not in rows]
+        if missing:
+            raise ValueError(
+                f"add_data: {', '.join(missing)} not given, but the buffer holds them for its rows. "
+                "Call reset() to start anew"
+            )
         self._allocate(rows)
         slots = reservoir_slots(self.num_seen_examples, batch, self.buffer_size, self.device)
         owner = slot_owners(slots, self.buffer_size)

@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from mammoth_compiled.compiler.nodes import as_pool, example, is_conv, is_relu, source
-from mammoth_compiled.kernels.relu_pool import relu_pool
+from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def conv_relu_pool(graph: Graph) -> Iterable[Match]:
         reason = _why_not(conv, first)
         if not reason and not window.tiles:
             reason = "the pooling windows overlap, are padded or leave gaps"
-        if not reason and window.window[0] * window.window[1] > 126:
-            reason = "the pooling window is larger than 126 cells"
+        if not reason and window.window[0] * window.window[1] > MAX_CELLS:
+            reason = f"the pooling window has more than {MAX_CELLS} cells"
         yield Match("conv-relu-pool", last.name, reason)
         if not reason:
             _to_channels_last(graph, conv)

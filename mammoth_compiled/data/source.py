@@ -20,6 +20,7 @@ class ArraySource:
     Attributes:
         data: The dataset's own array, to notice when it is replaced.
         targets: The dataset's own labels, likewise.
+        own_transform: The dataset's own `transform`, likewise.
         images: uint8, [N, H, W] or [N, H, W, C], on the device.
         labels: int64, [N], on the device.
         transform: Stands for the dataset's `transform`.
@@ -28,14 +29,19 @@ class ArraySource:
 
     data: Any
     targets: Any
+    own_transform: Any
     images: torch.Tensor
     labels: torch.Tensor
     transform: Batched
     not_aug: Batched | None
 
     def is_current(self, dataset: Any) -> bool:
-        """Returns whether the dataset still holds the arrays this was made from."""
-        return dataset.data is self.data and dataset.targets is self.targets
+        """Returns whether the dataset still holds the arrays and transform this was made from."""
+        return (
+            dataset.data is self.data
+            and dataset.targets is self.targets
+            and dataset.transform is self.own_transform
+        )
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns what the dataset's items of these numbers, collated, would be.
@@ -94,7 +100,8 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
     not_aug = _prove(dataset, data, labels)
     # On a CPU the tensor shares the array's memory, so changes in place are seen.
     images = torch.from_numpy(data).to(device)
-    return ArraySource(data, targets, images, labels.to(device), transform, not_aug)
+    own = dataset.transform
+    return ArraySource(data, targets, own, images, labels.to(device), transform, not_aug)
 
 
 def _prove(dataset: Any, data: np.ndarray, labels: torch.Tensor) -> Batched | None:

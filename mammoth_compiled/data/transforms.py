@@ -86,7 +86,7 @@ def _crop(transform: Any) -> list[BatchTransform]:
     if not isinstance(fill, (int, float)):
         raise CannotBatchError("RandomCrop with a fill per channel")
     height, width = transform.size
-    left, top, right, bottom = _four_sides(transform.padding)
+    left, top, right, bottom = _four_sides(transform)
 
     def crop(images: torch.Tensor) -> torch.Tensor:
         rows = images.shape[2] + top + bottom - height
@@ -110,8 +110,9 @@ def _crop(transform: Any) -> list[BatchTransform]:
     return [crop]
 
 
-def _four_sides(padding: Any) -> tuple[int, int, int, int]:
-    """Returns (left, top, right, bottom) of torchvision's padding argument."""
+def _four_sides(transform: Any) -> tuple[int, int, int, int]:
+    """Returns (left, top, right, bottom) of a RandomCrop's padding."""
+    padding = transform.padding
     if padding is None:
         return 0, 0, 0, 0
     sides = [padding] if isinstance(padding, int) else list(padding)
@@ -119,6 +120,8 @@ def _four_sides(padding: Any) -> tuple[int, int, int, int]:
         return sides[0], sides[0], sides[0], sides[0]
     if len(sides) == 2:
         return sides[0], sides[1], sides[0], sides[1]
+    if isinstance(transform, v2.RandomCrop):  # it keeps left, right, top, bottom
+        return sides[0], sides[2], sides[1], sides[3]
     return sides[0], sides[1], sides[2], sides[3]
 
 

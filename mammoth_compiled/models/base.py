@@ -111,14 +111,18 @@ class ContinualModel(nn.Module):
         lr = self.args.lr if lr is None else lr
         decay = getattr(self.args, "optim_wd", 0.0)
         name = getattr(self.args, "optimizer", "sgd").lower()
+        # One loop over all parameters, where there is code for it.
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         if name == "sgd":
             momentum = getattr(self.args, "optim_mom", 0.0)
             nesterov = bool(getattr(self.args, "optim_nesterov", False))
-            return torch.optim.SGD(parameters, lr, momentum, weight_decay=decay, nesterov=nesterov)
+            return torch.optim.SGD(
+                parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused
+            )
         if name == "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay)
+            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=fused)
         if name == "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay)
+            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=fused)
         raise ConfigError(f"unknown optimizer {name!r}; valid: adam, adamw, sgd")
 
     def load_buffer(self, buffer: Buffer | dict[str, Any]) -> None:

@@ -1,0 +1,80 @@
+"""What the benchmark scripts share: interleaved timing, spread, and the JSON they write."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(
+    functions: dict[str, Callable[[], Any]], rounds: int, calls: int
+) -> dict[str, list[float]]:
+    """Times functions in turns, so that a busy machine hits all alike.
+
+    Returns:
+        Milliseconds per call, one figure per round and function.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - start) / calls)
+    return times
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Returns median, 20th and 80th percentile and the number of figures."""
+    cuts = statistics.quantiles(values, n=5) if len(values) > 1 else [values[0]] * 4
+    return {"median": statistics.median(values), "p20": cuts[0], "p80": cuts[3], "n": len(values)}
+
+
+def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, Any]:
+    """Returns the spread of how many times `fast` is faster than `slow`, round by round."""
+    return spread([a / b for a, b in zip(times[slow], times[fast], strict=True)])
+
+
+def environment() -> dict[str, Any]:
+    """Returns hardware and versions."""
+    import torchvision
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":")[1].strip() if names else cpu
+    root = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return {
+        "cpu": cpu,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "commit": commit.stdout.strip(),
+    }
+
+
+def write_results(name: str, results: dict[str, Any]) -> Path:
+    """Writes `benchmarks/results/<name>.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"environment": environment(), **results}, indent=2) + "\n")
+    return path
