@@ -57,7 +57,11 @@ def environment() -> dict[str, Any]:
         cpu = names[0].split(":")[1].strip() if names else cpu
     root = Path(__file__).parent
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "cpu": cpu,

@@ -1,4 +1,4 @@
-"""relu followed by max pooling without overlap, forward and backward without scatter: the reference.
+"""relu and max pooling without overlap, forward and backward without scatter: the reference.
 
 Written so that Inductor makes one loop of each direction, vectorised over channels: everything is
 seen as [B, H, W, C]. The winner of each window is remembered as a bfloat16: comparisons stay among
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-
 
 # bfloat16 counts exactly up to 256.
 MAX_CELLS = 255

@@ -14,7 +14,7 @@ from mammoth_compiled.files import write_atomically
 FORMAT = "mammoth_compiled checkpoint"
 VERSION = 1
 # What a file must hold; `models.state` says what is in the parts.
-KEYS = ("net", "backbone", "data", "model", "random", "args", "results", "tasks_done")
+KEYS = ("net", "backbone", "data", "model", "random", "args", "results", "tasks_done", "calls_seen")
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:

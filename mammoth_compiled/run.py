@@ -6,10 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from mammoth_compiled import export_bundle
+from mammoth_compiled.backbones import probe
+from mammoth_compiled.compiler.explain import explain
 from mammoth_compiled.config import Parser, build_parser, default_backbone, resolve
 from mammoth_compiled.console import say
 from mammoth_compiled.engine import train
+from mammoth_compiled.engine.forward import forward_function
 from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models
@@ -24,16 +29,10 @@ EXAMPLE = """example:
 def _front(words: Sequence[str]) -> Any:
     """Reads what decides which further arguments there are."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true", help="Show this help.")
-    parser.add_argument("--list", action="store_true", help="List models, datasets and backbones.")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="FILE|MODULE",
-        help="Import your registrations first (repeatable).",
-    )
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--explain", action="store_true")
+    parser.add_argument("--import", dest="imports", action="append", default=[])
     for name in ("model", "dataset", "backbone"):
         parser.add_argument(f"--{name}")
     return parser.parse_known_args(list(words))
@@ -46,6 +45,7 @@ def _help(front: Any) -> str:
     parser.usage = "%(prog)s --model NAME --dataset NAME [options]"
     more = parser.add_argument_group("Other")
     more.add_argument("--list", help="List models, datasets and backbones.", nargs=0)
+    more.add_argument("--explain", help="Say what the compiler makes of the backbone.", nargs=0)
     more.add_argument(
         "--import", metavar="FILE|MODULE", help="Import your registrations first (repeatable)."
     )
@@ -62,6 +62,20 @@ def _listing() -> str:
     for title, registry in (("Models", models), ("Datasets", datasets), ("Backbones", backbones)):
         lines.append(f"{title}:")
         lines += [f"  {name:<18} {registry[name].summary}" for name in sorted(registry)]
+    return "\n".join(lines)
+
+
+def _explanation(model: Any, dataset: Any) -> str:
+    if dataset.input_shape() is None:
+        dataset.meta_get_data_loaders()
+    shape = dataset.info().input_shape
+    net = model.net.to(model.device)
+    images = torch.rand(model.args.batch_size, *shape, device=model.device)
+    lines = [f"{type(net).__name__} on {model.device}, images {tuple(images.shape)}"]
+    lines += [
+        f"returnt={str(returnt)!r}: {explain(forward_function(net, returnt), images)}"
+        for returnt in probe(net, shape, dataset.N_CLASSES).supports
+    ]
     return "\n".join(lines)
 
 
@@ -91,6 +105,9 @@ def run(words: Sequence[str]) -> int:
         os.environ["MAMMOTH_BASE_PATH"] = args.data_dir
     started = time.perf_counter()
     model, dataset = build(args)
+    if front.explain:
+        say(_explanation(model, dataset))
+        return 0
     parameters = sum(p.numel() for p in model.net.parameters())
     say(
         f"{args.model} on {args.dataset} with {args.backbone} ({parameters:,} parameters) on "

@@ -114,7 +114,7 @@ class Buffer:
         missing = [] if self.is_empty() else [n for n in self.used_attributes if n not in rows]
         if missing:
             raise ValueError(
-                f"add_data: {', '.join(missing)} not given, but the buffer holds them for its rows. "
+                f"add_data: {', '.join(missing)} not given, but the buffer holds them. "
                 "Call reset() to start anew"
             )
         self._allocate(rows)

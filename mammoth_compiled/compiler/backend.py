@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.patterns import apply_patterns
 
 
@@ -46,4 +47,5 @@ def mammoth(
         compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=decompositions
         )
+    counters.count_graph()
     return compiled  # type: ignore[no-any-return]

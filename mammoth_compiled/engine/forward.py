@@ -25,12 +25,16 @@ class ForwardPolicy:
         compile: Whether to compile.
         batch_sizes: The batch sizes to compile for. A graph is made for each, so a ragged last
             batch is not among them and runs eagerly.
+        seen: The kinds of call met so far. A kind is compiled when it comes again, since some come
+            once: the first step of a replay method, whose buffer is empty. It is part of a
+            checkpoint, so that a resumed run computes as one never stopped.
         amp: "off", "bf16" or "fp16": precision inside the backbone; results are float32.
     """
 
     device: torch.device
     compile: bool = False
     batch_sizes: set[int] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
     amp: str = "off"
 
 
@@ -64,11 +68,13 @@ class NetRunner:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         returnt = self._compilable(args, kwargs) if self.policy.compile else None
-        if returnt is None:
+        if returnt is None or not self._comes_again(returnt, len(args[0])):
             return nn.Module.__call__(self.net, *args, **kwargs)
         function = self._compiled.get(returnt)
         if function is None:
-            function = self._compiled[returnt] = compiled_forward(self.net, returnt)
+            function = self._compiled[returnt] = compile_function(
+                forward_function(self.net, returnt), backend="mammoth", dynamic=False
+            )
         try:
             return function(args[0])
         except Exception as error:
@@ -82,6 +88,13 @@ class NetRunner:
             )
             return result
 
+    def _comes_again(self, returnt: str, batch: int) -> bool:
+        mode = "train" if self.net.training else "eval"
+        kind = f"{returnt} {batch} {mode} {'grad' if torch.is_grad_enabled() else 'no grad'}"
+        known = kind in self.policy.seen
+        self.policy.seen.add(kind)
+        return known
+
     def _compilable(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Returns the `returnt` of a call that can run compiled, else None."""
         returnt = kwargs.get("returnt", args[1] if len(args) == 2 else ReturnTypes.OUT)
@@ -94,8 +107,8 @@ class NetRunner:
         return str(returnt) if known else None
 
 
-def compiled_forward(net: MammothBackbone, returnt: str) -> Callable[[torch.Tensor], Any]:
-    """Returns a compiled function of images [B, C, H, W] that gives what `returnt` asks for."""
+def forward_function(net: MammothBackbone, returnt: str) -> Callable[[torch.Tensor], Any]:
+    """Returns a function of images [B, C, H, W] that gives what `returnt` asks for, to compile."""
 
     def forward(x: torch.Tensor) -> Any:
         # A network without the argument `returnt` only ever gives logits.
@@ -105,8 +118,7 @@ def compiled_forward(net: MammothBackbone, returnt: str) -> Callable[[torch.Tens
 
     # Dynamo counts recompilations per code object: each function gets one of its own.
     code = forward.__code__.replace(co_name=f"{type(net).__name__}_{returnt}")
-    own = types.FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
-    return compile_function(own, backend="mammoth", dynamic=False)
+    return types.FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
 
 
 def _to_float(result: Any) -> Any:

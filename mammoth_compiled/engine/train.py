@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 
 from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.checkpoint import read_checkpoint, write_checkpoint
+from mammoth_compiled.compiler import counters
 from mammoth_compiled.console import say
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.device import base_path, random_state, set_random_state
 from mammoth_compiled.engine.evaluate import evaluate
-from mammoth_compiled.engine.forward import NetRunner
+from mammoth_compiled.engine.forward import ForwardPolicy, NetRunner
 from mammoth_compiled.engine.policy import decide
 from mammoth_compiled.errors import CheckpointError, DataError, TrainingError
 from mammoth_compiled.metrics import Results, average
@@ -51,13 +52,32 @@ def train(
     dataset.reset()
     model.net.to(model.device)
     done = _resume(model, dataset, args, results) if getattr(args, "loadcheck", None) else 0
+    begin = counters.read()
     try:
         for stage in range(done, dataset.num_stages):
             _train_stage(model, dataset, args, results, stage)
+            if stage == done:
+                warm = counters.read()
     except KeyboardInterrupt:
         results.interrupted = True
         say("Training interrupted: the results hold the tasks finished so far")
+    else:
+        if done < dataset.num_stages and results.notes.get("compile"):
+            _report_compiler(results, counters.read() - begin, counters.read() - warm)
     return results
+
+
+def _report_compiler(results: Results, run: counters.Counters, later: counters.Counters) -> None:
+    results.notes["compiler"] = {
+        "graphs": run.graphs,
+        "graphs_after_first_task": later.graphs,
+        "graph_breaks": run.graph_breaks,
+        "seconds": run.seconds,
+    }
+    say(
+        f"compiled: {run.graphs} graphs in {run.seconds:.1f} s, {later.graphs} of them after the "
+        f"first task, {run.graph_breaks} graph breaks"
+    )
 
 
 def _is_json(value: Any) -> bool:
@@ -188,8 +208,8 @@ def _decide_compile(
     model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results
 ) -> None:
     """Decides whether the run is compiled, says so, and checks a backbone not checked before."""
-    runner = model.net.__dict__.get("_runner")
-    if not isinstance(runner, NetRunner):
+    policy = _policy(model)
+    if policy is None:
         return
     loader = dataset.train_loader
     images = next(iter(dataset.test_loaders[0]))[0][: args.batch_size]
@@ -197,10 +217,16 @@ def _decide_compile(
         probe(model.net, dataset.info().input_shape, dataset.N_CLASSES)
     steps = len(loader) * args.n_epochs * dataset.num_stages
     choice = decide(getattr(args, "compile", "auto"), model.device, model.net, images, steps)
-    runner.policy.compile = choice.compile
-    runner.policy.batch_sizes = batch_sizes(args)
+    policy.compile = choice.compile
+    policy.batch_sizes = batch_sizes(args)
     results.notes["compile"] = choice.compile
     say(f"compile: {'on' if choice.compile else 'off'} ({choice.reason})")
+
+
+def _policy(model: ContinualModel) -> ForwardPolicy | None:
+    """Returns how the backbone is run; None for one that the framework did not build."""
+    runner = model.net.__dict__.get("_runner")
+    return runner.policy if isinstance(runner, NetRunner) else None
 
 
 def batch_sizes(args: Namespace) -> set[int]:
@@ -225,6 +251,7 @@ def save(
         },
         "data": dataset.info().to_dict(),
         "model": {"name": args.model, "state": model_state(model)},
+        "calls_seen": sorted(policy.seen) if (policy := _policy(model)) else [],
         "random": random_state(),
         "args": {k: v for k, v in vars(args).items() if _is_json(v)},
         "results": results.state_dict(),
@@ -238,15 +265,17 @@ def _resume(
 ) -> int:
     """Puts a run back to where a checkpoint was written; returns how many tasks are done."""
     saved = read_checkpoint(args.loadcheck)
-    for kind, was in (
-        ("model", saved["model"]["name"]),
-        ("dataset", saved["data"]["name"]),
-        ("backbone", saved["backbone"]["name"]),
-    ):
-        if was != getattr(args, kind):
+    names = {
+        "model": saved["model"]["name"],
+        "dataset": saved["data"]["name"],
+        "backbone": saved["backbone"]["name"],
+        **{name: saved["args"][name] for name in ("joint", "optimizer") if name in saved["args"]},
+    }
+    for kind, was in names.items():
+        now = getattr(args, kind, was)
+        if was != now:
             raise CheckpointError(
-                f"{args.loadcheck} is from {kind} {was!r}, this run has {getattr(args, kind)!r}: "
-                f"use --{kind} {was}"
+                f"{args.loadcheck} is from {kind} {was!r}, this run has {now!r}: use --{kind} {was}"
             )
     if saved["tasks_done"] > dataset.num_stages:
         raise CheckpointError(f"{args.loadcheck} has {saved['tasks_done']} tasks, the run fewer")
@@ -261,10 +290,11 @@ def _resume(
         dataset.meta_get_data_loaders()
     restore_model(model, saved["model"]["state"])
     results.load_state_dict(saved["results"])
-    runner = model.net.__dict__.get("_runner")
-    if isinstance(runner, NetRunner):
-        runner.policy.compile = bool(saved["results"]["notes"].get("compile", False))
-        runner.policy.batch_sizes = batch_sizes(args)
+    policy = _policy(model)
+    if policy is not None:
+        policy.compile = bool(saved["results"]["notes"].get("compile", False))
+        policy.batch_sizes = batch_sizes(args)
+        policy.seen = set(saved["calls_seen"])
     set_random_state(saved["random"])
     say(f"checkpoint: {args.loadcheck} loaded, {saved['tasks_done']} tasks done")
     return int(saved["tasks_done"])

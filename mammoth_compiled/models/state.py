@@ -1,6 +1,7 @@
 """All that a model must remember to go on as if never stopped, as plain data."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ def model_state(model: ContinualModel) -> dict[str, Any]:
         "optimizer": model.opt.state_dict(),
         "scaler": model.scaler.state_dict(),
         "frozen": _frozen(net),
+        "parameters": dict(_detached(model.named_parameters(recurse=False))),
+        "tensors": dict(_detached(model.named_buffers(recurse=False))),
         "modules": {},
         "buffers": {},
         "values": {},
@@ -65,6 +68,11 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
             module.load_state_dict(saved["state"])
             module.train(saved["training"])
             _freeze(module, saved["frozen"])
+        for part, saved in state["parameters"].items():
+            with torch.no_grad():
+                getattr(model, part).copy_(saved)
+        for part, saved in state["tensors"].items():
+            model.register_buffer(part, saved.to(model.device))
         for part, saved in state["values"].items():
             setattr(model, part, from_plain(saved, model.device))
         for part, saved in state["buffers"].items():
@@ -77,6 +85,10 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
         raise CheckpointError(
             f"the checkpoint does not fit {type(model).__name__}.{part}: {error}"
         ) from error
+
+
+def _detached(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((name, tensor.detach().cpu().clone()) for name, tensor in tensors)
 
 
 def _frozen(module: nn.Module) -> list[str]:
