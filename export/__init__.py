@@ -1,1 +1,9 @@
-"""Export."""
+"""Export: a trained backbone as files that run without this package, each proven against eager."""
+
+if __name__ != "mammoth_compiled.export":
+    raise ImportError("import mammoth_compiled.export, not export")
+
+from mammoth_compiled.export.bundle import export_bundle
+from mammoth_compiled.export.load import Bundle, load_bundle
+
+__all__ = ["Bundle", "export_bundle", "load_bundle"]

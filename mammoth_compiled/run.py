@@ -137,7 +137,7 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except MammothError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         code = 2
     sys.exit(code)
 

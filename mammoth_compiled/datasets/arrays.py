@@ -87,7 +87,9 @@ def fetch(name: str, download: Callable[[], Any], places: list[Path], hint: str 
         return download()
     except Exception as error:  # torchvision passes on whatever the network stack raises
         searched = ", ".join(str(place) for place in places)
-        raise DataError(
+        reason = " ".join(str(error).split())
+        message = (
             f"{name}: the data is not in {searched}, and the download failed "
-            f"({type(error).__name__}: {error}). Put the files there or give --data_dir DIR. {hint}"
-        ) from error
+            f"({type(error).__name__}: {reason}). Put the files there or give --data_dir DIR. {hint}"
+        )
+        raise DataError(message.rstrip()) from error

@@ -25,9 +25,9 @@ class ForwardPolicy:
         compile: Whether to compile.
         batch_sizes: The batch sizes to compile for. A graph is made for each, so a ragged last
             batch is not among them and runs eagerly.
-        seen: The kinds of call met so far. A kind is compiled when it comes again, since some come
-            once: the first step of a replay method, whose buffer is empty. It is part of a
-            checkpoint, so that a resumed run computes as one never stopped.
+        seen: The kinds of training call met so far. A kind is compiled when it comes again, since
+            some come once: the first step of a replay method, whose buffer is empty. It is part
+            of a checkpoint, so that a resumed run computes as one never stopped.
         amp: "off", "bf16" or "fp16": precision inside the backbone; results are float32.
     """
 
@@ -89,8 +89,9 @@ class NetRunner:
             return result
 
     def _comes_again(self, returnt: str, batch: int) -> bool:
-        mode = "train" if self.net.training else "eval"
-        kind = f"{returnt} {batch} {mode} {'grad' if torch.is_grad_enabled() else 'no grad'}"
+        if not torch.is_grad_enabled():
+            return True
+        kind = f"{returnt} {batch} {'train' if self.net.training else 'eval'}"
         known = kind in self.policy.seen
         self.policy.seen.add(kind)
         return known

@@ -1,0 +1,105 @@
+"""ONNX Runtime, imported when it is needed: sessions on a device, and errors in one line."""
+
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mammoth_compiled.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_ERRORS_ONLY = 3
+
+
+def import_onnxruntime() -> types.ModuleType:
+    """Returns the module `onnxruntime`, an optional dependency.
+
+    Raises:
+        ExportError: If it is not installed; says how to get it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(
+            f"ONNX Runtime cannot be imported ({error}). Install it with "
+            'pip install "mammoth-compiled[cpu]", or "mammoth-compiled[gpu]" for CUDA'
+        ) from error
+    return onnxruntime
+
+
+def open_session(
+    model: bytes | Path, device: str | torch.device = "cpu"
+) -> "onnxruntime.InferenceSession":
+    """Opens an ONNX model on a device.
+
+    Args:
+        model: The serialised model or its file.
+        device: `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        ExportError: If the model cannot be read, or ONNX Runtime does not really use the device.
+    """
+    ort = import_onnxruntime()
+    provider, settings = _provider(device, ort)
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        session = ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            sess_options=options,
+            providers=[(provider, settings)],
+        )
+    except Exception as error:  # its errors share no base class
+        name = "the model" if isinstance(model, bytes) else str(model)
+        raise ExportError(f"ONNX Runtime cannot read {name}: {_reason(error)}") from error
+    if session.get_providers()[0] != provider:
+        raise ExportError(
+            f"ONNX Runtime fell back to {session.get_providers()[0]} for device {str(device)!r}: "
+            "its CUDA and cuDNN libraries were not found. Install "
+            '"onnxruntime-gpu[cuda,cudnn]" of the CUDA version that torch has, or use device="cpu"'
+        )
+    return session
+
+
+def run_session(
+    session: "onnxruntime.InferenceSession", feeds: Mapping[str, np.ndarray]
+) -> dict[str, torch.Tensor]:
+    """Runs a session and returns all its outputs by name, in their order.
+
+    Raises:
+        ExportError: If it fails; says why.
+    """
+    names = [output.name for output in session.get_outputs()]
+    try:
+        values = session.run(names, dict(feeds))
+    except Exception as error:  # its errors share no base class
+        raise ExportError(f"ONNX Runtime fails: {_reason(error)}") from error
+    return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+
+def _provider(device: str | torch.device, ort: types.ModuleType) -> tuple[str, dict[str, Any]]:
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ExportError(f"unknown device {device!r}; valid: 'cpu', 'cuda', 'cuda:0'") from error
+    if place.type == "cpu":
+        return "CPUExecutionProvider", {}
+    if place.type != "cuda":
+        raise ExportError(f"no bundle runs on device {str(place)!r}; valid: 'cpu', 'cuda'")
+    provider = "CUDAExecutionProvider"
+    if provider not in ort.get_available_providers():
+        raise ExportError(
+            "the installed ONNX Runtime has no CUDA. Uninstall onnxruntime and "
+            'pip install "mammoth-compiled[gpu]" (the two hide each other), or use device="cpu"'
+        )
+    # TF32 is on by default and would leave the bound that the export was proven with.
+    return provider, {"device_id": place.index or 0, "use_tf32": 0}
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,159 @@
+"""python -m mammoth_compiled.export: from a checkpoint to a bundle, and errors in one line."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mammoth_compiled.checkpoint import KEYS, write_checkpoint
+from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export import __main__ as command
+from mammoth_compiled.export import load_bundle
+from mammoth_compiled.registry import backbones
+
+DATA = {
+    "name": "seq-digits",
+    "input_shape": [1, 8, 8],
+    "mean": [0.5],
+    "std": [0.5],
+    "num_classes": 4,
+    "class_names": ["a", "b", "c", "d"],
+    "tasks": [[0, 2], [2, 4]],
+    "tasks_seen": 2,
+}
+ARGUMENTS = {"num_channels": 2, "input_size": 8, "in_channels": 1}
+
+PLUGIN = """
+import torch
+from torch import nn
+from mammoth_compiled import MammothBackbone, ReturnTypes, register_backbone
+
+class Plugged(MammothBackbone):
+    def __init__(self, width):
+        super().__init__()
+        self.head = nn.Linear(64, width)
+
+    def forward(self, x, returnt=ReturnTypes.OUT):
+        features = x.flatten(1)
+        if returnt == "features":
+            return features
+        return self.head(features)
+
+@register_backbone("test-plugged-net")
+def plugged(width: int = 4):
+    return Plugged(width)
+"""
+
+
+def checkpoint(path, net, name="cnn", arguments=ARGUMENTS, **changes):
+    content = dict.fromkeys(KEYS, 0) | {
+        "net": net.state_dict(),
+        "backbone": {"name": name, "arguments": arguments},
+        "data": DATA,
+    }
+    return str(write_checkpoint(path / "last.pt", content | changes))
+
+
+def build():
+    return backbones["cnn"].target(num_classes=4, **ARGUMENTS).eval()
+
+
+def test_checkpoint_becomes_a_bundle(tmp_path, capsys):
+    net = build()
+    target = tmp_path / "out" / "bundle"
+    assert command.main([checkpoint(tmp_path, net), str(target)]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = [line.split(maxsplit=1) for line in printed.out.splitlines()]
+    assert [line[0] for line in lines] == ["written", "input", "outputs", "parity"]
+    assert str(target) in lines[0][1]
+    assert lines[1][1] == "float32 [batch, 1, 8, 8]"
+    assert lines[2][1] == "out [batch, 4], features [batch, 16]; returnt out, features, both"
+    assert "at batch 1, 2, 7, 32" in lines[3][1]
+
+    bundle = load_bundle(target)
+    assert bundle.info.to_dict() == DATA
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            bundle(images, "both"), net(images, "both"), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_backbone_of_the_user_is_imported_first(tmp_path, capsys, monkeypatch):
+    plugin = tmp_path / "plugged_for_export.py"
+    plugin.write_text(PLUGIN)
+    monkeypatch.setattr(backbones, "_entries", dict(backbones._entries))
+    monkeypatch.delitem(sys.modules, plugin.stem, raising=False)
+    weights = torch.nn.ModuleDict({"head": torch.nn.Linear(64, 4)})
+    path = checkpoint(tmp_path, weights, "test-plugged-net", {"width": 4})
+
+    assert command.main([path, str(tmp_path / "bundle")]) == 2
+    assert "--import the file that registers" in capsys.readouterr().err
+    assert command.main([path, str(tmp_path / "bundle"), "--import", str(plugin)]) == 0
+    assert load_bundle(tmp_path / "bundle").supports == ("out", "features", "both")
+    sys.modules.pop(plugin.stem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arguments": ARGUMENTS | {"num_channels": 3}}, "do not fit backbone 'cnn'"),
+        ({"arguments": {"depth": 3}}, "do not fit backbone 'cnn'"),
+        ({"name": "cnm"}, "unknown backbone 'cnm'. Did you mean 'cnn'?"),
+        ({"data": {"name": "seq-digits"}}, "does not describe its backbone (KeyError"),
+        ({"backbone": {"name": "cnn"}}, "does not describe its backbone (KeyError: 'arguments')"),
+        ({"data": DATA | {"num_classes": 5}}, "do not fit backbone 'cnn'"),
+        ({"data": DATA | {"input_shape": [3, 8, 8]}}, "gives no logits"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_an_error_in_one_line(tmp_path, capsys, changes, message):
+    path = checkpoint(tmp_path, build(), **changes)
+    assert command.main([path, str(tmp_path / "bundle")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_export_that_differs_is_an_error_in_one_line(tmp_path, capsys, monkeypatch):
+    def differs(*args, **kwargs):
+        raise ExportError("the export differs from eager:\n  output 'out'")
+
+    monkeypatch.setattr(command, "export_bundle", differs)
+    assert command.main([checkpoint(tmp_path, build()), str(tmp_path / "bundle")]) == 2
+    assert capsys.readouterr().err == "error: the export differs from eager: output 'out'\n"
+
+
+def test_the_package_has_one_name():
+    spec = importlib.util.spec_from_file_location(
+        "export", Path(command.__file__).parent / "__init__.py"
+    )
+    with pytest.raises(ImportError, match=r"import mammoth_compiled\.export, not export"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_the_module_runs_as_a_program(tmp_path):
+    program = (
+        "import runpy, sys, mammoth_compiled.export\n"
+        "late = {'onnx', 'onnxscript', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not late, f'{late} are imported before they are needed'\n"
+        "sys.argv = ['export', 'missing.pt', 'bundle']\n"
+        "runpy.run_module('mammoth_compiled.export', run_name='__main__')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: no checkpoint at missing.pt")
+    assert result.stderr.count("\n") == 1

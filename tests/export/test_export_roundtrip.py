@@ -1,0 +1,110 @@
+"""Every registered backbone goes to ONNX and answers there as it does in eager."""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+import mammoth_compiled.backbones
+from mammoth_compiled.export import export_bundle, load_bundle
+from mammoth_compiled.registry import backbones
+
+# Arguments that make a backbone small without changing its graph.
+SMALL = {"num_filters": 4, "num_channels": 4}
+SHAPES = {"mnistmlp": (1, 28, 28)} | dict.fromkeys(
+    ("attention-cnn", "reduced-resnet18", "resnet18", "resnet32", "resnet50"), (3, 16, 16)
+)
+SLOW = {"resnet50"}
+
+BUILT_IN = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in sorted(backbones)
+    if backbones[name].origin.startswith("mammoth_compiled.")
+]
+
+
+def build(name):
+    entry = backbones[name]
+    arguments = {p.name: SMALL[p.name] for p in entry.parameters if p.name in SMALL}
+    net = entry.target(num_classes=7, **arguments)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    return net, SHAPES.get(name, (3, 32, 32))
+
+
+def local_paths():
+    folders = {
+        Path.cwd(),
+        Path.home(),
+        Path(__file__).parent,
+        Path(torch.__file__).parent,
+        Path(mammoth_compiled.backbones.__file__).parent.parent,
+        Path(sys.prefix),
+        Path(sysconfig.get_paths()["stdlib"]),
+    }
+    return [str(folder) for folder in folders if len(str(folder)) > 1]
+
+
+def values(message):
+    """Yields every text and every byte string of a protobuf message but the weights."""
+    for field, value in message.ListFields():
+        children = (
+            [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        )
+        if field.name == "raw_data":
+            continue
+        if field.type == field.TYPE_MESSAGE:
+            for child in children:
+                yield from values(child)
+        elif field.type in (field.TYPE_STRING, field.TYPE_BYTES):
+            yield from (c if isinstance(c, bytes) else c.encode() for c in children)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_registered_backbone_roundtrip(name, tmp_path):
+    net, shape = build(name)
+    path = export_bundle(net, tmp_path / "bundle", input_shape=shape)
+
+    assert os.listdir(path) == ["model.onnx"]
+    model = onnx.load(path / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert not model.functions
+
+    bundle = load_bundle(path)
+    graph_shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert graph_shapes == {
+        "input": ["batch", *shape],
+        "out": ["batch", 7],
+        "features": ["batch", bundle.widths["features"]],
+    }
+
+    texts = list(values(model))
+    assert len(texts) > len(model.graph.node)
+    for folder in local_paths():
+        assert not [text for text in texts if folder.encode() in text]
+
+    net.eval()
+    for batch_size in (1, 5):
+        images = torch.randn(batch_size, *shape)
+        with torch.no_grad():
+            want = net(images, returnt="both")
+        torch.testing.assert_close(bundle(images), want[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bundle(images, "features"), want[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bundle(images, returnt="both"), want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_path_check_can_fail():
+    node = onnx.NodeProto(name="n", doc_string=f"File {Path.cwd()}/x.py")
+    model = onnx.ModelProto(graph=onnx.GraphProto(node=[node]))
+    assert any(str(Path.cwd()).encode() in text for text in values(model))
