@@ -4,15 +4,13 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.backbones import MammothBackbone
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import CheckpointError, MammothError, RegistryError
 from mammoth_compiled.export.bundle import export_bundle
-from mammoth_compiled.export.load import Bundle, load_bundle
-from mammoth_compiled.export.verify import BATCH_SIZES
+from mammoth_compiled.export.report import report
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones
 from mammoth_compiled.types import DatasetInfo
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import_plugin(spec)
         net, info = _restore(args.checkpoint)
         path = export_bundle(net, args.directory, info=info)
-        sys.stdout.write(_report(path, load_bundle(path)))
+        sys.stdout.write(report(path) + "\n")
     except MammothError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
@@ -76,21 +74,6 @@ def _restore(path: str) -> tuple[MammothBackbone, DatasetInfo]:
             f"the weights of {path} do not fit backbone {name!r} with {arguments}: {error}"
         ) from error
     return net, info
-
-
-def _report(path: Path, bundle: Bundle) -> str:
-    size_mb = sum(file.stat().st_size for file in path.iterdir()) / 1e6
-    outputs = ", ".join(f"{name} [batch, {width}]" for name, width in bundle.widths.items())
-    parity = ", ".join(
-        f"{name} {difference.size:.1e} (bound {difference.bound:.1e})"
-        for name, difference in bundle.parity.items()
-    )
-    return (
-        f"written   {path} ({size_mb:.1f} MB)\n"
-        f"input     float32 {'[batch, {}, {}, {}]'.format(*bundle.input_shape)}\n"
-        f"outputs   {outputs}; returnt {', '.join(map(str, bundle.supports))}\n"
-        f"parity    {parity}, at batch {', '.join(map(str, BATCH_SIZES))}\n"
-    )
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from mammoth_compiled.console import say
 from mammoth_compiled.engine import train
 from mammoth_compiled.engine.forward import forward_function
 from mammoth_compiled.errors import ConfigError, MammothError
+from mammoth_compiled.export.report import report
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.runner import build
 
 EXAMPLE = """example:
   python -m mammoth_compiled.run --model derpp --dataset seq-fmnist-mini --backbone cnn \\
-      --n_epochs 5 --seed 0 --compile on --export bundle --results_path results.json
+      --n_epochs 3 --seed 0 --compile on --export bundle --results_path results.json
 """
 
 
@@ -123,8 +124,8 @@ def run(words: Sequence[str]) -> int:
     if results.interrupted:
         return 130
     if args.export:
-        path = export_bundle(model, args.export)
-        say(f"bundle: {path} (ONNX equals eager for every output)")
+        samples = next(iter(dataset.test_loaders[0]))[0][:32].cpu()
+        say(report(export_bundle(model, args.export, samples=samples)))
     say(
         f"total: {time.perf_counter() - started:.1f} s, training {sum(results.train_s):.1f} s "
         f"({results.images_per_second:,.0f} images/s)"

@@ -90,6 +90,7 @@ def fetch(name: str, download: Callable[[], Any], places: list[Path], hint: str 
         reason = " ".join(str(error).split())
         message = (
             f"{name}: the data is not in {searched}, and the download failed "
-            f"({type(error).__name__}: {reason}). Put the files there or give --data_dir DIR. {hint}"
+            f"({type(error).__name__}: {reason}). Put the files there or give --data_dir DIR. "
+            f"{hint}"
         )
         raise DataError(message.rstrip()) from error
