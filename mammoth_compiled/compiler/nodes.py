@@ -5,36 +5,40 @@ knows its spellings.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.fx import Node
 from torch.nn import functional as F
 
-_CONV = {torch.conv2d, F.conv2d}
-_RELU = {F.relu, F.relu_, torch.relu, torch.relu_}
-_POOL = {F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices}
+_CONV = (torch.conv2d, F.conv2d)
+_RELU = (F.relu, F.relu_, torch.relu, torch.relu_)
+_POOL = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
 
 
-def _is_function(node: Any, targets: set[Any]) -> bool:
-    # Not `in`: some targets define == in their own way.
-    return (
-        isinstance(node, Node)
-        and node.op == "call_function"
-        and any(node.target is target for target in targets)
-    )
+def is_call(node: Any, functions: tuple[Any, ...], methods: tuple[str, ...]) -> TypeGuard[Node]:
+    """Returns whether a node calls one of some functions, or a tensor's method of one name."""
+    if not isinstance(node, Node):
+        return False
+    if node.op == "call_method":
+        return node.target in methods
+    # Not `in`: some functions of torch define == in their own way.
+    return node.op == "call_function" and any(node.target is f for f in functions)
+
+
+def argument(node: Node, position: int, name: str) -> Any:
+    """Returns an argument given by position or by name, None if it is not given."""
+    return node.args[position] if position < len(node.args) else node.kwargs.get(name)
 
 
 def is_conv(node: Any) -> bool:
     """Returns whether a node is a 2-D convolution."""
-    return _is_function(node, _CONV)
+    return is_call(node, _CONV, ())
 
 
 def is_relu(node: Any) -> bool:
     """Returns whether a node is a relu: function, method or in place."""
-    if _is_function(node, _RELU):
-        return True
-    return isinstance(node, Node) and node.op == "call_method" and node.target in ("relu", "relu_")
+    return is_call(node, _RELU, ("relu", "relu_"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Pool:
 
 def as_pool(node: Any) -> Pool | None:
     """Returns the arguments of a max pooling that gives no indices, None for other nodes."""
-    if not _is_function(node, _POOL):
+    if not is_call(node, _POOL, ()):
         return None
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
@@ -86,7 +90,7 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 def source(node: Node) -> Any:
     """Returns what an operation of one input reads."""
-    return node.args[0] if node.args else node.kwargs.get("input")
+    return argument(node, 0, "input")
 
 
 def example(node: Any) -> torch.Tensor | None:

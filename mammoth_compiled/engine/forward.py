@@ -81,9 +81,10 @@ class NetRunner:
             # If eager fails too, the fault is the caller's, and that error is the one to show.
             result = nn.Module.__call__(self.net, *args, **kwargs)
             self.policy.compile = False
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(
                 f"{type(self.net).__name__} runs eagerly from here on, because compiling it "
-                f"failed: {str(error).strip().splitlines()[0]}",
+                f"failed: {reason}",
                 stacklevel=4,
             )
             return result

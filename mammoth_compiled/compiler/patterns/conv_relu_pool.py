@@ -1,31 +1,13 @@
-"""What is replaced in a graph: each pattern with its guards and its rewrite.
+"""Pattern: convolution, relu and max pooling, in either order of the last two."""
 
-A graph that no pattern fits stays as it is.
-"""
-
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch.fx import Graph, Node
 
 from mammoth_compiled.compiler.nodes import as_pool, example, is_conv, is_relu, source
+from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool
-
-
-@dataclass(frozen=True)
-class Match:
-    """A place in a graph where a pattern was looked for.
-
-    Attributes:
-        pattern: Name of the pattern.
-        place: Name of the node where it would be.
-        reason: Why it was left alone; empty if it was replaced.
-    """
-
-    pattern: str
-    place: str
-    reason: str = ""
 
 
 def conv_relu_pool(graph: Graph) -> Iterable[Match]:
@@ -89,13 +71,3 @@ def _to_channels_last(graph: Graph, conv: Node) -> None:
         reordered = graph.call_method("contiguous", (before,), layout)
         reordered.meta = dict(before.meta)
     conv.replace_input_with(before, reordered)
-
-
-PATTERNS: tuple[Callable[[Graph], Iterable[Match]], ...] = (conv_relu_pool,)
-
-
-def apply_patterns(graph: Graph) -> list[Match]:
-    """Applies every pattern to a graph in place and returns where, and where not and why."""
-    matches = [match for pattern in PATTERNS for match in pattern(graph)]
-    graph.lint()
-    return matches

@@ -1,0 +1,18 @@
+"""What a pattern tells of a place where it was looked for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place in a graph where a pattern was looked for.
+
+    Attributes:
+        pattern: Name of the pattern.
+        place: Name of the node where it would be.
+        reason: Why it was left alone; empty if it was replaced.
+    """
+
+    pattern: str
+    place: str
+    reason: str = ""
