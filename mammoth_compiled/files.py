@@ -4,11 +4,16 @@ import os
 import tempfile
 from pathlib import Path
 
+from mammoth_compiled.errors import MammothError
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise MammothError(f"cannot write {path}: {error}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -16,6 +21,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise MammothError(f"cannot write {path}: {error}") from error
         raise

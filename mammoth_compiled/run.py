@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,12 @@ from mammoth_compiled.config import Parser, build_parser, default_backbone, reso
 from mammoth_compiled.console import say
 from mammoth_compiled.engine import train
 from mammoth_compiled.engine.forward import forward_function
-from mammoth_compiled.errors import ConfigError, MammothError
+from mammoth_compiled.engine.train import save
+from mammoth_compiled.errors import ConfigError, ExportError, MammothError
+from mammoth_compiled.export.directory import check_target
 from mammoth_compiled.export.report import report
+from mammoth_compiled.export.session import import_onnxruntime
+from mammoth_compiled.metrics import Results
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.runner import build
@@ -66,6 +71,37 @@ def _listing() -> str:
     return "\n".join(lines)
 
 
+def _check_outputs(args: Any) -> None:
+    """Finds out before the training whether its outcome can be written.
+
+    Raises:
+        ConfigError: If `--results_path` cannot be a file.
+        ExportError: If `--export` holds other files, or ONNX Runtime is missing.
+    """
+    if args.export:
+        check_target(args.export)
+        import_onnxruntime()
+    if args.results_path:
+        path = Path(args.results_path)
+        if path.is_dir():
+            raise ConfigError(
+                f"--results_path {path} is a folder; give a file, as {path}/results.json"
+            )
+
+
+def _export(model: Any, dataset: Any, results: Results) -> str:
+    """Exports the backbone and returns what the bundle holds; weights outlive a failure."""
+    samples = next(iter(dataset.test_loaders[0]))[0][:32].cpu()
+    try:
+        return report(export_bundle(model, model.args.export, samples=samples))
+    except MammothError as error:
+        path = save(model, dataset, model.args, results, len(results.class_il))
+        raise ExportError(
+            f"{error}. The weights are kept in {path}; once mended: "
+            f"python -m mammoth_compiled.export {path} {model.args.export}"
+        ) from error
+
+
 def _explanation(model: Any, dataset: Any) -> str:
     if dataset.input_shape() is None:
         dataset.meta_get_data_loaders()
@@ -101,6 +137,7 @@ def run(words: Sequence[str]) -> int:
     if front.backbone:
         rest = [*rest, "--backbone", front.backbone]
     args = resolve(front.model, front.dataset, rest)
+    _check_outputs(args)
     if args.data_dir:
         # User-written datasets look where base_path() says.
         os.environ["MAMMOTH_BASE_PATH"] = args.data_dir
@@ -124,8 +161,7 @@ def run(words: Sequence[str]) -> int:
     if results.interrupted:
         return 130
     if args.export:
-        samples = next(iter(dataset.test_loaders[0]))[0][:32].cpu()
-        say(report(export_bundle(model, args.export, samples=samples)))
+        say(_export(model, dataset, results))
     say(
         f"total: {time.perf_counter() - started:.1f} s, training {sum(results.train_s):.1f} s "
         f"({results.images_per_second:,.0f} images/s)"
