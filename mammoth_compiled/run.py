@@ -84,9 +84,11 @@ def _check_outputs(args: Any) -> None:
     if args.results_path:
         path = Path(args.results_path)
         if path.is_dir():
-            raise ConfigError(
-                f"--results_path {path} is a folder; give a file, as {path}/results.json"
-            )
+            raise ConfigError(f"--results_path {path} is a folder; give a file in it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--results_path {path} cannot be written: {error}") from error
 
 
 def _export(model: Any, dataset: Any, results: Results) -> str:
