@@ -1,6 +1,7 @@
 """Turns torchvision transforms of one image into code for a batch on its device.
 
-Every image gets its own random draw, from the same distribution as torchvision's.
+Every image gets its own random draw, from the same distribution as torchvision's. Results are the
+same to the bit, but for resizing, which is within one level of 255 of Pillow's.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,8 @@ import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from mammoth_compiled.kernels.augment import crop_flip
-
-BatchTransform = Callable[[torch.Tensor], torch.Tensor]
-
-
-class CannotBatchError(Exception):
-    """A transform for which there is no batched code; the message names it."""
+from mammoth_compiled.data import geometry
+from mammoth_compiled.data.geometry import BatchTransform, CannotBatchError
 
 
 @dataclass(frozen=True)
@@ -60,13 +56,7 @@ def _stages(transform: Any) -> list[BatchTransform]:
     turn = _TURNS.get(type(transform))
     if turn is None:
         raise CannotBatchError(type(transform).__name__)
-    return turn(transform)
-
-
-def _to_pil(transform: Any) -> list[BatchTransform]:
-    if transform.mode not in (None, "RGB", "L"):
-        raise CannotBatchError(f"ToPILImage(mode={transform.mode!r})")
-    return [to_bytes]
+    return [turn(transform)]
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -79,63 +69,24 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images if images.is_floating_point() else images.float().div_(255)
 
 
-def _crop(transform: Any) -> list[BatchTransform]:
-    if transform.padding_mode != "constant" or transform.pad_if_needed:
-        raise CannotBatchError("RandomCrop with pad_if_needed or another padding_mode")
-    fill = transform.fill
-    if not isinstance(fill, (int, float)):
-        raise CannotBatchError("RandomCrop with a fill per channel")
-    height, width = transform.size
-    left, top, right, bottom = _four_sides(transform)
-
-    def crop(images: torch.Tensor) -> torch.Tensor:
-        rows = images.shape[2] + top + bottom - height
-        columns = images.shape[3] + left + right - width
-        if rows < 0 or columns < 0:
-            raise ValueError(
-                f"RandomCrop(({height}, {width})) is larger than the padded image "
-                f"({images.shape[2] + top + bottom}, {images.shape[3] + left + right})"
-            )
-        n, device = len(images), images.device
-        return crop_flip(
-            images,
-            torch.randint(rows + 1, (n,), device=device),
-            torch.randint(columns + 1, (n,), device=device),
-            torch.zeros(n, dtype=torch.bool, device=device),
-            (height, width),
-            (left, right, top, bottom),
-            fill,
-        )
-
-    return [crop]
+def _to_pil(transform: Any) -> BatchTransform:
+    if transform.mode not in (None, "RGB", "L"):
+        raise CannotBatchError(f"ToPILImage(mode={transform.mode!r})")
+    return to_bytes
 
 
-def _four_sides(transform: Any) -> tuple[int, int, int, int]:
-    """Returns (left, top, right, bottom) of a RandomCrop's padding."""
-    padding = transform.padding
-    if padding is None:
-        return 0, 0, 0, 0
-    sides = [padding] if isinstance(padding, int) else list(padding)
-    if len(sides) == 1:
-        return sides[0], sides[0], sides[0], sides[0]
-    if len(sides) == 2:
-        return sides[0], sides[1], sides[0], sides[1]
-    if isinstance(transform, v2.RandomCrop):  # it keeps left, right, top, bottom
-        return sides[0], sides[2], sides[1], sides[3]
-    return sides[0], sides[1], sides[2], sides[3]
+def _same(images: torch.Tensor) -> torch.Tensor:
+    return images
 
 
-def _flip(transform: Any) -> list[BatchTransform]:
-    p = transform.p
-
-    def flip(images: torch.Tensor) -> torch.Tensor:
-        mirrored = torch.rand(len(images), device=images.device) < p
-        return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-    return [flip]
+def _to_dtype(transform: Any) -> BatchTransform:
+    scales = getattr(transform, "scale", True)
+    if transform.dtype != torch.float32 or not scales:
+        raise CannotBatchError(f"{type(transform).__name__} other than to scaled float32")
+    return to_float
 
 
-def _normalise(transform: Any) -> list[BatchTransform]:
+def _normalise(transform: Any) -> BatchTransform:
     mean = torch.as_tensor(transform.mean, dtype=torch.float32).view(-1, 1, 1)
     std = torch.as_tensor(transform.std, dtype=torch.float32).view(-1, 1, 1)
     placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -146,16 +97,19 @@ def _normalise(transform: Any) -> list[BatchTransform]:
         m, s = placed[images.device]
         return images.sub(m).div_(s)
 
-    return [normalise]
+    return normalise
 
 
-_TURNS: dict[type, Callable[[Any], list[BatchTransform]]] = {
+_TURNS: dict[type, Callable[[Any], BatchTransform]] = {
+    **geometry.TURNS,
     v1.ToPILImage: _to_pil,
-    v1.ToTensor: lambda _: [to_float],
-    v1.RandomCrop: _crop,
-    v2.RandomCrop: _crop,
-    v1.RandomHorizontalFlip: _flip,
-    v2.RandomHorizontalFlip: _flip,
+    v2.ToPILImage: _to_pil,
+    v1.ToTensor: lambda _: to_float,
+    v1.PILToTensor: lambda _: _same,
+    v2.PILToTensor: lambda _: _same,
+    v2.ToImage: lambda _: _same,
+    v1.ConvertImageDtype: _to_dtype,
+    v2.ToDtype: _to_dtype,
     v1.Normalize: _normalise,
     v2.Normalize: _normalise,
 }

@@ -80,14 +80,16 @@ def _why_not(outer: _Product, inner: _Product, between: list[Node]) -> str:
     dim = argument(softmax, 1, "dim")
     if dim not in (-1, query.dim() - 1):
         return f"its softmax is over dimension {dim}, not the last"
-    if softmax.kwargs.get("dtype") is not None:
+    if argument(softmax, 2, "dtype") is not None:
         return "its softmax changes the type"
     if any(len(node.users) != 1 for node in between):
         return "its weights or scores are used elsewhere too"
     if not query.is_floating_point() or query.dim() not in (3, 4):
         return "it is not a float product of 3 or 4 dimensions"
-    if query.shape[-1] != value.shape[-1] or query.shape[:-2] != value.shape[:-2]:
-        return "queries and values differ in size"
+    if query.shape[-1] != value.shape[-1] or not (
+        query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    ):
+        return "queries, keys and values differ in size"
     if query.device.type != "cpu":
         return "the fused form was not measured on this device"
     if query.shape[-2] < CPU_MIN_TOKENS:
