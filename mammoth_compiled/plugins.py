@@ -38,5 +38,10 @@ def _import_file(path: Path) -> None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     # Registered under its name, as workers that unpickle the file's classes look it up there.
-    sys.modules.setdefault(path.stem, module)
-    module_spec.loader.exec_module(module)
+    registered = sys.modules.setdefault(path.stem, module) is module
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        if registered:
+            del sys.modules[path.stem]
+        raise

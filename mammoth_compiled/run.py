@@ -50,12 +50,13 @@ def _help(front: Any) -> str:
     parser = build_parser(front.model, dataset, backbone)
     parser.usage = "%(prog)s --model NAME --dataset NAME [options]"
     more = parser.add_argument_group("Other")
-    more.add_argument("--list", help="List models, datasets and backbones.", nargs=0)
-    more.add_argument("--explain", help="Say what the compiler makes of the backbone.", nargs=0)
+    on = "store_true"
+    more.add_argument("--list", action=on, help="List models, datasets and backbones.")
+    more.add_argument("--explain", action=on, help="Say what the compiler makes of the backbone.")
     more.add_argument(
         "--import", metavar="FILE|MODULE", help="Import your registrations first (repeatable)."
     )
-    more.add_argument("-h", "--help", help="Show this help.", nargs=0)
+    more.add_argument("-h", "--help", action=on, help="Show this help.")
     parser.description = (
         "Trains a continual-learning model with a compiled backbone and exports it. The arguments "
         "of a model, dataset or backbone are listed when it is named: --model derpp --help."
