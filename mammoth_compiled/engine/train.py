@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _train_stage(
     model.begin_task(dataset)
     monitor = LossMonitor(model, stage + 1)
     images = 0
-    with _progress(len(loader) * args.n_epochs) as bar:
+    with _progress(_steps_per_epoch(loader, args) * args.n_epochs) as bar:
         for epoch in range(args.n_epochs):
             bar.set_description(f"Task {stage + 1}/{dataset.num_stages}, epoch {epoch + 1}")
             model.begin_epoch(epoch, dataset)
@@ -121,6 +122,11 @@ def _train_stage(
         say(f"checkpoint: {path}")
 
 
+def _steps_per_epoch(loader: Any, args: Namespace) -> int:
+    steps = len(loader)
+    return min(steps, DEBUG_BATCHES) if getattr(args, "debug_mode", False) else steps
+
+
 def _train_epoch(
     model: ContinualModel,
     loader: Any,
@@ -131,9 +137,7 @@ def _train_epoch(
 ) -> int:
     """Runs one epoch and returns the number of images learnt."""
     images = 0
-    for step, batch in enumerate(loader):
-        if getattr(args, "debug_mode", False) and step >= DEBUG_BATCHES:
-            break
+    for step, batch in enumerate(islice(loader, _steps_per_epoch(loader, args))):
         if len(batch) < 3:
             raise DataError(
                 f"dataset {args.dataset!r}: items of the training set must be (image, label, not "
@@ -215,7 +219,7 @@ def _decide_compile(
     images = next(iter(dataset.test_loaders[0]))[0][: args.batch_size]
     if dataset.input_shape() is None:
         probe(model.net, dataset.info().input_shape, dataset.N_CLASSES)
-    steps = len(loader) * args.n_epochs * dataset.num_stages
+    steps = _steps_per_epoch(loader, args) * args.n_epochs * dataset.num_stages
     choice = decide(getattr(args, "compile", "auto"), model.device, model.net, images, steps)
     policy.compile = choice.compile
     policy.batch_sizes = batch_sizes(args)

@@ -114,15 +114,13 @@ LEFT_ALONE = {
     "dropout": lambda m, q, k, v: F.dropout((q @ k.mT).softmax(-1), 0.0) @ v,
     "weights used": lambda m, q, k, v: (lambda w: w @ v + w.mean())((q @ k.mT).softmax(-1)),
     "scores used": lambda m, q, k, v: (lambda s: s.softmax(-1) @ v + s.mean())(q @ k.mT),
-    "scores changed in place": lambda m, q, k, v: (
-        lambda s: (s.mul_(2.0), s.softmax(-1) @ v)[1]
-    )(q @ k.mT),
+    "scores changed in place": lambda m, q, k, v: (lambda s: (s.mul_(2.0), s.softmax(-1) @ v)[1])(
+        q @ k.mT
+    ),
     "scaled by a tensor": lambda m, q, k, v: (q @ k.mT * m.query.bias.sum()).softmax(-1) @ v,
     "divided into": lambda m, q, k, v: (2.0 / (q @ k.mT)).softmax(-1) @ v,
     "log softmax": lambda m, q, k, v: (q @ k.mT).log_softmax(-1) @ v,
-    "another type": lambda m, q, k, v: (
-        (q @ k.mT).softmax(-1, dtype=torch.float64) @ v.double()
-    ),
+    "another type": lambda m, q, k, v: (q @ k.mT).softmax(-1, dtype=torch.float64) @ v.double(),
     "another type by position": lambda m, q, k, v: (
         torch.softmax(q @ k.mT, -1, torch.float64) @ v.double()
     ),

@@ -69,7 +69,7 @@ def test_checkpoint_becomes_a_bundle(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.err == ""
     lines = [line.split(maxsplit=1) for line in printed.out.splitlines()]
-    assert [line[0] for line in lines] == ["written", "input", "outputs", "parity"]
+    assert [line[0] for line in lines] == ["bundle", "input", "outputs", "parity"]
     assert str(target) in lines[0][1]
     assert lines[1][1] == "float32 [batch, 1, 8, 8]"
     assert lines[2][1] == "out [batch, 4], features [batch, 16]; returnt out, features, both"

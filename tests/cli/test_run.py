@@ -1,0 +1,443 @@
+"""The command line: help, listing, a whole run, and every bad input in one line."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+
+from mammoth_compiled import load_runner, train
+from mammoth_compiled.run import main
+
+PLUGIN = '''
+"""A user's file: a dataset and a backbone."""
+import numpy as np
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+from mammoth_compiled import (
+    ContinualDataset, MammothBackbone, MammothDataset, register_backbone, register_dataset,
+)
+
+class Noise(MammothDataset):
+    def __init__(self, n):
+        generator = np.random.default_rng(0)
+        self.data = generator.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+        self.targets = np.arange(n) % 4
+        self.transform = transforms.ToTensor()
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        image = Image.fromarray(self.data[i])
+        return self.transform(image), int(self.targets[i]), self.not_aug_transform(image)
+
+@register_dataset("seq-noise")
+class SequentialNoise(ContinualDataset):
+    """Noise in two tasks."""
+    SETTING, N_CLASSES_PER_TASK, N_TASKS, SIZE = "class-il", 2, 2, (8, 8)
+    TRANSFORM = TEST_TRANSFORM = transforms.ToTensor()
+    MEAN, STD = (0.0,) * 3, (1.0,) * 3
+
+    def get_data_loaders(self):
+        return Noise(40), Noise(20)
+
+    @staticmethod
+    def get_backbone():
+        return "flat-net"
+
+class FlatNet(MammothBackbone):
+    def __init__(self, num_classes, width):
+        super().__init__()
+        self.body = nn.Linear(192, width)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x, returnt="out"):
+        features = self.body(x.flatten(1)).relu()
+        logits = self.classifier(features)
+        return {"out": logits, "features": features, "both": (logits, features)}[returnt]
+
+@register_backbone("flat-net")
+def flat_net(num_classes, width: int = 4):
+    """One hidden layer."""
+    return FlatNet(num_classes, width)
+
+@register_backbone("needs-depth")
+def needs_depth(num_classes, depth: int):
+    return FlatNet(num_classes, depth)
+
+@register_backbone("liar")
+def liar(num_classes):
+    net = FlatNet(num_classes, 4)
+    forward = net.forward
+    net.forward = lambda x, returnt="out": (
+        (forward(x) + 1, forward(x, "features")) if returnt == "both" else forward(x, returnt)
+    )
+    return net
+
+@register_backbone("five-classes")
+def five_classes(num_classes):
+    return FlatNet(5, 4)
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "plugin.py"
+    path.write_text(PLUGIN)
+    yield str(path)
+    sys.modules.pop("plugin", None)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Returns a function that runs the command line here: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["run", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(command, tmp_path, monkeypatch):
+    """Returns a function that wants a command refused, in one line and without a file."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(*words, message):
+        code, out, err = command(*words)
+        assert code == 2, out + err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert message in err
+        assert "Traceback" not in out + err
+        assert os.listdir(folder) == []
+        return err
+
+    return run
+
+
+TINY = (
+    "--dataset",
+    "seq-noise",
+    "--n_epochs",
+    1,
+    "--batch_size",
+    8,
+    "--compile",
+    "off",
+    "--seed",
+    0,
+)
+
+
+# --- what it shows ---------------------------------------------------------------------------
+
+
+def test_list(command):
+    code, out, err = command("--list")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "Models:",
+        "Datasets:",
+        "Backbones:",
+    ]
+    for name in ("derpp", "seq-fmnist-mini", "attention-cnn", "resnet18", "seq-cifar100", "joint"):
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert len(line.split()) > 3
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_list_with_a_users_names(command, plugin):
+    _, out, _ = command("--import", plugin, "--list")
+    assert "seq-noise          Noise in two tasks." in out
+    assert "flat-net           One hidden layer." in out
+
+
+ARGUMENTS = """model dataset backbone lr batch_size n_epochs joint optimizer optim_wd optim_mom
+optim_nesterov device num_workers debug_mode savecheck loadcheck seed data_dir compile amp export
+results_path import list explain"""
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(command, flag):
+    code, out, err = command(flag)
+    assert (code, err) == (0, "")
+    for group in ("Experiment:", "Optimiser:", "Compute:", "Files:", "Other:"):
+        assert f"\n{group}\n" in out
+    for argument in ARGUMENTS.split():
+        assert f"--{argument} " in out or f"--{argument}\n" in out
+    assert "--alpha" not in out
+
+
+def test_help_of_what_is_named(command, plugin):
+    _, out, _ = command("--import", plugin, "--model", "derpp", "--dataset", "seq-noise", "--help")
+    assert "\nModel derpp:\n" in out
+    assert "--alpha" in out
+    assert "--buffer_size" in out
+    assert "\nBackbone flat-net:\n" in out
+    assert "--width" in out
+
+
+# --- a whole run -----------------------------------------------------------------------------
+
+
+def test_a_run_and_its_results(command, plugin, tmp_path):
+    path = tmp_path / "new" / "results.json"
+    code, out, err = command(
+        *("--import", plugin, "--model", "er", *TINY, "--buffer_size", 10, "--lr", 0.5),
+        *("--width", 3, "--results_path", path),
+    )
+    assert (code, err) == (0, "")
+    assert "er on seq-noise with flat-net (595 parameters) on cpu: lr 0.5, batch 8, 1 epochs" in out
+    assert f"results: {path}" in out
+    assert "forgetting (Class-IL):" in out
+    content = json.loads(path.read_text())
+    assert set(content) >= {
+        "schema",
+        "config",
+        "summary",
+        "class_il",
+        "task_il",
+        "loss",
+        "train_s",
+        "eval_s",
+        "train_images",
+        "notes",
+        "interrupted",
+        "versions",
+        "hardware",
+    }
+    assert content["schema"] == 1
+    config = content["config"]
+    assert (config["model"], config["dataset"], config["backbone"]) == (
+        "er",
+        "seq-noise",
+        "flat-net",
+    )
+    assert (config["width"], config["lr"], config["minibatch_size"]) == (3, 0.5, 8)
+    assert [len(row) for row in content["class_il"]] == [1, 2]
+    assert content["train_images"] == [20, 20]
+    assert all(isinstance(v, (float, int, type(None))) for v in content["summary"].values())
+    assert content["notes"]["compile"] is False
+
+
+def test_command_line_and_python_give_the_same(command, plugin, tmp_path):
+    path = tmp_path / "results.json"
+    command("--import", plugin, "--model", "sgd", *TINY, "--results_path", path)
+    args = {"n_epochs": 1, "batch_size": 8, "compile": "off", "seed": 0}
+    results = train(*load_runner("sgd", "seq_noise", args))
+    content = json.loads(path.read_text())
+    assert content["loss"] == results.loss
+    assert content["class_il"] == results.class_il
+
+
+def test_checkpoint_and_resume(command, plugin, tmp_path):
+    run = ("--import", plugin, "--model", "sgd", *TINY)
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    command(*run, "--results_path", whole, "--savecheck", "task", "--checkpoint_path", tmp_path)
+    checkpoint = tmp_path / "sgd_seq-noise_flat-net_seed0_task1.pt"
+    code, out, _ = command(*run, "--results_path", part, "--loadcheck", checkpoint)
+    assert code == 0
+    assert f"checkpoint: {checkpoint} loaded, 1 tasks done" in out
+    one, other = (json.loads(path.read_text()) for path in (whole, part))
+    for key in ("class_il", "task_il", "loss", "train_images"):
+        assert one[key] == other[key]
+
+
+def test_data_dir_is_where_a_users_dataset_looks(command, plugin, tmp_path):
+    command("--import", plugin, "--model", "sgd", *TINY, "--data_dir", tmp_path / "mine")
+    from mammoth_compiled import base_path
+
+    assert base_path() == f"{tmp_path}/mine/"
+
+
+def test_interruption_writes_what_there_is(command, plugin, tmp_path, monkeypatch):
+    from mammoth_compiled.models.sgd import SGD
+
+    monkeypatch.setattr(SGD, "end_task", lambda self, dataset: interrupt(dataset))
+
+    def interrupt(dataset):
+        if dataset.c_task == 1:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "results.json"
+    code, out, err = command("--import", plugin, "--model", "sgd", *TINY, "--results_path", path)
+    assert (code, err) == (130, "")
+    assert "Training interrupted" in out
+    content = json.loads(path.read_text())
+    assert content["interrupted"] is True
+    assert len(content["class_il"]) == 1
+
+
+def test_explain_trains_nothing(command, plugin):
+    code, out, err = command("--import", plugin, "--model", "sgd", *TINY, "--explain")
+    assert (code, err) == (0, "")
+    assert "FlatNet on cpu, images (8, 3, 8, 8)" in out
+    assert out.count("1 graph(s) of") == 3
+    assert "Accuracy" not in out
+
+
+def test_as_a_module(run_python, plugin):
+    result = run_python(
+        *("-m", "mammoth_compiled.run", "--import", plugin, "--model", "sgd", *TINY)
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "Accuracy after task 2" in result.stdout
+
+
+def test_an_error_as_a_module(run_python):
+    result = run_python(
+        "-m", "mammoth_compiled.run", "--model", "sgd", "--dataset", "seq-fmnist-mni"
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: unknown dataset 'seq-fmnist-mni'. Did you mean 'seq-f")
+    assert result.stderr.count("\n") == 1
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--model is needed; valid: der, derpp, er, joint, sgd"),
+        (("--model", "sgd"), "--dataset is needed; valid: seq-cifar10, seq-cifar100, seq-fmnist"),
+        (("--model", "sdg", *TINY), "unknown model 'sdg'. Did you mean 'sgd'?"),
+        (("--model", "sgd", "--dataset", "cifar"), "unknown dataset 'cifar'. Did you mean"),
+        (
+            ("--model", "sgd", *TINY, "--backbone", "resnet"),
+            "unknown backbone 'resnet'. Did you mean",
+        ),
+        (
+            ("--model", "sgd", *TINY, "--batchsize", 3),
+            "unknown argument '--batchsize'. Did you mean",
+        ),
+        (("--model", "sgd", *TINY, "--alpha=3"), "unknown argument '--alpha'."),
+        (("--model", "sgd", *TINY, "stray"), "unknown argument 'stray'"),
+        (
+            ("--model", "sgd", *TINY, "--batch_size", 0),
+            "--batch_size: must be an integer >= 1, got '0'",
+        ),
+        (("--model", "sgd", *TINY, "--lr", -1), "--lr: must be a number > 0, got '-1'"),
+        (("--model", "sgd", *TINY, "--lr"), "argument --lr: expected one argument"),
+        (("--model",), "argument --model: expected one argument"),
+        (
+            ("--model", "sgd", *TINY, "--optimizer", "lion"),
+            "argument --optimizer: invalid choice: 'lion'",
+        ),
+        (("--model", "sgd", *TINY, "--device", "tpu"), "device 'tpu' is not there; available: cpu"),
+        (("--model", "er", *TINY), "--buffer_size is needed for model 'er' on 'seq-noise'"),
+        (
+            ("--model", "er", *TINY, "--buffer_size", 4, "--minibatch_size", 5),
+            "--minibatch_size 5 exceeds",
+        ),
+        (("--model", "sgd", *TINY, "--optim_nesterov", 1), "--optim_nesterov 1 needs"),
+        (("--model", "sgd", *TINY, "--backbone", "needs-depth"), "--depth is needed"),
+        (
+            ("--model", "sgd", *TINY, "--backbone", "needs-depth", "--depth", "x"),
+            "invalid int value: 'x'",
+        ),
+        (("--model", "sgd", *TINY, "--backbone", "liar"), "returnt='both' must be the tuple"),
+        (("--model", "sgd", *TINY, "--backbone", "five-classes"), "must have shape [B, 4]"),
+        (("--model", "sgd", *TINY, "--loadcheck", "nowhere.pt"), "no checkpoint at nowhere.pt"),
+        (("--model", "sgd", *TINY, "--amp", "fp16", "--device", "cpu"), "--amp fp16 needs a GPU"),
+    ],
+)
+def test_bad_input(refused, plugin, words, message):
+    refused("--import", plugin, *words, message=message)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere.py", "--import nowhere.py: FileNotFoundError: no file nowhere.py"),
+        ("no.such.module", "--import no.such.module: ModuleNotFoundError"),
+    ],
+)
+def test_bad_imports(refused, spec, message):
+    refused("--import", spec, "--list", message=message)
+
+
+@pytest.mark.parametrize(
+    "text", ["import nothing_of_this_name", "1 +", "raise RuntimeError('mine')"]
+)
+def test_a_users_file_that_fails(refused, tmp_path, text):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    refused("--import", path, "--list", message=f"--import {path}: ")
+    assert "broken" not in sys.modules
+
+
+def test_diverging_training(refused, plugin):
+    words = (
+        "--import",
+        plugin,
+        "--model",
+        "sgd",
+        *TINY,
+        "--lr",
+        "1e30",
+        "--results_path",
+        "r.json",
+    )
+    message = "the loss became"
+    error = refused(*words, message=message)
+    assert "in task 1, epoch 1, step" in error
+    assert "(lr 1e+30): try a smaller --lr" in error
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "code"])
+def test_bad_checkpoints(refused, plugin, tmp_path, damage):
+    path = tmp_path / "check.pt"
+    if damage == "code":
+        torch.save(torch.nn.Linear(2, 2), path)
+    else:
+        torch.save({"weights": torch.zeros(100)}, path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-50])
+    message = {
+        "truncated": "is truncated or no checkpoint",
+        "foreign": "is not a checkpoint of mammoth_compiled",
+        "code": "holds pickled code, which is not run",
+    }[damage]
+    refused("--import", plugin, "--model", "sgd", *TINY, "--loadcheck", path, message=message)
+
+
+def test_a_checkpoint_of_another_backbone_width(refused, command, plugin, tmp_path):
+    run = ("--import", plugin, "--model", "sgd", *TINY)
+    command(*run, "--savecheck", "last", "--checkpoint_path", tmp_path)
+    path = tmp_path / "sgd_seq-noise_flat-net_seed0_task2.pt"
+    refused(*run, "--width", 9, "--loadcheck", path, message="does not fit backbone 'flat-net'")
+
+
+def test_missing_data(refused, monkeypatch, tmp_path):
+    words = ("--model", "sgd", "--dataset", "seq-mnist", "--compile", "off", "--data_dir", tmp_path)
+    error = refused(*words, message="seq-mnist: the data is not in")
+    assert "give --data_dir DIR" in error
+
+
+def test_results_that_cannot_be_written(refused, plugin, tmp_path):
+    words = ("--import", plugin, "--model", "sgd", *TINY)
+    refused(*words, "--results_path", tmp_path, message="is a folder; give a file in it")
+    (tmp_path / "file").write_text("")
+    refused(*words, "--results_path", tmp_path / "file" / "r.json", message="cannot be written")
+
+
+def test_an_export_folder_with_other_files(refused, plugin, tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "thesis.tex").write_text("years of work")
+    refused("--import", plugin, "--model", "sgd", *TINY, "--export", target, message=str(target))
+    assert os.listdir(target) == ["thesis.tex"]

@@ -1,0 +1,67 @@
+"""The backend "mammoth" through Inductor: found by name, and near eager over a whole run."""
+
+import pytest
+import torch
+
+from mammoth_compiled import load_runner, train
+from mammoth_compiled.compiler import counters
+from mammoth_compiled.registry import backbones
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    # A cache of its own: a kernel compiled before would prove nothing.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_found_by_name():
+    # Through the entry point of the installed package.
+    assert "mammoth" in torch._dynamo.list_backends()
+
+
+def test_counters_are_differences():
+    before = counters.read()
+    counters.count_graph()
+    after = counters.read() - before
+    assert (after.graphs, after.graph_breaks, after.seconds) == (1, 0, 0.0)
+
+
+@pytest.mark.slow
+def test_cnn_equals_eager_forward_and_backward():
+    torch.manual_seed(0)
+    net = backbones["cnn"].target(num_classes=10, num_channels=8)
+    compiled = torch.compile(net, backend="mammoth")
+    images = torch.rand(4, 3, 32, 32)
+    out, features = net(images, returnt="both")
+    (out.square().sum() + features.sum()).backward()
+    expected = net.get_grads().clone()
+    net.zero_grad()
+    before = counters.read().graphs
+    compiled_out, compiled_features = compiled(images, returnt="both")
+    (compiled_out.square().sum() + compiled_features.sum()).backward()
+    torch.testing.assert_close(compiled_out, out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compiled_features, features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net.get_grads(), expected, rtol=1e-3, atol=1e-3)
+    assert counters.read().graphs == before + 1
+
+
+@pytest.mark.slow
+def test_a_compiled_run_follows_eager(tiny):
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "lr": 0.02}
+    # Without dropout: Inductor draws other masks than eager.
+    args |= {"backbone": "cnn", "input_size": 8, "num_channels": 4, "buffer_size": 20}
+    eager = train(*load_runner("er", "seq-tiny", {**args, "compile": "off"}))
+    model, dataset = load_runner("er", "seq-tiny", {**args, "compile": "on"})
+    compiled = train(model, dataset)
+    torch.testing.assert_close(
+        torch.tensor(compiled.loss), torch.tensor(eager.loss), rtol=2e-3, atol=1e-3
+    )
+    notes = compiled.notes["compiler"]
+    assert notes["graphs"] > 0
+    assert notes["graphs_after_first_task"] == 0
+    assert notes["graph_breaks"] == 0
+    assert notes["seconds"] > 0
+    assert "compiler" not in eager.notes

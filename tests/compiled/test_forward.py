@@ -1,0 +1,327 @@
+"""How a run's backbone is compiled: what goes through Dynamo, how often, and what does not.
+
+Dynamo captures as in a real run and counts its graphs; Inductor is left out (`graph_counter`), so
+the numbers are those of eager. With gradients a kind of call is compiled when it comes again.
+"""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mammoth_compiled import ContinualModel, MammothBackbone, load_runner, register_model, train
+from mammoth_compiled.engine.forward import ForwardPolicy, attach
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def net(tiny):
+    """A backbone that runs compiled at batch size 4."""
+    net = tiny.Net(6)
+    attach(net, ForwardPolicy(CPU, compile=True, batch_sizes={4}))
+    return net
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 8, 8)
+
+
+@pytest.fixture
+def own_observe(tiny):
+    """A model in Mammoth Lite's style, with a step of its own."""
+
+    @register_model("own-observe")
+    class OwnObserve(ContinualModel):
+        def observe(self, inputs, labels, not_aug_inputs, epoch=None):
+            self.opt.zero_grad()
+            logits, features = self.net(inputs, returnt="both")
+            loss = self.loss(logits, labels) + 1e-3 * features.square().mean()
+            loss.backward()
+            self.opt.step()
+            return loss.item()
+
+    return "own-observe"
+
+
+# --- one backbone ----------------------------------------------------------------------------
+
+
+def test_calls_are_captured_once_and_when_they_come_again(net, images, graph_counter):
+    frames = []
+    for _ in range(4):
+        net(images)
+        frames.append(graph_counter.frame_count)
+    assert frames == [0, 1, 1, 1]
+
+
+def test_without_gradients_at_the_first_call(net, images, graph_counter):
+    with torch.no_grad():
+        net(images)
+    assert graph_counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x: net(x),
+        lambda net, x: net(x, "features"),
+        lambda net, x: net(x, returnt="both"),
+        lambda net, x: net.features(x),
+        lambda net, x: net.__call__(x),
+    ],
+)
+def test_every_way_to_call_is_captured(net, images, graph_counter, call):
+    net.eval()
+    call(net, images)
+    captured = call(net, images)
+    assert graph_counter.frame_count == 1
+    net.set_runner(None)
+    torch.testing.assert_close(captured, call(net, images), rtol=0, atol=0)
+
+
+def test_one_graph_for_each_returnt(net, images, graph_counter):
+    net.eval()
+    for _ in range(3):
+        for returnt in ("out", "features", "both"):
+            net(images, returnt=returnt)
+        net.features(images)
+    assert graph_counter.frame_count == 3
+
+
+def test_train_and_eval_and_no_grad_are_graphs_of_their_own(net, images, graph_counter):
+    for _ in range(3):
+        net.train()
+        net(images)
+        net.eval()
+        with torch.no_grad():
+            net(images)
+    assert graph_counter.frame_count == 2
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 16])
+def test_other_batch_sizes_run_eagerly(net, graph_counter, batch):
+    for _ in range(2):
+        assert net(torch.rand(batch, 3, 8, 8)).shape == (batch, 6)
+    assert graph_counter.frame_count == 0
+
+
+def test_other_arguments_run_eagerly(net, images, graph_counter):
+    for _ in range(2):
+        net.forward(images)
+        net(x=images)
+        with pytest.raises(ValueError, match="unknown returnt"):
+            net(images, returnt="foo")
+        with pytest.raises(TypeError):
+            net(images, "out", "more")
+        with pytest.raises(TypeError):
+            net()
+    assert graph_counter.frame_count == 0
+
+
+def test_gradients_are_those_of_eager(net, images, graph_counter):
+    net.drop.p = 0.0
+    other = copy.deepcopy(net)
+    other.set_runner(None)
+    for _ in range(3):
+        net(images).square().sum().backward()
+        other(images).square().sum().backward()
+    assert torch.equal(net.get_grads(), other.get_grads())
+    assert torch.equal(net.norm.running_mean, other.norm.running_mean)
+    assert graph_counter.frame_count == 1
+
+
+def test_new_weights_are_seen(net, images, graph_counter):
+    net.eval()
+    for _ in range(2):
+        net(images)
+    with torch.no_grad():
+        net.classifier.weight.zero_()
+        net.classifier.bias.fill_(3)
+    assert (net(images) == 3).all()
+    net.load_state_dict({k: torch.zeros_like(v) for k, v in net.state_dict().items()})
+    assert (net(images) == 0).all()
+    assert graph_counter.frame_count == 1
+
+
+def test_frozen_weights(net, images, graph_counter):
+    for _ in range(2):
+        assert net(images).requires_grad
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    assert not net(images).requires_grad
+
+
+def test_a_copy_is_compiled_again_and_independent(net, images, graph_counter):
+    net.eval()
+    with torch.no_grad():
+        expected = net(images)
+        clone = copy.deepcopy(net)
+        assert isinstance(clone, type(net))
+        net.classifier.weight.zero_()
+        assert torch.equal(clone(images), expected)
+        assert graph_counter.frame_count == 2
+        assert torch.equal(copy.deepcopy(clone)(images), expected)
+        assert graph_counter.frame_count == 3
+
+
+def test_it_stays_the_same_module(net, images, graph_counter):
+    keys = list(net.state_dict())
+    for _ in range(2):
+        net(images)
+    assert isinstance(net, MammothBackbone)
+    assert type(net).__name__ == "TinyNet"
+    assert list(net.state_dict()) == keys
+    assert not [key for key in keys if "_orig_mod" in key]
+    assert [name for name, _ in net.named_modules()] == ["", "conv", "norm", "drop", "classifier"]
+
+
+def test_hooks_still_run(net, images, graph_counter):
+    seen = []
+    net.classifier.register_forward_hook(lambda m, args, output: seen.append(len(output)))
+    for _ in range(4):
+        net(images)
+    assert seen == [4, 4, 4, 4]
+
+
+def test_bfloat16_inside_float32_outside(tiny, images, graph_counter):
+    seen = []
+    net = tiny.Net(6)
+    net.classifier.register_forward_hook(lambda m, args, output: seen.append(output.dtype))
+    attach(net, ForwardPolicy(CPU, compile=True, batch_sizes={4}, amp="bf16"))
+    for _ in range(2):
+        logits, features = net(images, returnt="both")
+        assert logits.dtype == features.dtype == torch.float32
+    assert seen == [torch.bfloat16] * 2
+    assert graph_counter.frame_count >= 1
+
+
+def test_inside_the_users_own_compile(net, images, graph_counter):
+    # torch.compile of a function that calls the net sees the net, not a second compiler.
+    net.eval()
+    expected = net(images)
+    outer = torch.compile(lambda x: net(x) * 2, backend="eager", fullgraph=True)
+    assert torch.equal(outer(images), 2 * expected)
+
+
+# --- a failure to compile --------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken_compiler(monkeypatch):
+    """A compiler that always fails; returns what it raises, and counts."""
+    state = SimpleNamespace(calls=0, error=RuntimeError("no compiler here\nmore lines"))
+
+    def fail(function, **_):
+        def run(*args):
+            state.calls += 1
+            raise state.error
+
+        return run
+
+    monkeypatch.setattr("mammoth_compiled.engine.forward.compile_function", fail)
+    return state
+
+
+def test_failure_falls_back_with_one_warning(net, images, broken_compiler):
+    net.eval()
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match=r"TinyNet runs eagerly .* failed: no compiler here$"):
+            result = net(images)
+        assert torch.equal(result, net.forward(images))
+        net(images)  # warnings are errors: a second one would end the test
+        net.features(images)
+    assert broken_compiler.calls == 1
+
+
+def test_failure_without_a_message(net, images, broken_compiler):
+    broken_compiler.error = AssertionError()
+    with torch.no_grad(), pytest.warns(UserWarning, match="failed: AssertionError"):
+        net(images)
+
+
+def test_failure_in_a_run_leaves_right_numbers(tiny, broken_compiler):
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 1}
+    with pytest.warns(UserWarning, match="runs eagerly from here on"):
+        results = train(*load_runner("sgd", "seq-tiny", {**args, "compile": "on"}))
+    eager = train(*load_runner("sgd", "seq-tiny", {**args, "compile": "off"}))
+    assert results.class_il == eager.class_il
+    assert results.loss == eager.loss
+
+
+def test_the_users_own_error_is_the_one_shown(net, broken_compiler):
+    with torch.no_grad(), pytest.raises(RuntimeError, match="expected input"):
+        net(torch.rand(4, 5, 8, 8))
+    assert broken_compiler.calls == 1
+
+
+# --- a run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["sgd", "er", "derpp"])
+def test_no_graph_is_added_after_the_first_task(tiny, graph_counter, model):
+    frames = []
+
+    @register_model("watched")
+    class Watched(type(load_runner(model, "seq-tiny", REPLAY[model])[0])):
+        def begin_task(self, dataset):
+            frames.append(graph_counter.frame_count)
+
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "compile": "on", **REPLAY[model]}
+    train(*load_runner("watched", "seq-tiny", args))
+    frames.append(graph_counter.frame_count)
+    assert frames[0] == 0
+    assert frames[1] > 0
+    # 36 images in batches of 8 end in a ragged one, in every epoch of every task.
+    assert frames[1:] == [frames[1]] * 3
+
+
+REPLAY = {
+    "sgd": {},
+    "er": {"buffer_size": 20},
+    "derpp": {"buffer_size": 20, "alpha": 0.3, "beta": 0.5},
+}
+
+
+@pytest.mark.parametrize("model", REPLAY)
+def test_a_compiled_run_gives_eagers_numbers(tiny, graph_counter, model):
+    # Captured by Dynamo and run by eager kernels: the same bits, whatever is drawn.
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "lr": 0.05, **REPLAY[model]}
+    runs = []
+    for switch in ("on", "off"):
+        runner = load_runner(model, "seq-tiny-augmented", {**args, "compile": switch})
+        runs.append((runner[0].net.state_dict(), train(*runner)))
+    (weights, results), (eager_weights, eager_results) = runs
+    assert graph_counter.frame_count > 0
+    assert results.notes["compile"] is True
+    assert results.loss == eager_results.loss
+    assert results.class_il == eager_results.class_il
+    assert all(torch.equal(weights[key], eager_weights[key]) for key in weights)
+
+
+def test_a_users_observe_runs_compiled(own_observe, graph_counter):
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 1, "lr": 0.05}
+    on = train(*load_runner(own_observe, "seq-tiny", {**args, "compile": "on"}))
+    assert graph_counter.frame_count == 1  # `both` in training; 10 test images are no batch of 256
+    off = train(*load_runner(own_observe, "seq-tiny", {**args, "compile": "off"}))
+    assert graph_counter.frame_count == 1
+    assert on.loss == off.loss
+
+
+def test_compile_off_captures_nothing(run_tiny, graph_counter):
+    _, _, results = run_tiny(compile="off")
+    assert graph_counter.frame_count == 0
+    assert results.notes["compile"] is False
+
+
+def test_a_resumed_run_is_compiled_as_before(run_tiny, graph_counter, tmp_path):
+    whole, _, results = run_tiny(compile="on")
+    run_tiny(compile="on", savecheck="task", checkpoint_path=str(tmp_path))
+    path = tmp_path / "sgd_seq-tiny_tiny-net_seed0_task2.pt"
+    before = graph_counter.frame_count
+    resumed, _, resumed_results = run_tiny(compile="auto", loadcheck=str(path))
+    assert graph_counter.frame_count > before
+    assert torch.equal(resumed.net.get_params(), whole.net.get_params())
+    assert resumed_results.loss == results.loss

@@ -1,0 +1,212 @@
+"""What the backend replaces in Dynamo's graph, what it leaves alone, and that numbers stay."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.compiler.explain import explain
+from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.registry import backbones
+
+
+class Block(nn.Module):
+    """A convolution and what a test does with its result."""
+
+    def __init__(self, tail, convs=1):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(convs))
+        self.norm = nn.BatchNorm2d(3)
+        self.pool = nn.MaxPool2d(2)
+        self.relu = nn.ReLU()
+        self.relu_ = nn.ReLU(inplace=True)
+        self.tail = tail
+
+    def forward(self, x):
+        return self.tail(self, x)
+
+
+def rewritten(function, images):
+    """(result of the rewritten graph, the matches), run by eager kernels."""
+    matches = []
+
+    def backend(graph, _):
+        matches.extend(apply_patterns(graph.graph))
+        graph.recompile()
+        return graph
+
+    torch._dynamo.reset()
+    result = torch.compile(function, backend=backend, fullgraph=True)(images)
+    torch._dynamo.reset()
+    return result, matches
+
+
+def assert_same_numbers(net, images):
+    """Rewrites and compares result and gradients with eager; returns the matches."""
+    other = copy.deepcopy(net)
+    result, matches = rewritten(net, images)
+    expected = other(images)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+    result.square().sum().backward()
+    expected.square().sum().backward()
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5)
+    return matches
+
+
+SPELLINGS = {
+    "module pool, F.relu": lambda m, x: m.pool(F.relu(m.convs[0](x))),
+    "nn.ReLU": lambda m, x: m.pool(m.relu(m.convs[0](x))),
+    "in-place nn.ReLU": lambda m, x: m.pool(m.relu_(m.convs[0](x))),
+    "F.relu inplace": lambda m, x: m.pool(F.relu(m.convs[0](x), inplace=True)),
+    "method": lambda m, x: m.pool(m.convs[0](x).relu()),
+    "method in place": lambda m, x: m.pool(m.convs[0](x).relu_()),
+    "torch.relu": lambda m, x: F.max_pool2d(torch.relu(m.convs[0](x)), 2),
+    "torch.max_pool2d": lambda m, x: torch.max_pool2d(F.relu(m.convs[0](x)), 2),
+    "all arguments": lambda m, x: F.max_pool2d(
+        F.relu(m.convs[0](x)), kernel_size=(2, 2), stride=(2, 2), padding=0
+    ),
+    "other window": lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), (2, 4)),
+    "pool before relu": lambda m, x: F.relu(m.pool(m.convs[0](x))),
+    "pool before method": lambda m, x: m.pool(m.convs[0](x)).relu(),
+    "view afterwards": lambda m, x: m.pool(F.relu(m.convs[0](x))).view(len(x), -1),
+    "functional convolution": lambda m, x: m.pool(
+        F.relu(F.conv2d(x, m.convs[0].weight, m.convs[0].bias, padding=1))
+    ),
+    "with a residual": lambda m, x: m.pool(F.relu(m.convs[0](x))) + m.pool(x),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_is_replaced(spelling):
+    matches = assert_same_numbers(Block(SPELLINGS[spelling]), torch.rand(2, 3, 8, 8))
+    assert [match.reason for match in matches] == [""]
+    assert {match.pattern for match in matches} == {"conv-relu-pool"}
+
+
+def test_several_in_a_row():
+    def tail(m, x):
+        for conv in m.convs:
+            x = m.pool(F.relu(conv(x)))
+        return x.flatten(1)
+
+    matches = assert_same_numbers(Block(tail, convs=3), torch.rand(2, 3, 16, 16))
+    assert [match.reason for match in matches] == ["", "", ""]
+
+
+def test_odd_sizes():
+    matches = assert_same_numbers(Block(SPELLINGS["method"]), torch.rand(2, 3, 7, 9))
+    assert [match.reason for match in matches] == [""]
+
+
+LEFT_ALONE = {
+    "overlapping": (
+        lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 3, 2),
+        "the pooling windows overlap, are padded or leave gaps",
+    ),
+    "padded": (
+        lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 2, padding=1),
+        "the pooling windows overlap, are padded or leave gaps",
+    ),
+    "dilated": (
+        lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 2, dilation=2),
+        "the pooling windows overlap, are padded or leave gaps",
+    ),
+    "rounded up": (
+        lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 3, ceil_mode=True),
+        "the pooling windows overlap, are padded or leave gaps",
+    ),
+    "batch norm between": (
+        lambda m, x: m.pool(F.relu(m.norm(m.convs[0](x)))),
+        "what comes before is not a convolution",
+    ),
+    "no convolution": (
+        lambda m, x: m.pool(F.relu(x * m.convs[0].weight.sum())),
+        "what comes before is not a convolution",
+    ),
+    "relu used twice": (
+        lambda m, x: (lambda y: m.pool(y) + y.mean())(F.relu(m.convs[0](x))),
+        "a value in between is used elsewhere too",
+    ),
+    "convolution used twice": (
+        lambda m, x: (lambda y: m.pool(F.relu(y)) + y.mean())(m.convs[0](x)),
+        "a value in between is used elsewhere too",
+    ),
+    "large window": (
+        lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 16),
+        "the pooling window has more than 255 cells",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_is_left_alone_and_why(name):
+    tail, reason = LEFT_ALONE[name]
+    net = Block(tail)
+    other = copy.deepcopy(net)
+    images = torch.rand(2, 3, 16, 16)
+    result, matches = rewritten(net, images)
+    assert [match.reason for match in matches] == [reason]
+    assert torch.equal(result, other(images))
+
+
+def test_a_relu_in_place_whose_result_is_not_used():
+    def tail(m, x):
+        y = m.convs[0](x)
+        F.relu_(y)
+        return m.pool(y)
+
+    assert_same_numbers(Block(tail), torch.rand(2, 3, 8, 8))
+
+
+def test_images_without_a_batch():
+    (match,) = assert_same_numbers(Block(SPELLINGS["method"]), torch.rand(3, 8, 8))
+    assert match.reason == "its input is not a float batch of images"
+
+
+def test_pooling_that_returns_indices():
+    net = Block(lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 2, return_indices=True)[0])
+    _, matches = rewritten(net, torch.rand(2, 3, 8, 8))
+    assert matches == []
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-wide", "attention-cnn", "mnistmlp", "resnet18"])
+def test_backbones_keep_their_numbers(name):
+    shape = (1, 28, 28) if name == "mnistmlp" else (3, 32, 32)
+    narrow = {
+        p.name: 4 for p in backbones[name].parameters if p.name in ("num_filters", "num_channels")
+    }
+    net = backbones[name].target(num_classes=3, **narrow).eval()
+    matches = assert_same_numbers(net, torch.rand(2, *shape))
+    replaced = [m for m in matches if m.pattern == "conv-relu-pool" and not m.reason]
+    assert len(replaced) == (2 if name in ("cnn", "cnn-wide") else 0)
+
+
+def test_explanation_names_what_was_done():
+    explanation = explain(Block(SPELLINGS["method"]), torch.rand(2, 3, 8, 8))
+    assert (explanation.graphs, explanation.breaks) == (1, ())
+    assert [match.reason for match in explanation.matches] == [""]
+    assert "1 graph(s) of 3 operations" in str(explanation)
+    assert "conv-relu-pool at `" in str(explanation)
+    assert "replaced" in str(explanation)
+
+
+def test_explanation_names_breaks_and_what_was_left():
+    def tail(m, x):
+        y = m.norm(m.convs[0](x))
+        torch._dynamo.graph_break()
+        return m.pool(F.relu(y))
+
+    explanation = explain(Block(tail), torch.rand(2, 3, 8, 8))
+    assert explanation.graphs == 2
+    assert len(explanation.breaks) == 1
+    assert __file__ in explanation.breaks[0]
+    text = str(explanation)
+    assert "graph break: " in text
+    assert "left as it is, because what comes before is not a convolution" in text
+
+
+def test_explanation_of_a_net_without_a_pattern():
+    assert "no pattern has a place here" in str(explain(nn.Linear(2, 2), torch.rand(1, 2)))

@@ -1,0 +1,126 @@
+"""What every registered model keeps: it trains, reports, and resumes exactly."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mammoth_compiled import evaluate, get_avail_args
+from mammoth_compiled.models.state import model_state
+from mammoth_compiled.registry import models
+
+# Values for what a model asks for. A new model with a new required argument adds one here.
+VALUES = {"buffer_size": 20, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5}
+SETTINGS = {
+    "plain": {"lr": 0.05},
+    "momentum-augmented": {
+        "lr": 0.05,
+        "dataset": "seq-tiny-augmented",
+        "optim_mom": 0.9,
+        "optim_nesterov": 1,
+        "optim_wd": 1e-3,
+        "n_epochs": 2,
+    },
+    "adam-augmented": {"lr": 0.01, "dataset": "seq-tiny-augmented", "optimizer": "adam"},
+}
+
+NAMES = list(models)
+REHEARSAL = [name for name in NAMES if "buffer_size" in get_avail_args(model=name)[0]]
+each_model = pytest.mark.parametrize("name", NAMES)
+
+
+def arguments(name):
+    required, _ = get_avail_args(model=name)
+    return {arg: VALUES[arg] for arg in required if arg not in ("model", "dataset")}
+
+
+def assert_equal(one, other, where="state"):
+    """Bit for bit, whatever the nesting; NaN equals NaN."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f"{where}[{i}]")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), where
+    else:
+        assert one == other or (one != one and other != other), where
+
+
+@each_model
+def test_trains_and_reports(run_tiny, name):
+    model, dataset, results = run_tiny(name, lr=0.05, **arguments(name))
+    stages = dataset.num_stages
+    rows = [3] if dataset.joint else [1, 2, 3]
+    assert [len(row) for row in results.class_il] == rows
+    assert [len(row) for row in results.task_il] == rows
+    assert all(
+        0 <= a <= 1 for matrix in (results.class_il, results.task_il) for r in matrix for a in r
+    )
+    for class_row, task_row in zip(results.class_il, results.task_il, strict=True):
+        assert all(c <= t for c, t in zip(class_row, task_row, strict=True))
+    assert len(results.loss) == stages
+    assert all(math.isfinite(loss) for loss in results.loss)
+    assert results.train_images == ([108] if dataset.joint else [36, 36, 36])
+    assert results.config["model"] == name
+    assert all(torch.isfinite(p).all() for p in model.net.parameters())
+
+
+@each_model
+def test_learns_a_task(run_tiny, name):
+    _, _, results = run_tiny(name, lr=0.05, n_epochs=4, **arguments(name))
+    assert results.task_il[0][0] >= 0.9
+    assert results.task_il[-1][-1] >= 0.9
+
+
+@each_model
+def test_the_seed_decides_all(run_tiny, name):
+    first, _, one = run_tiny(name, **arguments(name), dataset="seq-tiny-augmented")
+    second, _, other = run_tiny(name, **arguments(name), dataset="seq-tiny-augmented")
+    third, _, _ = run_tiny(name, **arguments(name), dataset="seq-tiny-augmented", seed=1)
+    assert_equal(first.net.state_dict(), second.net.state_dict())
+    assert one.class_il == other.class_il
+    assert not torch.equal(first.net.get_params(), third.net.get_params())
+
+
+@each_model
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_resumed_run_equals_one_never_stopped(run_tiny, name, setting, tmp_path):
+    args = {**arguments(name), **SETTINGS[setting]}
+    model, dataset, results = run_tiny(name, **args)
+    run_tiny(name, **args, savecheck="task", checkpoint_path=str(tmp_path))
+    for done in range(1, dataset.num_stages + 1):
+        (path,) = Path(tmp_path).glob(f"*_task{done}.pt")
+        # Another seed: the checkpoint's random state must win.
+        resumed, _, resumed_results = run_tiny(name, **{**args, "seed": 9}, loadcheck=str(path))
+        assert_equal(resumed.net.state_dict(), model.net.state_dict(), "net")
+        assert_equal(model_state(resumed), model_state(model), "model")
+        for figure in ("class_il", "task_il", "loss", "train_images"):
+            assert_equal(getattr(resumed_results, figure), getattr(results, figure), figure)
+
+
+@each_model
+def test_scores_are_those_of_the_network(run_tiny, name):
+    model, dataset, results = run_tiny(name, **arguments(name))
+    model.net.eval()
+    images = next(iter(dataset.test_loaders[0]))[0]
+    assert torch.equal(model(images), model.net(images))
+    again = evaluate(model, dataset)
+    assert again.class_il == results.class_il[-1]
+
+
+@pytest.mark.parametrize("name", REHEARSAL)
+def test_buffer_holds_the_stream(tiny, run_tiny, name):
+    model, _, _ = run_tiny(name, "seq-tiny-augmented", **arguments(name))
+    assert model.buffer.num_seen_examples == 108
+    assert len(model.buffer) == 20
+    # Stored images are neither augmented nor normalised: each is one of the training images.
+    stored = {tuple(image.flatten().tolist()) for image in model.buffer.get_all_data()[0]}
+    data = torch.from_numpy(tiny.images(18, seed=1)[0]).permute(0, 3, 1, 2).float() / 255
+    assert stored <= {tuple(image.flatten().tolist()) for image in data}

@@ -1,0 +1,130 @@
+"""Who may import whom, read from the source: design.md, section 3.
+
+Arrows go one way: types, errors <- registry, config, device <- kernels, buffers, data <- backbones,
+datasets <- models <- compiler, engine <- runner <- run. `kernels` imports nothing of ours; `export`
+only what it needs to rebuild a backbone, never the training side.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = "mammoth_compiled"
+
+# A module may import those of earlier rows, and those of its own.
+LAYERS = [
+    {"types", "errors", "kernels", "console"},
+    {"files"},
+    {"registry", "device", "plugins", "checkpoint", "metrics"},
+    {"config"},
+    {"data"},
+    {"buffers"},
+    {"backbones"},
+    {"datasets"},
+    {"models"},
+    {"compiler"},
+    {"engine"},
+    {"runner"},
+    {"run"},
+]
+EXPORT_MAY_USE = {
+    "backbones",
+    "types",
+    "errors",
+    "registry",
+    "checkpoint",
+    "plugins",
+    "files",
+    "console",
+    "export",
+}
+
+
+def module_names():
+    """Maps a file to the dotted name it is imported by."""
+    folders = {
+        REPOSITORY / PACKAGE: PACKAGE,
+        REPOSITORY / "kernels": f"{PACKAGE}.kernels",
+        REPOSITORY / "export": f"{PACKAGE}.export",
+    }
+    return {
+        path: ".".join([root, *path.relative_to(folder).with_suffix("").parts])
+        for folder, root in folders.items()
+        for path in sorted(folder.rglob("*.py"))
+    }
+
+
+def imports(path):
+    """The dotted names that a file imports, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == PACKAGE:  # `from mammoth_compiled import x` may mean module x
+                yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+MODULES = module_names()
+
+
+def part(name):
+    """The part of the package that a dotted name belongs to, "" for none of ours."""
+    words = name.split(".")
+    return words[1] if words[0] == PACKAGE and len(words) > 1 else ""
+
+
+def used_parts(path):
+    return {part(name) for name in imports(path)} - {""}
+
+
+def row_of(name):
+    return next(i for i, row in enumerate(LAYERS) if name in row)
+
+
+def test_every_module_has_its_place():
+    parts = {part(name) for name in MODULES.values()} - {"__init__", "", "export"}
+    assert parts == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_arrows(path):
+    own, used = part(MODULES[path]), used_parts(path)
+    if own == "__init__":
+        return  # the public names come from everywhere
+    if own == "export":
+        assert used <= EXPORT_MAY_USE
+    elif own == "kernels":
+        assert used <= {"kernels"}
+    else:
+        # Only the command line and the public page know of export.
+        allowed = {name for row in LAYERS[: row_of(own)] for name in row} | {own}
+        allowed |= {"export", "export_bundle"} if own == "run" else set()
+        assert used <= allowed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.parent.name == "kernels"],
+    ids=lambda path: path.name,
+)
+def test_kernels_import_torch_and_triton_only(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert roots - set(sys.stdlib_module_names) <= {"torch", "triton", PACKAGE}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_only_the_command_lines_read_the_command_line(path):
+    reads = any(
+        isinstance(node, ast.Attribute)
+        and node.attr == "argv"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "sys"
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
+    assert not reads or MODULES[path] in (f"{PACKAGE}.run", f"{PACKAGE}.export.__main__")

@@ -1,0 +1,365 @@
+"""The arguments of a run: what wins, what is refused, and what the refusal says."""
+
+import pytest
+
+from mammoth_compiled import (
+    ContinualModel,
+    get_avail_args,
+    load_runner,
+    register_backbone,
+    register_dataset,
+    register_model,
+)
+from mammoth_compiled.config import add_rehearsal_args, build_parser, resolve
+from mammoth_compiled.errors import ConfigError, ContractError, MammothError, RegistryError
+
+REPLAY = {"buffer_size": 20, "alpha": 0.3, "beta": 0.5}
+
+
+@pytest.fixture
+def picky(tiny):
+    """A model, a dataset and a backbone with arguments and defaults of their own."""
+
+    @register_model("picky")
+    class Picky(ContinualModel):
+        DEFAULTS = {"seq-picky": {"lr": 0.2, "strength": 3.0}}  # noqa: RUF012
+
+        @staticmethod
+        def get_parser(parser):
+            parser.add_argument("--strength", type=float, default=1.0)
+            parser.add_argument("--power", type=int, default="2")
+            parser.set_defaults(optimizer="adam")
+            return parser
+
+        def training_loss(self, batch):
+            return self.loss(self.net(batch.inputs), batch.labels)
+
+    @register_dataset("seq-picky")
+    class PickyStream(tiny.Dataset):
+        DEFAULTS = {"lr": 0.4, "n_epochs": 7}  # noqa: RUF012
+
+        def __init__(self, args, noise: float = 0.0):
+            super().__init__(args)
+            self.noise = noise
+
+        @staticmethod
+        def get_backbone():
+            return "picky-net"
+
+    @register_backbone("picky-net")
+    def picky_net(num_classes, width: int = 4, sizes: list[int] = (1, 2), fast: bool = False):
+        net = tiny.Net(num_classes, width)
+        net.options = (sizes, fast)
+        return net
+
+
+def both_ways(**args):
+    """The same arguments as a dictionary and as words of a command line."""
+    words = []
+    for name, value in args.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *map(str, values)]
+    return args, words
+
+
+# --- precedence ------------------------------------------------------------------------------
+
+
+def test_argument_default(picky):
+    args = resolve("picky", "seq-tiny", {"backbone": "tiny-net"})
+    assert (args.strength, args.power, args.joint, args.compile) == (1.0, 2, False, "auto")
+    assert (args.lr, args.batch_size, args.n_epochs) == (0.03, 32, 1)
+
+
+def test_dataset_default_wins_over_the_arguments(picky):
+    assert resolve("sgd", "seq-picky", {}).lr == 0.4
+    assert resolve("sgd", "seq-picky", {}).n_epochs == 7
+
+
+def test_best_known_setting_wins_over_the_datasets(picky):
+    args = resolve("picky", "seq-picky", {})
+    assert (args.lr, args.n_epochs, args.strength) == (0.2, 7, 3.0)
+
+
+@pytest.mark.parametrize("given", both_ways(lr=0.1, strength=9, n_epochs=2))
+def test_given_wins_over_all(picky, given):
+    args = resolve("picky", "seq-picky", given)
+    assert (args.lr, args.strength, args.n_epochs) == (0.1, 9.0, 2)
+
+
+def test_model_sets_defaults_of_base_arguments(picky):
+    assert resolve("picky", "seq-tiny", {}).optimizer == "adam"
+    assert resolve("picky", "seq-tiny", {"optimizer": "sgd"}).optimizer == "sgd"
+
+
+def test_none_means_not_given(picky):
+    assert resolve("picky", "seq-picky", {"lr": None, "strength": None}).lr == 0.2
+
+
+@pytest.mark.parametrize(("buffer_size", "alpha"), [(None, 0.2), (500, 0.2), (200, 0.1), (90, 0.1)])
+def test_of_several_known_settings_the_one_nearest_in_buffer_size(buffer_size, alpha):
+    args = resolve("derpp", "seq-cifar10", {"buffer_size": buffer_size})
+    assert args.alpha == alpha
+    assert args.buffer_size == (buffer_size or 500)
+
+
+@pytest.mark.parametrize("given", both_ways(width=16, sizes=[3, 4, 5], fast=1, noise=0.5))
+def test_arguments_of_backbone_and_dataset(picky, given):
+    model, dataset = load_runner("picky", "seq-picky", given) if isinstance(given, dict) else (0, 0)
+    args = resolve("picky", "seq-picky", given)
+    assert (args.width, args.sizes, args.fast, args.noise) == (16, [3, 4, 5], True, 0.5)
+    if model:
+        assert model.net.conv.out_channels == 16
+        assert model.net.options == ([3, 4, 5], True)
+        assert dataset.noise == 0.5
+
+
+def test_backbone_default_is_the_datasets(picky):
+    assert resolve("sgd", "seq-picky", {}).backbone == "picky-net"
+    assert resolve("sgd", "seq-picky", ["--backbone", "tiny_net"]).backbone == "tiny-net"
+
+
+def test_load_runner_needs_no_arguments(picky):
+    model, dataset = load_runner("picky", "seq_picky")
+    assert model.args.model == "picky"
+    assert model.args.dataset == dataset.NAME == "seq-picky"
+    assert model.args.num_classes == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("true", True), ("Yes", True), ("0", False), ("no", False)]
+)
+def test_booleans(tiny, text, value):
+    assert resolve("sgd", "seq-tiny", ["--joint", text]).joint is value
+    assert resolve("sgd", "seq-tiny", {"joint": value}).joint is value
+
+
+def test_a_models_flags_work_from_a_dictionary(tiny):
+    @register_model("flagged")
+    class Flagged(ContinualModel):
+        @staticmethod
+        def get_parser(parser):
+            parser.add_argument("--twice", action="store_true")
+            parser.add_argument("--once", action="store_false")
+            return parser
+
+    assert resolve("flagged", "seq-tiny", {}).twice is False
+    assert resolve("flagged", "seq-tiny", {"twice": True}).twice is True
+    assert resolve("flagged", "seq-tiny", {"twice": False}).twice is False
+    assert resolve("flagged", "seq-tiny", ["--twice"]).twice is True
+    assert resolve("flagged", "seq-tiny", {"once": False}).once is False
+    assert resolve("flagged", "seq-tiny", {"once": True}).once is True
+    with pytest.raises(ConfigError, match="--twice: must be 0 or 1, got 'often'"):
+        resolve("flagged", "seq-tiny", {"twice": "often"})
+
+
+def test_a_model_may_redefine_a_base_argument(tiny):
+    @register_model("redefines")
+    class Redefines(ContinualModel):
+        @staticmethod
+        def get_parser(parser):
+            parser.add_argument("--optim_wd", type=float, default=0.25)
+            return parser
+
+    assert resolve("redefines", "seq-tiny", {}).optim_wd == 0.25
+
+
+def test_minibatch_is_the_batch_size_as_far_as_the_buffer_goes(tiny):
+    assert resolve("er", "seq-tiny", {"buffer_size": 50, "batch_size": 8}).minibatch_size == 8
+    assert resolve("er", "seq-tiny", {"buffer_size": 5, "batch_size": 8}).minibatch_size == 5
+
+
+def test_joint_model_turns_joint_on(tiny):
+    assert resolve("joint", "seq-tiny", {}).joint is True
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, "must be an integer >= 1, got '0'"),
+        ("batch_size", 2.5, "must be an integer >= 1, got '2.5'"),
+        ("batch_size", "many", "must be an integer >= 1, got 'many'"),
+        ("n_epochs", -1, "must be an integer >= 1, got '-1'"),
+        ("lr", -1, "must be a number > 0, got '-1'"),
+        ("lr", 0, "must be a number > 0, got '0'"),
+        ("lr", "nan", "must be a number > 0, got 'nan'"),
+        ("lr", "inf", "must be a number > 0, got 'inf'"),
+        ("lr", "fast", "must be a number > 0, got 'fast'"),
+        ("optim_wd", -0.1, "must be a number >= 0, got '-0.1'"),
+        ("optim_mom", "x", "must be a number >= 0, got 'x'"),
+        ("seed", -3, "must be an integer >= 0, got '-3'"),
+        ("num_workers", -1, "must be an integer >= 0, got '-1'"),
+        ("joint", 2, "must be 0 or 1, got '2'"),
+        ("debug_mode", "maybe", "must be 0 or 1, got 'maybe'"),
+        ("optimizer", "lion", "choose from sgd, adam, adamw"),
+        ("compile", "yes", "choose from auto, on, off"),
+        ("amp", "int8", "choose from off, bf16, fp16"),
+        ("savecheck", "never", "choose from task, last"),
+        ("width", "wide", "invalid int value: 'wide'"),
+        ("buffer_size", 0, "must be an integer >= 1, got '0'"),
+        ("minibatch_size", 0, "must be an integer >= 1, got '0'"),
+        ("device", "tpu", "device 'tpu' is not there; available: cpu"),
+        ("device", "cuda:99", "device 'cuda:99' is not there; available: cpu"),
+    ],
+)
+@pytest.mark.parametrize("way", [0, 1], ids=["dictionary", "words"])
+def test_wrong_types_and_ranges(tiny, way, name, value, message):
+    given = both_ways(**{"buffer_size": 20, name: value})[way]
+    with pytest.raises(ConfigError) as caught:
+        resolve("er", "seq-tiny", given)
+    # argparse quotes choices in some versions of Python.
+    text = str(caught.value).replace("'sgd'", "sgd").replace("'adam'", "adam")
+    for word in ("adamw", "auto", "on", "off", "bf16", "fp16", "task", "last"):
+        text = text.replace(f"'{word}'", word)
+    assert message in text
+    assert name in text
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "given", "message"),
+    [
+        ("sdg", "seq-tiny", {}, "unknown model 'sdg'. Did you mean 'sgd'? Valid: der"),
+        (
+            "sgd",
+            "seq-tinny",
+            {},
+            "unknown dataset 'seq-tinny'. Did you mean 'seq-tiny'? Valid: seq",
+        ),
+        ("sgd", "seq-tiny", {"backbone": "tiny-nett"}, "Did you mean 'tiny-net'?"),
+        (None, "seq-tiny", {}, "unknown model None"),
+        ("sgd", 7, {}, "unknown dataset 7"),
+    ],
+)
+def test_unknown_names(tiny, model, dataset, given, message):
+    with pytest.raises(RegistryError) as caught:
+        resolve(model, dataset, given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("given", both_ways(batchsize=3))
+def test_unknown_arguments_suggest_the_nearest(tiny, given):
+    with pytest.raises(ConfigError, match=r"unknown argument '(--)?batchsize'.*mean '(--)?batch_s"):
+        resolve("sgd", "seq-tiny", given)
+
+
+@pytest.mark.parametrize("given", both_ways(alpha=0.5))
+def test_arguments_of_another_model_are_unknown(tiny, given):
+    with pytest.raises(ConfigError, match="unknown argument"):
+        resolve("sgd", "seq-tiny", given)
+
+
+def test_arguments_are_not_abbreviated(tiny):
+    with pytest.raises(ConfigError, match="unknown argument '--batch'"):
+        resolve("sgd", "seq-tiny", ["--batch", "3"])
+
+
+def test_missing_argument_of_a_users_backbone(tiny):
+    @register_backbone("needs-width")
+    def needs_width(num_classes, width: int):
+        return tiny.Net(num_classes, width)
+
+    with pytest.raises(ConfigError, match=r"--width is needed .*'needs-width'"):
+        load_runner("sgd", "seq-tiny", {"backbone": "needs-width"})
+    model, _ = load_runner("sgd", "seq-tiny", {"backbone": "needs-width", "width": 3})
+    assert model.net.conv.out_channels == 3
+
+
+def test_missing_argument_of_a_model(tiny):
+    with pytest.raises(ConfigError, match=r"--alpha is needed for model 'derpp' on 'seq-tiny'"):
+        resolve("derpp", "seq-tiny", {"buffer_size": 20})
+
+
+@pytest.mark.parametrize("given", both_ways(buffer_size=4, minibatch_size=5))
+def test_minibatch_above_the_buffer(tiny, given):
+    with pytest.raises(ConfigError, match="--minibatch_size 5 exceeds --buffer_size 4"):
+        resolve("er", "seq-tiny", given)
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"optim_mom": 0.9, "optimizer": "adam"}, {"optim_mom": 0, "optimizer": "sgd"}]
+)
+def test_nesterov_needs_momentum(tiny, extra):
+    with pytest.raises(ConfigError, match="optim_nesterov 1 needs --optimizer sgd and --optim_mom"):
+        resolve("sgd", "seq-tiny", {"optim_nesterov": 1, **extra})
+
+
+def test_nesterov_with_momentum(tiny):
+    model, _ = load_runner("sgd", "seq-tiny", {"optim_nesterov": 1, "optim_mom": 0.9})
+    assert model.opt.defaults["nesterov"] is True
+
+
+def test_fp16_wants_a_gpu(tiny):
+    with pytest.raises(ConfigError, match="--amp fp16 needs a GPU; valid on the CPU: off, bf16"):
+        resolve("sgd", "seq-tiny", {"amp": "fp16", "device": "cpu"})
+
+
+def test_backbone_that_is_no_backbone(tiny):
+    @register_backbone("no-net")
+    def no_net(num_classes):
+        return "a string"
+
+    with pytest.raises(ContractError, match=r"'no-net' .* gave a str; it must inherit"):
+        load_runner("sgd", "seq-tiny", {"backbone": "no-net"})
+
+
+def test_backbone_that_ignores_num_classes(tiny):
+    @register_backbone("stubborn")
+    def stubborn(num_classes):
+        return tiny.Net(4)
+
+    with pytest.raises(ContractError) as caught:
+        load_runner("sgd", "seq-tiny", {"backbone": "stubborn"})
+    assert "'stubborn' on 'seq-tiny'" in str(caught.value)
+    assert "[B, 6] (num_classes = 6), but a batch of 2 gave [2, 4]" in str(caught.value)
+
+
+def test_backbone_for_another_image_size_names_its_remedy(tiny):
+    with pytest.raises(ContractError, match="Check the input size and number of channels"):
+        load_runner("sgd", "seq-tiny", {"backbone": "cnn", "input_size": 32})
+
+
+def test_model_for_another_setting(tiny):
+    @register_model("only-domain")
+    class OnlyDomain(ContinualModel):
+        COMPATIBILITY = ["domain-il"]  # noqa: RUF012
+
+    with pytest.raises(ConfigError, match="made for domain-il; dataset 'seq-tiny' is class-il"):
+        load_runner("only-domain", "seq-tiny")
+
+
+def test_every_message_is_a_mammoth_error_and_a_value_error(tiny):
+    with pytest.raises(MammothError):
+        resolve("sgd", "seq-tiny", {"lr": -1})
+    with pytest.raises(ValueError, match="lr"):
+        resolve("sgd", "seq-tiny", {"lr": -1})
+
+
+# --- get_avail_args --------------------------------------------------------------------------
+
+
+def test_avail_args_of_every_run():
+    required, optional = get_avail_args()
+    assert set(required) == {"model", "dataset"}
+    assert {"lr", "batch_size", "n_epochs", "backbone", "device", "seed"} <= set(optional)
+    assert optional["optimizer"]["default"] == "sgd"
+    assert all(set(entry) == {"description"} for entry in required.values())
+    assert all(set(entry) == {"default", "description"} for entry in optional.values())
+    assert all(entry["description"] for entry in (*required.values(), *optional.values()))
+
+
+def test_avail_args_of_what_is_named(picky):
+    required, optional = get_avail_args("seq-picky", "derpp", "picky-net")
+    assert {"buffer_size", "alpha", "beta"} <= set(required)
+    assert optional["noise"]["default"] == 0.0
+    assert optional["width"]["default"] == 4
+
+
+def test_rehearsal_arguments():
+    parser = build_parser()
+    add_rehearsal_args(parser)
+    words = ["--model", "er", "--dataset", "seq-tiny", "--buffer_size", "9"]
+    args = parser.parse_args(words)
+    assert (args.buffer_size, args.minibatch_size) == (9, None)

@@ -1,0 +1,223 @@
+"""How a dataset becomes a stream of tasks, in every setting."""
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision import transforms
+
+from mammoth_compiled import (
+    ContinualDataset,
+    load_runner,
+    register_dataset,
+    register_model,
+    train,
+)
+from mammoth_compiled.errors import ConfigError, DataError
+from mammoth_compiled.models.sgd import SGD
+
+
+@pytest.fixture
+def stream(tiny):
+    """Returns a function that makes a tiny stream with other class attributes."""
+
+    def make(args=None, **attributes):
+        kind = type("Stream", (tiny.Dataset,), {"NAME": "stream", **attributes})
+        return kind(Namespace(**{"batch_size": 8, "device": "cpu", **(args or {})}))
+
+    return make
+
+
+def classes(loader):
+    return sorted(set(torch.cat([labels for _, labels, _ in loader]).tolist()))
+
+
+@pytest.mark.parametrize("setting", ["class-il", "task-il"])
+@pytest.mark.parametrize(
+    ("per_task", "tasks"), [(2, [[0, 1], [2, 3], [4, 5]]), ([1, 3, 2], [[0], [1, 2, 3], [4, 5]])]
+)
+def test_tasks_split_by_class(stream, setting, per_task, tasks):
+    dataset = stream(SETTING=setting, N_CLASSES_PER_TASK=per_task)
+    assert dataset.N_CLASSES == 6
+    assert (dataset.c_task, dataset.num_stages) == (-1, 3)
+    for task, expected in enumerate(tasks):
+        train_loader, test_loader = dataset.meta_get_data_loaders()
+        assert dataset.c_task == task
+        assert classes(train_loader) == classes(test_loader) == expected
+        assert dataset.get_offsets() == (expected[0], expected[-1] + 1)
+        assert dataset.train_loader is train_loader
+        assert dataset.test_loaders[-1] is test_loader
+        assert len(dataset.test_loaders) == task + 1
+    assert [dataset.get_offsets(t) for t in range(3)] == [(t[0], t[-1] + 1) for t in tasks]
+
+
+def test_joint_has_all_classes_and_the_tests_of_every_task(stream):
+    dataset = stream({"joint": True})
+    train_loader, _ = dataset.meta_get_data_loaders()
+    assert dataset.num_stages == 1
+    assert classes(train_loader) == [0, 1, 2, 3, 4, 5]
+    assert [classes(loader) for loader in dataset.test_loaders] == [[0, 1], [2, 3], [4, 5]]
+    assert dataset.get_offsets() == (0, 6)
+    assert dataset.get_offsets(1) == (2, 4)
+    assert dataset.info().tasks_seen == 3
+
+
+def test_domain_il_asks_for_each_tasks_data(stream, tiny):
+    def get_data_loaders(self):
+        data, targets = tiny.images(4, num_classes=6, seed=1)
+        test = tiny.images(2, num_classes=6, seed=2)
+        # Each domain is turned by another angle.
+        return (
+            tiny.Split(np.rot90(data, self.c_task, (1, 2)).copy(), targets, self.TRANSFORM),
+            tiny.Split(np.rot90(test[0], self.c_task, (1, 2)).copy(), test[1], self.TRANSFORM),
+        )
+
+    dataset = stream(SETTING="domain-il", N_CLASSES_PER_TASK=6, get_data_loaders=get_data_loaders)
+    firsts = []
+    for _ in range(3):
+        loader, _ = dataset.meta_get_data_loaders()
+        assert classes(loader) == [0, 1, 2, 3, 4, 5]
+        assert dataset.get_offsets() == (0, 6)
+        firsts.append(next(iter(dataset.test_loaders[-1]))[0][0])
+    assert torch.equal(firsts[1], firsts[0].rot90(1, (1, 2)))
+    assert torch.equal(firsts[2], firsts[0].rot90(2, (1, 2)))
+    assert dataset.c_task == 2
+
+
+@pytest.mark.parametrize("setting", ["task-il", "domain-il"])
+def test_other_settings_train(tiny, setting):
+    @register_dataset("seq-other")
+    class Other(tiny.Dataset):
+        SETTING = setting
+        N_CLASSES_PER_TASK = 6 if setting == "domain-il" else 2
+
+    @register_model("sgd-everywhere")
+    class Everywhere(SGD):
+        COMPATIBILITY = ["class-il", "task-il", "domain-il"]  # noqa: RUF012
+
+    results = train(*load_runner("sgd-everywhere", "seq-other", {"lr": 0.05, "compile": "off"}))
+    assert [len(row) for row in results.class_il] == [1, 2, 3]
+    if setting == "domain-il":
+        assert results.class_il == results.task_il
+
+
+def test_reset(stream):
+    dataset = stream()
+    dataset.meta_get_data_loaders()
+    dataset.reset()
+    assert (dataset.c_task, dataset.test_loaders, dataset.train_loader) == (-1, [], None)
+
+
+def test_the_whole_sets_are_left_alone(stream, tiny):
+    whole = tiny.Split(*tiny.images(4), transforms.ToTensor())
+    dataset = stream(get_data_loaders=lambda self: (whole, whole))
+    for _ in range(3):
+        train_loader, test_loader = dataset.meta_get_data_loaders()
+        assert len(train_loader.dataset) == 8
+        train_loader.dataset.targets[:] = 0
+        assert train_loader.dataset is not test_loader.dataset
+        assert len(whole) == 24
+    assert sorted(set(whole.targets.tolist())) == [0, 1, 2, 3, 4, 5]
+
+
+def test_targets_as_a_list_and_data_as_a_tensor(stream, tiny):
+    data, targets = tiny.images(4)
+    whole = tiny.Split(torch.from_numpy(data), targets.tolist(), transforms.ToTensor())
+    whole.__class__ = type(
+        "Tensors",
+        (tiny.Split,),
+        {"__getitem__": lambda s, i: (s.data[i].float(), int(s.targets[i]), s.data[i].float())},
+    )
+    dataset = stream(get_data_loaders=lambda self: (whole, whole))
+    loader, _ = dataset.meta_get_data_loaders()
+    assert classes(loader) == [0, 1]
+    assert loader.fallback_reason == "its `data` is not a uint8 array of images"
+
+
+def test_the_slow_way_is_said_once(stream, capsys):
+    slow = transforms.Compose([transforms.RandomRotation(5), transforms.ToTensor()])
+    dataset = stream(TRANSFORM=slow)
+    for _ in range(3):
+        dataset.meta_get_data_loaders()
+    assert capsys.readouterr().out == (
+        "data: stream is loaded image by image (slower), because transform RandomRotation has no "
+        "batched code yet\n"
+    )
+
+
+def test_info(stream):
+    dataset = stream(CLASS_NAMES=tuple("abcdef"))
+    assert dataset.info().classes_seen == ()
+    dataset.meta_get_data_loaders()
+    info = dataset.info()
+    assert (info.name, info.input_shape, info.num_classes) == ("stream", (3, 8, 8), 6)
+    assert (info.mean, info.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert info.tasks == ((0, 2), (2, 4), (4, 6))
+    assert info.classes_seen == (0, 1)
+    assert info.class_names == tuple("abcdef")
+
+
+def test_info_without_size_looks_at_an_image(stream, tiny, monkeypatch):
+    monkeypatch.delattr(tiny.Dataset, "SIZE")
+    dataset = stream()
+    assert dataset.input_shape() is None
+    with pytest.raises(DataError, match=r"Stream must set SIZE = \(height, width\)"):
+        dataset.info()
+    dataset.meta_get_data_loaders()
+    assert dataset.info().input_shape == (3, 8, 8)
+    assert dataset.info().class_names == tuple("012345")
+
+
+def test_defaults_of_the_class(stream):
+    dataset = stream(TRANSFORM=transforms.ToTensor())
+    assert dataset.get_loss() is F.cross_entropy
+    to_pil, own = dataset.get_transform().transforms
+    assert isinstance(to_pil, transforms.ToPILImage)
+    assert own is dataset.TRANSFORM
+    normalise = dataset.get_normalization_transform()
+    assert (normalise.mean, normalise.std) == ((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(NotImplementedError, match="give a backbone"):
+        ContinualDataset.get_backbone()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"SETTING": "general"},
+            "Stream.SETTING is 'general'; valid: class-il, task-il, domain-il",
+        ),
+        ({"SETTING": None}, "Stream.SETTING is None"),
+        ({"N_CLASSES_PER_TASK": [2, 2]}, "N_CLASSES_PER_TASK has 2 entries for 3 tasks"),
+    ],
+)
+def test_bad_attributes(stream, attributes, message):
+    with pytest.raises(ConfigError, match=message):
+        stream(**attributes)
+
+
+def test_joint_in_the_domain_setting(stream):
+    with pytest.raises(ConfigError, match="joint training needs tasks split by class"):
+        stream({"joint": True}, SETTING="domain-il")
+
+
+def test_bad_splits(stream, tiny):
+    good = tiny.Split(*tiny.images(4), transforms.ToTensor())
+    part = tiny.Split(good.data[good.targets < 2], good.targets[good.targets < 2], None)
+    bare = torch.utils.data.TensorDataset(torch.zeros(3))
+    with pytest.raises(DataError, match=r"the test set \(TensorDataset\) has no attribute `data`"):
+        stream(get_data_loaders=lambda self: (good, bare)).meta_get_data_loaders()
+    dataset = stream(get_data_loaders=lambda self: (good, part))
+    dataset.meta_get_data_loaders()
+    with pytest.raises(DataError, match=r"test set has no image of classes 2 to 3 \(task 2\)"):
+        dataset.meta_get_data_loaders()
+
+
+def test_get_data_loaders_must_be_written():
+    class Nothing(ContinualDataset):
+        NAME, SETTING, N_CLASSES_PER_TASK, N_TASKS = "nothing", "class-il", 2, 1
+
+    with pytest.raises(NotImplementedError, match=r"Nothing does not define get_data_loaders\(\)"):
+        Nothing(Namespace(batch_size=1)).meta_get_data_loaders()

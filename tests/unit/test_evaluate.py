@@ -1,0 +1,87 @@
+"""Accuracies and loss against counts made by hand."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mammoth_compiled import ContinualModel, evaluate, load_runner, register_model
+
+
+@pytest.fixture
+def oracle(tiny):
+    """A model that gives chosen scores by image; two tasks seen, ten test images each."""
+
+    @register_model("oracle")
+    class Oracle(ContinualModel):
+        def forward(self, x):
+            assert not self.net.training
+            assert not torch.is_grad_enabled()
+            return self.scores[[self.number[image] for image in map(key, x)]]
+
+        def observe(self, *args, epoch=None):
+            return 0.0
+
+    def key(image):
+        return tuple(image.flatten().tolist())
+
+    model, dataset = load_runner("oracle", "seq-tiny")
+    for _ in range(2):
+        dataset.meta_get_data_loaders()
+    images, labels = (
+        torch.cat(parts)
+        for parts in list(zip(*[b for t in dataset.test_loaders for b in t], strict=True))[:2]
+    )
+    model.number = {key(image): i for i, image in enumerate(images)}
+    assert len(model.number) == len(labels) == 20
+    return model, dataset, labels
+
+
+def test_class_il_and_task_il(oracle):
+    model, dataset, labels = oracle
+    scores = F.one_hot(labels, 6).float()
+    # Task 1: three images take a class of task 2 for theirs, so class-IL loses them alone.
+    scores[:3, 3] = 2.0
+    # Task 2: two take the other class of their own task, which both lose.
+    scores[10:12] = F.one_hot(5 - labels[10:12], 6).float()
+    # One of them a class not seen yet, which nobody looks at.
+    scores[15, 5] = 9.0
+    model.scores = scores
+    result = evaluate(model, dataset)
+    assert result.class_il == [0.7, 0.8]
+    assert result.task_il == [1.0, 0.8]
+    assert result.loss == pytest.approx(F.cross_entropy(scores, labels).item())
+
+
+def test_loss_is_the_mean_over_images_of_tasks_of_different_size(oracle):
+    model, dataset, labels = oracle
+    split = dataset.test_loaders[1].dataset
+    split.data, split.targets = split.data[:3], split.targets[:3]
+    model.scores = torch.randn(20, 6)
+    result = evaluate(model, dataset)
+    expected = F.cross_entropy(model.scores[:13], labels[:13]).item()
+    assert result.loss == pytest.approx(expected)
+
+
+def test_modes_come_back(oracle):
+    model, dataset, _ = oracle
+    model.scores = torch.randn(20, 6)
+    for training in (True, False):
+        model.net.train(training)
+        evaluate(model, dataset)
+        assert model.net.training is training
+
+
+def test_mode_comes_back_after_an_error(oracle):
+    model, dataset, _ = oracle
+    model.scores = torch.zeros(1, 6)
+    model.net.train()
+    with pytest.raises(IndexError):
+        evaluate(model, dataset)
+    assert model.net.training
+
+
+def test_before_the_first_task(oracle):
+    model, dataset, _ = oracle
+    dataset.reset()
+    result = evaluate(model, dataset)
+    assert (result.class_il, result.task_il) == ([], [])

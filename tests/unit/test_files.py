@@ -1,0 +1,45 @@
+"""Files are written whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.files import write_atomically
+
+
+def test_writes_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+def test_replaces(tmp_path):
+    write_atomically(tmp_path / "file", b"old")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("function", ["os.fsync", "os.replace"])
+@pytest.mark.parametrize(
+    ("error", "seen"), [(OSError, MammothError), (KeyboardInterrupt, KeyboardInterrupt)]
+)
+def test_failure_leaves_what_was_there(tmp_path, monkeypatch, function, error, seen):
+    def fail(*_):
+        raise error("no space left")
+
+    write_atomically(tmp_path / "file", b"old")
+    monkeypatch.setattr(function, fail)
+    with pytest.raises(seen, match="no space left"):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(MammothError, match=f"cannot write {tmp_path}/file/below"):
+        write_atomically(tmp_path / "file" / "below", b"")

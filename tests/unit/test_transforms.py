@@ -1,0 +1,176 @@
+"""Batched transforms give what torchvision's give, image by image.
+
+For random ones: the same set of results, each as often, and a draw of its own for every image.
+"""
+
+from collections import Counter
+from math import sqrt
+
+import pytest
+import torch
+from torchvision import transforms as v1
+from torchvision.transforms import functional as vision
+from torchvision.transforms import v2
+
+from mammoth_compiled.data.transforms import CannotBatchError, batch_transform
+
+
+def one_by_one(transform, images):
+    """What torchvision makes of bytes [B, C, H, W], each as the PIL image of a dataset."""
+    return torch.stack([transform(vision.to_pil_image(image)) for image in images])
+
+
+def frequencies(outputs):
+    return Counter(tuple(image.flatten().tolist()) for image in outputs)
+
+
+def assert_frequencies(seen, probabilities, n):
+    """The same set, and each count within five standard deviations."""
+    assert set(seen) == set(probabilities)
+    for result, p in probabilities.items():
+        assert abs(seen[result] - n * p) < 5 * sqrt(n * p * (1 - p)) + 1
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (6, 3, 5, 4), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_to_tensor_and_normalise_are_exact(version, channels):
+    # All byte values.
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, channels, 1, 1)
+    mean, std = (0.4914, 0.4822, 0.4465)[:channels], (0.2470, 0.2435, 0.2615)[:channels]
+    transform = version.Compose([v1.ToTensor(), version.Normalize(mean, std)])
+    assert torch.equal(batch_transform(transform)(images), one_by_one(transform, images))
+
+
+def test_float_images_go_through_to_pil_image_as_in_torchvision():
+    # What a buffer hands over: float images in [0, 1], as ToTensor made them and in between.
+    exact = torch.arange(256).view(1, 1, 16, 16).float() / 255
+    images = torch.cat([exact, torch.rand(3, 1, 16, 16)])
+    transform = v1.Compose([v1.ToPILImage(), v1.ToTensor()])
+    expected = torch.stack([transform(image) for image in images])
+    assert torch.equal(batch_transform(transform)(images), expected)
+
+
+def test_none_changes_nothing(images):
+    assert torch.equal(batch_transform(None)(images), images)
+
+
+def test_nested_compositions(images):
+    inner = v1.Compose([v1.ToTensor()])
+    transform = v1.Compose([v1.Compose([inner]), v1.Normalize((0.5,) * 3, (0.5,) * 3)])
+    assert torch.equal(batch_transform(transform)(images), one_by_one(transform, images))
+
+
+@pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("size", "padding", "sides"),
+    [
+        ((3, 3), None, (0, 0, 0, 0)),
+        (4, 1, (1, 1, 1, 1)),
+        ((4, 3), (2, 1), (2, 1, 2, 1)),
+        ((2, 5), (0, 1, 2, 3), (0, 1, 2, 3)),
+    ],
+)
+def test_random_crop_gives_torchvisions_set(version, size, padding, sides):
+    image = torch.arange(1, 25, dtype=torch.uint8).view(1, 4, 6)
+    transform = version.RandomCrop(size, padding)
+    height, width = transform.size
+    padded = vision.pad(image, list(sides))
+    rows, columns = padded.shape[1] - height + 1, padded.shape[2] - width + 1
+    crops = [
+        vision.crop(padded, top, left, height, width)
+        for top in range(rows)
+        for left in range(columns)
+    ]
+    probabilities = {key: c / len(crops) for key, c in frequencies(crops).items()}
+    n = 150 * len(crops)
+    seen = frequencies(batch_transform(transform)(image.repeat(n, 1, 1, 1)))
+    assert_frequencies(seen, probabilities, n)
+    assert set(frequencies(transform(image) for _ in range(200))) <= set(seen)
+
+
+def test_crop_with_a_fill():
+    image = torch.zeros(200, 1, 2, 2, dtype=torch.uint8)
+    crops = batch_transform(v1.RandomCrop(2, padding=1, fill=9))(image)
+    assert crops.unique().tolist() == [0, 9]
+
+
+def test_crop_larger_than_the_image(images):
+    with pytest.raises(ValueError, match=r"RandomCrop\(\(8, 8\)\) is larger than the padded image"):
+        batch_transform(v1.RandomCrop(8, padding=1))(images)
+
+
+@pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_random_flip_as_often_as_asked(version, p):
+    image = torch.arange(6, dtype=torch.uint8).view(1, 2, 3)
+    n = 2000
+    seen = frequencies(batch_transform(version.RandomHorizontalFlip(p))(image.repeat(n, 1, 1, 1)))
+    plain, mirrored = ((tuple(i.flatten().tolist())) for i in (image, vision.hflip(image)))
+    expected = {key: q for key, q in ((plain, 1 - p), (mirrored, p)) if q > 0}
+    assert_frequencies(seen, expected, n)
+
+
+def test_crop_and_flip_are_drawn_independently():
+    image = torch.arange(1, 10, dtype=torch.uint8).view(1, 3, 3)
+    transform = v1.Compose([v1.RandomCrop(3, padding=1), v1.RandomHorizontalFlip(), v1.ToTensor()])
+    padded = vision.pad(image, [1, 1, 1, 1])
+    crops = [vision.crop(padded, top, left, 3, 3) for top in range(3) for left in range(3)]
+    results = [f(c).float().div(255) for c in crops for f in (lambda c: c, vision.hflip)]
+    probabilities = {key: c / 18 for key, c in frequencies(results).items()}
+    n = 18 * 150
+    assert_frequencies(
+        frequencies(batch_transform(transform)(image.repeat(n, 1, 1, 1))), probabilities, n
+    )
+
+
+def test_draws_follow_torchs_seed(images):
+    transform = batch_transform(
+        v1.Compose([v1.RandomCrop(4, padding=2), v1.RandomHorizontalFlip()])
+    )
+    torch.manual_seed(5)
+    first = transform(images)
+    torch.manual_seed(5)
+    assert torch.equal(transform(images), first)
+
+
+def test_input_is_left_alone(images):
+    before = images.clone()
+    everything = [v1.RandomCrop(4, padding=1), v1.RandomHorizontalFlip(1.0), v1.ToTensor()]
+    batch_transform(v1.Compose([*everything, v1.Normalize((0.5,), (0.5,))]))(images)
+    floats = torch.rand(2, 3, 4, 4)
+    kept = floats.clone()
+    batch_transform(v1.Compose([v1.ToTensor(), v1.Normalize((0.5,), (0.5,))]))(floats)
+    assert torch.equal(images, before)
+    assert torch.equal(floats, kept)
+
+
+class NoisyToTensor(v1.ToTensor):
+    """A subclass may do anything."""
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v1.RandomRotation(10),
+        v1.ColorJitter(0.1),
+        v1.RandomCrop(4, padding=1, padding_mode="reflect"),
+        v1.RandomCrop(4, pad_if_needed=True),
+        v1.RandomCrop(4, padding=1, fill=(1, 2, 3)),
+        v1.ToPILImage(mode="YCbCr"),
+        v1.Lambda(lambda image: image),
+        v1.Compose([v1.ToTensor(), v1.GaussianBlur(3)]),
+        NoisyToTensor(),
+        torch.nn.Identity(),
+    ],
+    ids=lambda t: type(t).__name__,
+)
+def test_what_cannot_be_turned_is_named(transform):
+    with pytest.raises(CannotBatchError) as caught:
+        batch_transform(transform)
+    parts = transform.transforms if isinstance(transform, v1.Compose) else [transform]
+    assert type(parts[-1]).__name__ in str(caught.value)
