@@ -2,6 +2,7 @@
 
 import json
 import platform
+from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,14 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": gpu,
     }
+
+
+def plain_arguments(args: Namespace) -> dict[str, Any]:
+    """Returns the arguments of a run that JSON and checkpoints can hold."""
+    return {name: value for name, value in vars(args).items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))

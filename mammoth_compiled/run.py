@@ -16,7 +16,7 @@ from mammoth_compiled.config import Parser, build_parser, default_backbone, reso
 from mammoth_compiled.console import say
 from mammoth_compiled.engine import train
 from mammoth_compiled.engine.forward import forward_function
-from mammoth_compiled.engine.train import save
+from mammoth_compiled.engine.saving import save
 from mammoth_compiled.errors import ConfigError, ExportError, MammothError
 from mammoth_compiled.export.directory import check_target
 from mammoth_compiled.export.report import report

@@ -132,3 +132,9 @@ def _to_float(result: Any) -> Any:
 def attach(net: MammothBackbone, policy: ForwardPolicy) -> None:
     """Makes a backbone, and copies made of it from now on, run as the policy says."""
     net.set_runner(NetRunner(net, policy))
+
+
+def policy_of(net: MammothBackbone) -> ForwardPolicy | None:
+    """Returns how a backbone is run; None for one that the framework did not build."""
+    runner = net.__dict__.get("_runner")
+    return runner.policy if isinstance(runner, NetRunner) else None

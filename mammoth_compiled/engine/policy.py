@@ -1,11 +1,13 @@
 """Decides whether compiling pays for the steps to come."""
 
+from argparse import Namespace
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
 
 # On the careful side of benchmarks/results/compile_pays.json: two threads of a server's CPU reach
 # 40 to 85 GFLOP/s in these networks, and the convolutional ones gain at least 15 % of a step.
@@ -64,3 +66,9 @@ def forward_flops(net: MammothBackbone, images: torch.Tensor) -> int:
         for module in was_training:
             module.training = True
     return counter.get_total_flops() * len(images)
+
+
+def batch_sizes(args: Namespace) -> set[int]:
+    """Returns the sizes of full batches: stream, replay, both together, evaluation."""
+    stream, replay = args.batch_size, getattr(args, "minibatch_size", None) or args.batch_size
+    return {stream, replay, stream + replay, stream + 2 * replay, EVAL_BATCH_SIZE}

@@ -1,34 +1,29 @@
 """The training loop over the tasks."""
 
-import math
 import sys
 import time
 from argparse import Namespace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from mammoth_compiled.backbones.contract import probe
-from mammoth_compiled.checkpoint import read_checkpoint, write_checkpoint
+from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.console import say
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
-from mammoth_compiled.device import base_path, random_state, set_random_state
+from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.engine.evaluate import evaluate
-from mammoth_compiled.engine.forward import ForwardPolicy, NetRunner
-from mammoth_compiled.engine.policy import decide
-from mammoth_compiled.errors import CheckpointError, DataError, TrainingError
-from mammoth_compiled.metrics import Results, average
+from mammoth_compiled.engine.forward import policy_of
+from mammoth_compiled.engine.monitor import LossMonitor
+from mammoth_compiled.engine.policy import batch_sizes, decide
+from mammoth_compiled.engine.saving import resume, save
+from mammoth_compiled.errors import DataError, TrainingError
+from mammoth_compiled.metrics import Results, average, plain_arguments
 from mammoth_compiled.models.base import ContinualModel
-from mammoth_compiled.models.state import model_state, restore_model
-from mammoth_compiled.registry import backbones
 
 DEBUG_BATCHES = 6
-# On a GPU reading a loss makes the host wait; this many steps are read at once.
-READ_EVERY = 50
 
 
 def train(
@@ -45,20 +40,22 @@ def train(
         Accuracy matrices, losses and timings.
 
     Raises:
-        TrainingError: If the loss is not finite; says where.
+        TrainingError: If the loss is not finite or the device's memory is spent; says where.
         CheckpointError: If `args.loadcheck` does not fit.
     """
     args = model.args if args is None else args
-    results = Results(config={k: v for k, v in vars(args).items() if _is_json(v)})
+    results = Results(config=plain_arguments(args))
     dataset.reset()
     model.net.to(model.device)
-    done = _resume(model, dataset, args, results) if getattr(args, "loadcheck", None) else 0
+    done = resume(model, dataset, args, results) if getattr(args, "loadcheck", None) else 0
     begin = counters.read()
     try:
         for stage in range(done, dataset.num_stages):
             _train_stage(model, dataset, args, results, stage)
             if stage == done:
                 warm = counters.read()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_out_of_memory(model, dataset, args)) from error
     except KeyboardInterrupt:
         results.interrupted = True
         say("Training interrupted: the results hold the tasks finished so far")
@@ -66,6 +63,25 @@ def train(
         if done < dataset.num_stages and results.notes.get("compile"):
             _report_compiler(results, counters.read() - begin, counters.read() - warm)
     return results
+
+
+def _out_of_memory(model: ContinualModel, dataset: ContinualDataset, args: Namespace) -> str:
+    """Returns what the device held and which arguments to lower."""
+    sizes = {"weights": sum(p.nbytes for p in model.parameters())}
+    if isinstance(getattr(model, "buffer", None), Buffer):
+        sizes["buffer"] = sum(
+            t.nbytes for t in model.buffer.serialize(model.buffer.device).values()
+        )
+    if dataset.train_loader is not None:
+        sizes["images of the task"] = int(getattr(dataset.train_loader.dataset.data, "nbytes", 0))
+    held = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes.items())
+    flags = [
+        f"--{name}" for name in ("batch_size", "minibatch_size", "buffer_size") if name in args
+    ]
+    return (
+        f"out of memory on {model.device} at task {len(dataset.test_loaders)}, which held {held}, "
+        f"and the activations of a batch. Lower {', '.join(flags)}, or use --amp bf16"
+    )
 
 
 def _report_compiler(results: Results, run: counters.Counters, later: counters.Counters) -> None:
@@ -79,12 +95,6 @@ def _report_compiler(results: Results, run: counters.Counters, later: counters.C
         f"compiled: {run.graphs} graphs in {run.seconds:.1f} s, {later.graphs} of them after the "
         f"first task, {run.graph_breaks} graph breaks"
     )
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_json(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _train_stage(
@@ -132,7 +142,7 @@ def _train_epoch(
     loader: Any,
     args: Namespace,
     epoch: int,
-    monitor: "LossMonitor",
+    monitor: LossMonitor,
     bar: Any,
 ) -> int:
     """Runs one epoch and returns the number of images learnt."""
@@ -154,53 +164,6 @@ def _train_epoch(
     return images
 
 
-class LossMonitor:
-    """Looks at the losses of a task, on a GPU several at once, and stops at one not finite.
-
-    Args:
-        model: The model in training.
-        task: Task number for the message, from 1.
-    """
-
-    def __init__(self, model: ContinualModel, task: int) -> None:
-        self.last = float("nan")
-        self._model = model
-        self._task = task
-        self._every = READ_EVERY if model.device.type == "cuda" else 1
-        self._pending: list[tuple[Any, int, int]] = []
-
-    @property
-    def lr(self) -> float:
-        """The current step size."""
-        return float(self._model.opt.param_groups[0]["lr"])
-
-    def add(self, loss: float | torch.Tensor, epoch: int, step: int) -> None:
-        """Takes the loss of a step; both counts are from 1.
-
-        Raises:
-            TrainingError: If it, or one before it, is not finite.
-        """
-        self._pending.append((loss, epoch, step))
-        if len(self._pending) >= self._every or not isinstance(loss, torch.Tensor):
-            self.read()
-
-    def read(self) -> None:
-        """Waits for the losses taken and checks them."""
-        pending, self._pending = self._pending, []
-        tensors = [loss for loss, _, _ in pending if isinstance(loss, torch.Tensor)]
-        values = iter(
-            torch.stack([t.detach().reshape(()) for t in tensors]).tolist() if tensors else []
-        )
-        for loss, epoch, step in pending:
-            self.last = next(values) if isinstance(loss, torch.Tensor) else float(loss)
-            if not math.isfinite(self.last):
-                raise TrainingError(
-                    f"the loss became {self.last} in task {self._task}, epoch {epoch}, step {step} "
-                    f"(lr {self.lr:g}): try a smaller --lr, or check the images for values that "
-                    "are not finite"
-                )
-
-
 def _progress(total: int) -> Any:
     notebook = "ipykernel" in sys.modules
     return tqdm(
@@ -212,7 +175,7 @@ def _decide_compile(
     model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results
 ) -> None:
     """Decides whether the run is compiled, says so, and checks a backbone not checked before."""
-    policy = _policy(model)
+    policy = policy_of(model.net)
     if policy is None:
         return
     loader = dataset.train_loader
@@ -225,80 +188,3 @@ def _decide_compile(
     policy.batch_sizes = batch_sizes(args)
     results.notes["compile"] = choice.compile
     say(f"compile: {'on' if choice.compile else 'off'} ({choice.reason})")
-
-
-def _policy(model: ContinualModel) -> ForwardPolicy | None:
-    """Returns how the backbone is run; None for one that the framework did not build."""
-    runner = model.net.__dict__.get("_runner")
-    return runner.policy if isinstance(runner, NetRunner) else None
-
-
-def batch_sizes(args: Namespace) -> set[int]:
-    """Returns the sizes of full batches: stream, replay, both together, evaluation."""
-    stream, replay = args.batch_size, getattr(args, "minibatch_size", None) or args.batch_size
-    return {stream, replay, stream + replay, stream + 2 * replay, EVAL_BATCH_SIZE}
-
-
-def save(
-    model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results, done: int
-) -> Path:
-    """Writes a checkpoint and returns its path."""
-    folder = Path(getattr(args, "checkpoint_path", None) or Path(base_path()) / "checkpoints")
-    seed = "" if args.seed is None else f"_seed{args.seed}"
-    path = folder / f"{args.model}_{args.dataset}_{args.backbone}{seed}_task{done}.pt"
-    names = [p.name for p in backbones[args.backbone].parameters]
-    content = {
-        "net": model.net.state_dict(),
-        "backbone": {
-            "name": args.backbone,
-            "arguments": {name: getattr(args, name) for name in names if hasattr(args, name)},
-        },
-        "data": dataset.info().to_dict(),
-        "model": {"name": args.model, "state": model_state(model)},
-        "calls_seen": sorted(policy.seen) if (policy := _policy(model)) else [],
-        "random": random_state(),
-        "args": {k: v for k, v in vars(args).items() if _is_json(v)},
-        "results": results.state_dict(),
-        "tasks_done": done,
-    }
-    return write_checkpoint(path, content)
-
-
-def _resume(
-    model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results
-) -> int:
-    """Puts a run back to where a checkpoint was written; returns how many tasks are done."""
-    saved = read_checkpoint(args.loadcheck)
-    names = {
-        "model": saved["model"]["name"],
-        "dataset": saved["data"]["name"],
-        "backbone": saved["backbone"]["name"],
-        **{name: saved["args"][name] for name in ("joint", "optimizer") if name in saved["args"]},
-    }
-    for kind, was in names.items():
-        now = getattr(args, kind, was)
-        if was != now:
-            raise CheckpointError(
-                f"{args.loadcheck} is from {kind} {was!r}, this run has {now!r}: use --{kind} {was}"
-            )
-    if saved["tasks_done"] > dataset.num_stages:
-        raise CheckpointError(f"{args.loadcheck} has {saved['tasks_done']} tasks, the run fewer")
-    try:
-        model.net.load_state_dict(saved["net"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{args.loadcheck} does not fit backbone {args.backbone!r} as built here: {error}"
-        ) from error
-    # The loaders of finished tasks are needed for their test images.
-    for _ in range(saved["tasks_done"]):
-        dataset.meta_get_data_loaders()
-    restore_model(model, saved["model"]["state"])
-    results.load_state_dict(saved["results"])
-    policy = _policy(model)
-    if policy is not None:
-        policy.compile = bool(saved["results"]["notes"].get("compile", False))
-        policy.batch_sizes = batch_sizes(args)
-        policy.seen = set(saved["calls_seen"])
-    set_random_state(saved["random"])
-    say(f"checkpoint: {args.loadcheck} loaded, {saved['tasks_done']} tasks done")
-    return int(saved["tasks_done"])

@@ -132,6 +132,15 @@ def test_interruption_keeps_the_finished_tasks(scripted, capsys):
     assert "Training interrupted" in capsys.readouterr().out
 
 
+def test_out_of_memory_says_what_was_held_and_what_to_lower(scripted):
+    model, dataset = scripted([1.0] * 4 + [torch.OutOfMemoryError("CUDA out of memory")])
+    with pytest.raises(
+        TrainingError, match="out of memory on cpu at task 2, which held weights"
+    ) as e:
+        train(model, dataset)
+    assert "Lower --batch_size, or use --amp bf16" in str(e.value)
+
+
 def test_other_errors_come_through(scripted):
     model, dataset = scripted([RuntimeError("mine")])
     with pytest.raises(RuntimeError, match="mine"):
