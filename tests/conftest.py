@@ -6,6 +6,7 @@ batch of an epoch is a ragged one.
 """
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -27,6 +29,9 @@ from mammoth_compiled.types import ReturnTypes
 
 # One thread: tests share a small machine, and sums then do not depend on its number of cores.
 torch.set_num_threads(1)
+# The same examples in every run: a gate must not fail by chance.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -41,8 +46,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path):
     """Seeds the generators, sends files to a temporary folder, keeps tests off the network."""
-    torch.manual_seed(0)
+    random.seed(0)
     np.random.seed(0)
+    torch.manual_seed(0)
     monkeypatch.setenv("MAMMOTH_BASE_PATH", str(tmp_path / "data"))
     connect = socket.socket.connect
 

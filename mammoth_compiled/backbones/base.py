@@ -34,7 +34,7 @@ class MammothBackbone(nn.Module):
         **kwargs: `device`, kept as attribute; others are ignored.
 
     Attributes:
-        device: Where the parameters are; `to()` keeps it up to date.
+        device: Where the parameters are; kept up to date when they move.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -92,9 +92,9 @@ class MammothBackbone(nn.Module):
             clone.set_runner(runner.for_copy(clone))
         return clone
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Moves or casts the parameters as `nn.Module.to` does and keeps `device` up to date."""
-        super().to(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        # All that moves a module comes here: to(), cuda(), cpu(), and to() of what it is part of.
+        super()._apply(*args, **kwargs)
         parameter = next(self.parameters(), None)
         if parameter is not None:
             self.device = parameter.device

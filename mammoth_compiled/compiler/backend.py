@@ -48,4 +48,5 @@ def mammoth(
             graph, example_inputs, config_patches=patches, decompositions=decompositions
         )
     counters.count_graph()
-    return compiled  # type: ignore[no-any-return]
+    result: Callable[..., Any] = compiled
+    return result

@@ -68,16 +68,12 @@ def as_pool(node: Any) -> Pool | None:
         return None
     window = _pair(given.get("kernel_size"))
     stride = given.get("stride")
-    pairs = [
-        window,
-        # An empty tuple also means the window.
-        window if stride is None or stride == () else _pair(stride),
-        _pair(given.get("padding", 0)),
-        _pair(given.get("dilation", 1)),
-    ]
-    if any(pair is None for pair in pairs):
+    # An empty tuple also means the window.
+    stride = window if stride is None or stride == () else _pair(stride)
+    padding, dilation = _pair(given.get("padding", 0)), _pair(given.get("dilation", 1))
+    if window is None or stride is None or padding is None or dilation is None:
         return None
-    return Pool(*pairs, bool(given.get("ceil_mode", False)))  # type: ignore[arg-type]
+    return Pool(window, stride, padding, dilation, bool(given.get("ceil_mode", False)))
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
@@ -88,9 +84,9 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return None
 
 
-def source(node: Node) -> Any:
-    """Returns what an operation of one input reads."""
-    return argument(node, 0, "input")
+def source(node: Any) -> Any:
+    """Returns what an operation of one input reads, None for what is no operation."""
+    return argument(node, 0, "input") if isinstance(node, Node) else None
 
 
 def example(node: Any) -> torch.Tensor | None:

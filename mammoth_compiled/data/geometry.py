@@ -126,11 +126,12 @@ def _target_size(height: int, width: int, size: Any) -> tuple[int, int]:
 def random_resized_crop(transform: Any) -> BatchTransform:
     """RandomResizedCrop, bilinear."""
     _need_bilinear(transform)
-    scale, ratio, size = transform.scale, transform.ratio, tuple(transform.size)
+    scale, ratio, size = transform.scale, transform.ratio, (transform.size[0], transform.size[-1])
 
     def crop(images: torch.Tensor) -> torch.Tensor:
         box = _random_boxes(len(images), images.shape[2], images.shape[3], scale, ratio)
-        return crop_resize(images, *(side.to(images.device) for side in box), size)
+        top, left, rows, columns = (side.to(images.device) for side in box)
+        return crop_resize(images, top, left, rows, columns, size)
 
     return crop
 

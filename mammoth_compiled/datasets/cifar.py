@@ -48,9 +48,10 @@ class SequentialCIFAR(ContinualDataset):
             DataError: If the files are neither there nor to be had; names the folder searched.
         """
         root = data_dir(self.args)
+        source: Any = self.SOURCE
         folder = root / self.SOURCE.base_folder
         splits = [
-            fetch(self.NAME, partial(_load, self.SOURCE, str(root), train), [folder])
+            fetch(self.NAME, partial(_load, source, str(root), train), [folder])
             for train in (True, False)
         ]
         (images, labels, self.CLASS_NAMES), (test_images, test_labels, _) = splits

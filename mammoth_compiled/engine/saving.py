@@ -24,6 +24,12 @@ def save(
     seed = "" if args.seed is None else f"_seed{args.seed}"
     path = folder / f"{args.model}_{args.dataset}_{args.backbone}{seed}_task{done}.pt"
     names = [p.name for p in backbones[args.backbone].parameters]
+    state = model_state(model)
+    if state["left_out"]:
+        say(
+            f"checkpoint: {', '.join(state['left_out'])} of {args.model} is not saved, as it is no "
+            "plain data and has no state_dict(); a resumed run starts without it"
+        )
     content = {
         "net": model.net.state_dict(),
         "backbone": {
@@ -31,7 +37,7 @@ def save(
             "arguments": {name: getattr(args, name) for name in names if hasattr(args, name)},
         },
         "data": dataset.info().to_dict(),
-        "model": {"name": args.model, "state": model_state(model)},
+        "model": {"name": args.model, "state": state},
         "calls_seen": sorted(policy.seen) if (policy := policy_of(model.net)) else [],
         "random": random_state(),
         "args": plain_arguments(args),

@@ -87,9 +87,9 @@ class ContinualModel(nn.Module):
         use_scaler = getattr(args, "amp", "off") == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=use_scaler)
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Moves the model as `nn.Module.to` does and keeps `device` up to date."""
-        super().to(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        # All that moves a module comes here: to(), cuda(), cpu().
+        super()._apply(*args, **kwargs)
         parameter = next(self.parameters(), None)
         if parameter is not None:
             self.device = parameter.device

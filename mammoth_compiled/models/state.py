@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.models.base import ContinualModel
 
@@ -21,8 +20,9 @@ def model_state(model: ContinualModel) -> dict[str, Any]:
     """Returns the state of a model beside its backbone's weights.
 
     Beside optimiser and buffers it holds every attribute that is a number, a text, a tensor, an
-    array, or a list or dictionary of these, and every module; `restore_model` makes copies of the
-    backbone anew, a teacher for example.
+    array, or a list or dictionary of these, that has a state of its own (a second optimiser, a
+    scheduler), and every module; `restore_model` makes copies of the backbone anew, a teacher for
+    example. `left_out` names what cannot be saved.
     """
     net = model.net
     state: dict[str, Any] = {
@@ -34,6 +34,7 @@ def model_state(model: ContinualModel) -> dict[str, Any]:
         "modules": {},
         "buffers": {},
         "values": {},
+        "left_out": [],
     }
     for name, module in model.named_children():
         if module is not net:
@@ -46,10 +47,14 @@ def model_state(model: ContinualModel) -> dict[str, Any]:
     for name, value in vars(model).items():
         if name.startswith("_") or name in REBUILT:
             continue
-        if isinstance(value, Buffer):
-            state["buffers"][name] = value.state_dict()
+        stateful = hasattr(value, "state_dict") and not isinstance(value, type)
+        own = value.state_dict() if stateful else None
+        if own is not None and is_plain(own):
+            state["buffers"][name] = own
         elif is_plain(value):
             state["values"][name] = to_plain(value)
+        elif not callable(value):
+            state["left_out"].append(name)
     return state
 
 

@@ -7,7 +7,10 @@ import sys
 import pytest
 import torch
 
-from mammoth_compiled import load_runner, train
+from mammoth_compiled import base_path, load_bundle, load_runner, train
+from mammoth_compiled.checkpoint import read_checkpoint
+from mammoth_compiled.errors import ExportError
+from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.run import main
 
 PLUGIN = '''
@@ -256,14 +259,20 @@ def test_checkpoint_and_resume(command, plugin, tmp_path):
 
 def test_data_dir_is_where_a_users_dataset_looks(command, plugin, tmp_path):
     command("--import", plugin, "--model", "sgd", *TINY, "--data_dir", tmp_path / "mine")
-    from mammoth_compiled import base_path
-
     assert base_path() == f"{tmp_path}/mine/"
 
 
-def test_interruption_writes_what_there_is(command, plugin, tmp_path, monkeypatch):
-    from mammoth_compiled.models.sgd import SGD
+def test_export_of_what_was_trained(command, plugin, tmp_path):
+    target = tmp_path / "bundle"
+    code, out, err = command("--import", plugin, "--model", "sgd", *TINY, "--export", target)
+    assert (code, err) == (0, "")
+    assert str(target) in out
+    bundle = load_bundle(target)
+    assert bundle.classes_seen == (0, 1, 2, 3)
+    assert bundle(torch.rand(2, 3, 8, 8), returnt="features").shape == (2, 4)
 
+
+def test_interruption_writes_what_there_is(command, plugin, tmp_path, monkeypatch):
     monkeypatch.setattr(SGD, "end_task", lambda self, dataset: interrupt(dataset))
 
     def interrupt(dataset):
@@ -441,3 +450,20 @@ def test_an_export_folder_with_other_files(refused, plugin, tmp_path):
     (target / "thesis.tex").write_text("years of work")
     refused("--import", plugin, "--model", "sgd", *TINY, "--export", target, message=str(target))
     assert os.listdir(target) == ["thesis.tex"]
+
+
+def test_an_export_that_fails_keeps_the_weights(command, plugin, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ExportError("out differs by 3")
+
+    monkeypatch.setattr("mammoth_compiled.run.export_bundle", fail)
+    target = tmp_path / "bundle"
+    code, _, err = command("--import", plugin, "--model", "sgd", *TINY, "--export", target)
+    assert code == 2
+    kept = tmp_path / "data" / "checkpoints" / "sgd_seq-noise_flat-net_seed0_task2.pt"
+    assert err == (
+        f"error: out differs by 3. The weights are kept in {kept}; once mended: "
+        f"python -m mammoth_compiled.export {kept} {target}\n"
+    )
+    assert read_checkpoint(kept)["tasks_done"] == 2
+    assert not target.exists()

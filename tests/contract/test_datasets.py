@@ -233,6 +233,27 @@ def test_debians_files_are_found(tmp_path, monkeypatch):
     assert len(dataset.train_loader.dataset) == 2 * TRAIN
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "folder"),
+    [
+        ("seq-mnist", "mnist.MNIST", "MNIST"),
+        ("seq-fmnist", "fashion_mnist.FashionMNIST", "FashionMNIST"),
+    ],
+)
+def test_downloads_go_where_they_are_looked_for(tmp_path, monkeypatch, name, source, folder):
+    # torchvision's class, which writes the files where it would unpack the real ones.
+    def download(root, download):
+        assert download
+        write_mnist(Path(root) / folder / "raw")
+
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(f"mammoth_compiled.datasets.{source}", download)
+    for _ in range(2):  # the second time it is there
+        dataset = datasets[name].target(Namespace(batch_size=7, data_dir=str(tmp_path)))
+        dataset.meta_get_data_loaders()
+        assert len(dataset.train_loader.dataset) == 2 * TRAIN
+
+
 def test_mnist_does_not_take_fashion_mnists_files(tmp_path, monkeypatch):
     # They have the same names.
     write_mnist(tmp_path / "here")

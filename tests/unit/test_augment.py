@@ -45,7 +45,7 @@ def cases(draw):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_equals_slicing(case):
     images, top, left, flip, size, padding, fill = case

@@ -79,6 +79,11 @@ def test_device_follows_the_parameters(net):
     assert net.to("meta").device == torch.device("meta")
 
 
+def test_device_follows_whatever_it_is_part_of(net):
+    nn.Sequential(net).to("meta")
+    assert net.device == torch.device("meta")
+
+
 def test_device_of_the_constructor():
     class Empty(MammothBackbone):
         def forward(self, x, returnt=ReturnTypes.OUT):

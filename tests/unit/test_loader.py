@@ -136,6 +136,8 @@ class NumpyNoise:
         return torch.full((1,), np.random.rand())
 
 
+# Python 3.12 on: whether another test left a thread behind is not the matter here.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_workers_draw_different_numbers_and_follow_the_seed(split):
     split.transform = NumpyNoise()
     loader = TaskLoader(split, 5, shuffle=False, device=CPU, num_workers=2)

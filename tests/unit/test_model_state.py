@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mammoth_compiled import Buffer, ContinualModel, load_runner, register_model
-from mammoth_compiled.errors import CheckpointError
+from mammoth_compiled import Buffer, ContinualModel, load_runner, register_model, train
+from mammoth_compiled.errors import CheckpointError, ConfigError
+from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.models.state import from_plain, is_plain, model_state, restore_model, to_plain
 
 PLAIN = {
@@ -132,6 +133,98 @@ def test_optimiser_and_frozen_weights_come_back(make, tmp_path):
     assert other.opt.param_groups[0]["lr"] == 0.007
     momentum = model.opt.state[model.net.classifier.weight]["momentum_buffer"]
     assert torch.equal(other.opt.state[other.net.classifier.weight]["momentum_buffer"], momentum)
+
+
+def filled():
+    buffer = Buffer(5)
+    buffer.add_data(torch.rand(9, 2), labels=torch.arange(9))
+    return buffer
+
+
+@pytest.mark.parametrize("take", [lambda b: b, Buffer.state_dict])
+def test_load_buffer_goes_on_where_it_was(make, take):
+    model = make()
+    model.args.buffer_size = 5
+    model.load_buffer(take(filled()))
+    assert model.buffer.num_seen_examples == 9
+    assert len(model.buffer.get_data(5)[1].unique()) == 5
+
+
+def test_load_buffer_of_bare_tensors_takes_them_for_the_whole_stream(make):
+    # What mammoth saves: it does not say how long the stream was.
+    model = make()
+    model.args.buffer_size = 5
+    model.load_buffer(filled().serialize())
+    assert model.buffer.num_seen_examples == len(model.buffer) == 5
+
+
+def test_load_buffer_of_another_size(make):
+    model = make()
+    model.args.buffer_size = 6
+    with pytest.raises(ValueError, match="the buffer has 5 rows, the run asks for 6"):
+        model.load_buffer(filled())
+    model.buffer = Buffer(6)
+    with pytest.raises(ValueError, match="use --buffer_size 5"):
+        model.load_buffer(filled().state_dict())
+
+
+def test_to_keeps_the_device_up_to_date(make):
+    model = make()
+    assert model.to("meta").device == model.net.device == torch.device("meta")
+
+
+def test_a_model_made_by_hand_needs_its_dataset(make):
+    model = make()
+    with pytest.raises(ConfigError, match="Rich needs its dataset: use load_runner"):
+        type(model)(model.net, model.loss, model.args, model.transform)
+
+
+def test_what_has_a_state_of_its_own_comes_back(make, tmp_path):
+    # A second optimiser and a scheduler, made in the constructor.
+    def prepare(model):
+        model.other_opt = torch.optim.SGD([model.scale], lr=0.5, momentum=0.9)
+        model.scheduler = torch.optim.lr_scheduler.StepLR(model.other_opt, 1)
+        return model
+
+    model = prepare(make(seed=0))
+    model.scale.sum().backward()
+    model.other_opt.step()
+    model.scheduler.step()
+    torch.save(model_state(model), tmp_path / "state.pt")
+    other = prepare(make())
+    restore_model(other, torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.scheduler.last_epoch == 1
+    assert other.other_opt.param_groups[0]["lr"] == pytest.approx(0.05)
+    momentum = other.other_opt.state[other.scale]["momentum_buffer"]
+    assert momentum.tolist() == [1, 1]
+
+
+def test_what_cannot_be_saved_is_named(make):
+    model = make()
+    model.teachers = [copy.deepcopy(model.net)]
+    model.seen = {1, 2}
+    model.rule = lambda loss: 2 * loss  # code: comes with the program
+    model.kind = nn.Linear
+    state = model_state(model)
+    assert state["left_out"] == ["teachers", "seen"]
+    assert not {"teachers", "seen", "rule", "kind"} & {*state["values"], *state["buffers"]}
+
+
+def test_a_run_says_what_it_cannot_save(tiny, capsys, tmp_path):
+    @register_model("forgetful")
+    class Forgetful(SGD):
+        def begin_task(self, dataset):
+            self.teachers = [copy.deepcopy(self.net)]
+
+    args = {"compile": "off", "savecheck": "last", "checkpoint_path": str(tmp_path)}
+    train(*load_runner("forgetful", "seq-tiny", args))
+    assert "checkpoint: teachers of forgetful is not saved" in capsys.readouterr().out
+
+
+def test_built_in_models_leave_nothing_out(run_tiny):
+    for name in ("sgd", "joint", "derpp"):
+        args = {"buffer_size": 9, "alpha": 0.3, "beta": 0.5} if name == "derpp" else {}
+        assert model_state(run_tiny(name, **args)[0])["left_out"] == []
 
 
 def test_state_that_does_not_fit_names_the_part(make):

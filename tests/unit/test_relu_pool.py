@@ -25,7 +25,7 @@ def assert_equal(one, other):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     window=st.tuples(st.integers(1, 4), st.integers(1, 4)),

@@ -73,7 +73,7 @@ def test_every_item_of_a_long_stream_is_kept_equally_often(batch):
     assert chi_square > 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     capacity=st.integers(1, 9),
     batches=st.lists(st.integers(1, 12), min_size=1, max_size=6),
@@ -92,7 +92,7 @@ def test_slots_follow_the_rule(capacity, batches, seed):
         seen += batch
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(slots=st.lists(st.integers(-1, 5), min_size=1, max_size=20))
 def test_of_several_rows_with_one_slot_the_last_stays(slots):
     capacity = 6

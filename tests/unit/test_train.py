@@ -224,6 +224,14 @@ def test_a_model_without_a_step(tiny):
         train(*load_runner("empty", "seq-tiny"))
 
 
+@pytest.mark.parametrize("switch", ["off", "on"])
+def test_bfloat16_trains(run_tiny, graph_counter, switch):
+    model, _, results = run_tiny("sgd", amp="bf16", compile=switch, lr=0.05, n_epochs=4)
+    assert results.task_il[0] == [1.0]
+    assert all(p.dtype == torch.float32 for p in model.net.parameters())
+    assert (graph_counter.frame_count > 0) == (switch == "on")
+
+
 def test_own_observe_with_fp16_is_refused(scripted):
     model, _ = scripted()
     args = type(model.args)(**{**vars(model.args), "amp": "fp16"})

@@ -46,6 +46,24 @@ def test_to_tensor_and_normalise_are_exact(version, channels):
     assert torch.equal(batch_transform(transform)(images), one_by_one(transform, images))
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.4,), (0.3,))],
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)],
+        [v1.PILToTensor(), v1.ConvertImageDtype(torch.float32)],
+        [v1.PILToTensor()],
+    ],
+    ids=["v2", "v2 PILToTensor", "v1", "bytes"],
+)
+def test_other_ways_to_a_tensor(steps):
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    transform = v2.Compose(steps)
+    result, expected = batch_transform(transform)(images), one_by_one(transform, images)
+    # v2.ToDtype multiplies by 1 / 255, which differs from a division in the last bit.
+    torch.testing.assert_close(result, expected.as_subclass(torch.Tensor), rtol=3e-7, atol=5e-7)
+
+
 def test_float_images_go_through_to_pil_image_as_in_torchvision():
     # What a buffer hands over: float images in [0, 1], as ToTensor made them and in between.
     exact = torch.arange(256).view(1, 1, 16, 16).float() / 255
@@ -162,6 +180,9 @@ class NoisyToTensor(v1.ToTensor):
         v1.RandomCrop(4, pad_if_needed=True),
         v1.RandomCrop(4, padding=1, fill=(1, 2, 3)),
         v1.ToPILImage(mode="YCbCr"),
+        v2.ToDtype(torch.float32),
+        v2.ToDtype(torch.float64, scale=True),
+        v1.ConvertImageDtype(torch.float16),
         v1.Lambda(lambda image: image),
         v1.Compose([v1.ToTensor(), v1.GaussianBlur(3)]),
         NoisyToTensor(),

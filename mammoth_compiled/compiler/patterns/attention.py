@@ -62,10 +62,12 @@ def _replace(graph: Graph, last: Node, outer: _Product, inner: _Product, scale: 
         key = inner.right
         if not inner.right_transposed:
             key = graph.call_method("transpose", (key, -2, -1))
-        inputs = (inner.left, key, outer.right)
+        inputs = [inner.left, key, outer.right]
         if single_head:
-            inputs = tuple(graph.call_method("unsqueeze", (node, 1)) for node in inputs)
-        result = graph.call_function(F.scaled_dot_product_attention, inputs, {"scale": scale})
+            inputs = [graph.call_method("unsqueeze", (node, 1)) for node in inputs]
+        result = graph.call_function(
+            F.scaled_dot_product_attention, tuple(inputs), {"scale": scale}
+        )
         if single_head:
             result = graph.call_method("squeeze", (result, 1))
         result.meta = dict(last.meta)
@@ -138,7 +140,7 @@ def _einsum(equation: Any, left: Any, right: Any) -> _Product | None:
     first, _, second = operands.partition(",")
     if not (len(first) == len(second) == len(result) > 2 and len(set(first)) == len(first)):
         return None
-    batch, (rows, inner) = first[:-2], first[-2:]
+    batch, rows, inner = first[:-2], first[-2], first[-1]
     if not second.startswith(batch) or not result.startswith(batch + rows):
         return None
     columns = result[-1]
@@ -158,7 +160,7 @@ def _untransposed(node: Node) -> Node | None:
     if is_call(node, (torch.transpose, torch.swapaxes), ("transpose", "swapaxes", "swapdims")):
         axes = {a % dims for a in node.args[1:3] if isinstance(a, int)}
     elif is_call(node, (torch.permute,), ("permute",)):
-        order = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        order: Any = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
         swapped = [*range(dims - 2), dims - 1, dims - 2]
         axes = {dims - 2, dims - 1} if [a % dims for a in order] == swapped else set()
     elif is_call(node, (getattr,), ()) and node.args[1] == "mT":

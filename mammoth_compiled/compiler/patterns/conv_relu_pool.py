@@ -1,11 +1,12 @@
 """Pattern: convolution, relu and max pooling, in either order of the last two."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
-from mammoth_compiled.compiler.nodes import as_pool, example, is_conv, is_relu, source
+from mammoth_compiled.compiler.nodes import Pool, as_pool, example, is_conv, is_relu, source
 from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool
 
@@ -16,24 +17,17 @@ def conv_relu_pool(graph: Graph) -> Iterable[Match]:
     On a CPU only: Inductor's backward of pooling scatters, and NCHW convolutions are reordered.
     """
     for last in list(graph.nodes):
-        pool = as_pool(last)
-        first = source(last) if pool or is_relu(last) else None
-        if pool and is_relu(first):
-            window, conv = pool, source(first)
-        elif is_relu(last) and (inner := as_pool(first)):
-            window, conv = inner, source(first)
-        else:
+        first = source(last)
+        pool = as_pool(last) or as_pool(first)
+        if pool is None or not (is_relu(last) or is_relu(first)):
             continue
-        reason = _why_not(conv, first)
-        if not reason and not window.tiles:
-            reason = "the pooling windows overlap, are padded or leave gaps"
-        if not reason and window.window[0] * window.window[1] > MAX_CELLS:
-            reason = f"the pooling window has more than {MAX_CELLS} cells"
+        conv = source(first)
+        reason = _why_not(conv, first, pool)
         yield Match("conv-relu-pool", last.name, reason)
         if not reason:
             _to_channels_last(graph, conv)
             with graph.inserting_before(last):
-                fused = graph.call_function(relu_pool, (conv, window.window))
+                fused = graph.call_function(relu_pool, (conv, pool.window))
                 fused.meta = dict(last.meta)
                 plain = graph.call_method("contiguous", (fused,))
                 plain.meta = dict(last.meta)
@@ -43,7 +37,7 @@ def conv_relu_pool(graph: Graph) -> Iterable[Match]:
             graph.erase_node(first)
 
 
-def _why_not(conv: Node, middle: Node) -> str:
+def _why_not(conv: Any, middle: Node, pool: Pool) -> str:
     if not is_conv(conv):
         return "what comes before is not a convolution"
     if len(conv.users) != 1 or len(middle.users) != 1:
@@ -53,6 +47,10 @@ def _why_not(conv: Node, middle: Node) -> str:
         return "its input is not a float batch of images"
     if value.device.type != "cpu":
         return "not on a CPU"
+    if not pool.tiles:
+        return "the pooling windows overlap, are padded or leave gaps"
+    if pool.window[0] * pool.window[1] > MAX_CELLS:
+        return f"the pooling window has more than {MAX_CELLS} cells"
     return ""
 
 
@@ -67,7 +65,7 @@ def _to_channels_last(graph: Graph, conv: Node) -> None:
                 graph.erase_node(before)
             return
     with graph.inserting_before(conv):
-        layout = {"memory_format": torch.channels_last}
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}
         reordered = graph.call_method("contiguous", (before,), layout)
         reordered.meta = dict(before.meta)
     conv.replace_input_with(before, reordered)
