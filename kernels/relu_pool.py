@@ -57,7 +57,8 @@ class _ReluPool(torch.autograd.Function):
 def relu_pool(z: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
     """Computes `max_pool2d(relu(z), window)`, or the same with relu after the pooling.
 
-    The stride is the window; rows and columns that fill no window are left out.
+    The stride is the window; rows and columns that fill no window are left out. A NaN is passed on,
+    and gets no gradient.
 
     Args:
         z: [B, C, H, W], float, best in channels_last.

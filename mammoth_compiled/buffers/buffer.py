@@ -42,9 +42,9 @@ class Buffer:
     true_labels: torch.Tensor
 
     def __init__(self, buffer_size: int, device: str | torch.device = "cpu") -> None:
-        if not isinstance(buffer_size, int) or buffer_size < 1:
+        if not isinstance(buffer_size, (int, np.integer)) or buffer_size < 1:
             raise ConfigError(f"buffer_size must be an integer >= 1, got {buffer_size!r}")
-        self.buffer_size = buffer_size
+        self.buffer_size = int(buffer_size)
         self.device = torch.device(device)
         self.num_seen_examples = 0
         self.attributes = list(ATTRIBUTES)

@@ -36,8 +36,14 @@ class LossMonitor:
         """Takes the loss of a step; both counts are from 1.
 
         Raises:
-            TrainingError: If it, or one before it, is not finite.
+            TrainingError: If it, or one before it, is not finite, or it is no number at all.
         """
+        if loss is None or (isinstance(loss, torch.Tensor) and loss.numel() != 1):
+            what = "None" if loss is None else f"a tensor of shape {list(loss.shape)}"
+            raise TrainingError(
+                f"{type(self._model).__name__}.observe returned {what}: return the loss, a float "
+                "or a 0-d tensor"
+            )
         self._pending.append((loss, epoch, step))
         if len(self._pending) >= self._every or not isinstance(loss, torch.Tensor):
             self.read()

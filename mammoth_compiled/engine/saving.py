@@ -91,6 +91,9 @@ def resume(
         results.notes["compile"] = policy.compile
         policy.batch_sizes = batch_sizes(args)
         policy.seen = set(saved["calls_seen"])
+    lr = model.opt.param_groups[0]["lr"]
+    if lr != args.lr:
+        say(f"checkpoint: goes on with lr {lr:g}, not {args.lr:g}")
     set_random_state(saved["random"])
     say(f"checkpoint: {args.loadcheck} loaded, {saved['tasks_done']} tasks done")
     return int(saved["tasks_done"])

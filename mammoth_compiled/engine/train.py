@@ -126,6 +126,8 @@ def _train_stage(
         f"[Class-IL] {100 * average(evaluation.class_il):.2f} %  "
         f"[Task-IL] {100 * average(evaluation.task_il):.2f} %  (test loss {evaluation.loss:.4f})"
     )
+    if (policy := policy_of(model.net)) is not None:
+        results.notes["compile"] = policy.compile  # it may have failed since it was decided
     when = getattr(args, "savecheck", None)
     if when == "task" or (when == "last" and stage + 1 == dataset.num_stages):
         path = save(model, dataset, args, results, stage + 1)

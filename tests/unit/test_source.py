@@ -1,5 +1,7 @@
 """The proof that a dataset's images may be taken from its array, and what it refuses."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,15 @@ class InvertsOne(Images):
         return ImageOps.invert(image) if index == 0 else image
 
 
+class InvertsAtRandom(Images):
+    def __init__(self):
+        super().__init__(n=200)
+
+    def open(self, index):
+        image = Image.fromarray(self.data[index])
+        return ImageOps.invert(image) if random.random() < 0.1 else image
+
+
 class Resizes(Images):
     def open(self, index):
         return Image.fromarray(self.data[index]).resize((8, 8))
@@ -218,6 +229,7 @@ class Unhashable:
     [
         (Inverts, "does more to an image than `transform`"),
         (InvertsOne, "does more to an image than `transform`"),
+        (InvertsAtRandom, "does more to an image than `transform`"),
         (Resizes, "does more to an image than `transform`"),
         (OtherOrder, "does more to an image than `transform`"),
         (ChangesAfterwards, "item 0 cannot be taken apart"),

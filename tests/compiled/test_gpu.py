@@ -1,0 +1,54 @@
+"""What only a GPU shows: data, buffer and random state live on it, and numbers are the CPU's."""
+
+import pytest
+import torch
+from torchvision import transforms
+
+from mammoth_compiled.data import TaskLoader
+from mammoth_compiled.device import random_state, set_random_state
+
+pytestmark = pytest.mark.gpu
+
+
+def test_batches_are_those_of_the_cpu(tiny):
+    split = tiny.Split(*tiny.images(4), tiny.Dataset.TRANSFORM)
+    on_cpu = TaskLoader(split, 5, shuffle=False, device=torch.device("cpu"))
+    on_gpu = TaskLoader(split, 5, shuffle=False, device=torch.device("cuda"))
+    assert on_gpu.fallback_reason is None
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert b.device.type == "cuda"
+            torch.testing.assert_close(b.cpu(), a)
+
+
+def test_augmented_batches_stay_on_the_gpu(tiny):
+    split = tiny.Split(*tiny.images(4), tiny.AugmentedDataset.TRANSFORM)
+    inputs, labels, plain = next(iter(TaskLoader(split, 5, True, torch.device("cuda"))))
+    assert {t.device.type for t in (inputs, labels, plain)} == {"cuda"}
+
+
+def test_the_slow_way_hands_over_gpu_batches(tiny):
+    slow = transforms.Compose([transforms.RandomRotation(5), transforms.ToTensor()])
+    split = tiny.Split(*tiny.images(4), slow)
+    inputs, *_ = next(iter(TaskLoader(split, 5, True, torch.device("cuda"), num_workers=0)))
+    assert inputs.device.type == "cuda"
+
+
+def test_random_state_holds_the_gpus(tiny):
+    torch.rand(1, device="cuda")
+    state = random_state()
+    first = torch.rand(3, device="cuda").tolist()
+    set_random_state(state)
+    assert torch.rand(3, device="cuda").tolist() == first
+
+
+@pytest.mark.parametrize("name", ["sgd", "er", "derpp"])
+def test_a_run_keeps_everything_on_the_gpu(run_tiny, name):
+    args = {"sgd": {}, "er": {"buffer_size": 20}}.get(
+        name, {"buffer_size": 20, "alpha": 0.3, "beta": 0.5}
+    )
+    model, _, results = run_tiny(name, device="cuda", lr=0.05, n_epochs=4, **args)
+    assert {p.device.type for p in model.parameters()} == {"cuda"}
+    if name != "sgd":
+        assert model.buffer.examples.device.type == "cuda"
+    assert results.task_il[0][0] >= 0.9
