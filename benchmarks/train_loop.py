@@ -129,7 +129,9 @@ def main():
             f"{r['ours_class_il']['median']:.3f}",
             flush=True,
         )
-    print("written:", write_results(args.name, {"cases": results}))
+        # After each case, so that a stopped run keeps what it measured.
+        path = write_results(args.name, {"cases": results})
+    print("written:", path)
 
 
 if __name__ == "__main__":
