@@ -11,19 +11,11 @@ import numpy as np
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
-from mammoth_compiled.datasets.arrays import ArrayDataset, fetch, find_idx_files, read_idx
-from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.datasets.paths import data_dir
+from mammoth_compiled.datasets.idx import SequentialIDX, read_idx, stems
 from mammoth_compiled.registry import register_dataset
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PACKAGED = Path(__file__).parent / "files" / "fashion-mnist-mini"
-SPLITS = {"train": "train", "test": "t10k"}
-
-
-def stems(split: str) -> list[str]:
-    """Returns the names of the image and the label file of a split."""
-    return [f"{SPLITS[split]}-images-idx3-ubyte", f"{SPLITS[split]}-labels-idx1-ubyte"]
 
 
 @lru_cache(maxsize=4)
@@ -34,7 +26,7 @@ def load_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @register_dataset("seq-fmnist")
-class SequentialFashionMNIST(ContinualDataset):
+class SequentialFashionMNIST(SequentialIDX):
     """Fashion-MNIST, 60,000 + 10,000 images, 5 tasks x 2 classes, 32x32x3."""
 
     SETTING = "class-il"
@@ -66,28 +58,21 @@ class SequentialFashionMNIST(ContinualDataset):
     )
     DEFAULTS: ClassVar[dict[str, Any]] = {"lr": 0.03, "batch_size": 32, "n_epochs": 1}
 
-    def get_data_loaders(self) -> tuple[ArrayDataset, ArrayDataset]:
-        """Returns the whole training and test set.
+    RAW: ClassVar[str] = "FashionMNIST/raw"
+    HINT: ClassVar[str] = "On Debian: apt-get install dataset-fashion-mnist"
 
-        Raises:
-            DataError: If the files are neither there nor to be had; names the folders searched.
-        """
-        train = load_split(*self.files("train"))
-        test = load_split(*self.files("test"))
-        return ArrayDataset(*train, self.TRANSFORM), ArrayDataset(*test, self.TEST_TRANSFORM)
+    def folders(self, root: Path) -> list[Path]:
+        """Returns the data folder, a folder in it, and where Debian's package puts the files."""
+        return [root, root / "fashion-mnist", DEBIAN]
 
-    def files(self, split: str) -> list[Path]:
-        """Returns the image and the label file of a split, "train" or "test"."""
-        root = data_dir(self.args)
-        raw = root / "FashionMNIST" / "raw"
-        folders = [root, root / "fashion-mnist", raw, DEBIAN]
-        files = find_idx_files(folders, stems(split))
-        if files is None:
-            hint = "On Debian: apt-get install dataset-fashion-mnist"
-            fetch(self.NAME, lambda: FashionMNIST(str(root), download=True), folders, hint)
-            files = find_idx_files([raw], stems(split))
-        assert files is not None
-        return files
+    def download(self, root: Path) -> FashionMNIST:
+        """Fetches the files."""
+        return FashionMNIST(str(root), download=True)
+
+    @staticmethod
+    def read(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images [N, 32, 32, 3] and labels [N]."""
+        return load_split(images, labels)
 
     @staticmethod
     def get_backbone() -> str:

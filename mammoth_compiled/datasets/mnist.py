@@ -11,10 +11,7 @@ import numpy as np
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from mammoth_compiled.datasets.arrays import ArrayDataset, fetch, find_idx_files, read_idx
-from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.datasets.fashion_mnist import stems
-from mammoth_compiled.datasets.paths import data_dir
+from mammoth_compiled.datasets.idx import SequentialIDX, read_idx
 from mammoth_compiled.registry import register_dataset
 
 
@@ -25,7 +22,7 @@ def load_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @register_dataset("seq-mnist")
-class SequentialMNIST(ContinualDataset):
+class SequentialMNIST(SequentialIDX):
     """MNIST, 60,000 + 10,000 images, 5 tasks x 2 digits, 28x28x1."""
 
     SETTING = "class-il"
@@ -40,27 +37,20 @@ class SequentialMNIST(ContinualDataset):
     CLASS_NAMES = tuple("0123456789")
     DEFAULTS: ClassVar[dict[str, Any]] = {"lr": 0.1, "batch_size": 64, "n_epochs": 1}
 
-    def get_data_loaders(self) -> tuple[ArrayDataset, ArrayDataset]:
-        """Returns the whole training and test set.
+    RAW: ClassVar[str] = "MNIST/raw"
 
-        Raises:
-            DataError: If the files are neither there nor to be had; names the folders searched.
-        """
-        train = load_split(*self._files("train"))
-        test = load_split(*self._files("test"))
-        return ArrayDataset(*train, self.TRANSFORM), ArrayDataset(*test, self.TEST_TRANSFORM)
+    def folders(self, root: Path) -> list[Path]:
+        """Returns a folder in the data folder; Fashion-MNIST's files have the same names."""
+        return [root / "mnist"]
 
-    def _files(self, split: str) -> list[Path]:
-        root = data_dir(self.args)
-        raw = root / "MNIST" / "raw"
-        # Not the folder itself: Fashion-MNIST's files have the same names.
-        folders = [root / "mnist", raw]
-        files = find_idx_files(folders, stems(split))
-        if files is None:
-            fetch(self.NAME, lambda: MNIST(str(root), download=True), folders)
-            files = find_idx_files([raw], stems(split))
-        assert files is not None
-        return files
+    def download(self, root: Path) -> MNIST:
+        """Fetches the files."""
+        return MNIST(str(root), download=True)
+
+    @staticmethod
+    def read(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images [N, 28, 28] and labels [N]."""
+        return load_split(images, labels)
 
     @staticmethod
     def get_backbone() -> str:
