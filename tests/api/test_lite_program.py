@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ get_model_names load_runner register_backbone register_dataset register_model tr
 
 
 @pytest.fixture
-def program():
+def program(monkeypatch):
     """The program's module, its names registered for this test."""
     spec = importlib.util.spec_from_file_location("lite_program", PROGRAM)
     module = importlib.util.module_from_spec(spec)
+    # As an import would; Dynamo of torch 2.11 looks the module up.
+    monkeypatch.setitem(sys.modules, "lite_program", module)
     spec.loader.exec_module(module)
     return module
 
