@@ -18,13 +18,6 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PACKAGED = Path(__file__).parent / "files" / "fashion-mnist-mini"
 
 
-@lru_cache(maxsize=4)
-def load_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images padded to 32x32 and repeated to 3 channels, [N, 32, 32, 3], and labels [N]."""
-    data = np.pad(read_idx(images), ((0, 0), (2, 2), (2, 2)))
-    return np.repeat(data[..., None], 3, axis=3), read_idx(labels).astype(np.int64)
-
-
 @register_dataset("seq-fmnist")
 class SequentialFashionMNIST(SequentialIDX):
     """Fashion-MNIST, 60,000 + 10,000 images, 5 tasks x 2 classes, 32x32x3."""
@@ -70,9 +63,11 @@ class SequentialFashionMNIST(SequentialIDX):
         return FashionMNIST(str(root), download=True)
 
     @staticmethod
+    @lru_cache(maxsize=4)
     def read(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images [N, 32, 32, 3] and labels [N]."""
-        return load_split(images, labels)
+        """Returns images padded to 32x32 and made colour, [N, 32, 32, 3], and labels [N]."""
+        data = np.pad(read_idx(images), ((0, 0), (2, 2), (2, 2)))
+        return np.repeat(data[..., None], 3, axis=3), read_idx(labels).astype(np.int64)
 
     @staticmethod
     def get_backbone() -> str:

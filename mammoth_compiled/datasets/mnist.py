@@ -15,12 +15,6 @@ from mammoth_compiled.datasets.idx import SequentialIDX, read_idx
 from mammoth_compiled.registry import register_dataset
 
 
-@lru_cache(maxsize=2)
-def load_split(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images [N, 28, 28] and labels [N]."""
-    return read_idx(images), read_idx(labels).astype(np.int64)
-
-
 @register_dataset("seq-mnist")
 class SequentialMNIST(SequentialIDX):
     """MNIST, 60,000 + 10,000 images, 5 tasks x 2 digits, 28x28x1."""
@@ -48,9 +42,10 @@ class SequentialMNIST(SequentialIDX):
         return MNIST(str(root), download=True)
 
     @staticmethod
+    @lru_cache(maxsize=2)
     def read(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
         """Returns images [N, 28, 28] and labels [N]."""
-        return load_split(images, labels)
+        return read_idx(images), read_idx(labels).astype(np.int64)
 
     @staticmethod
     def get_backbone() -> str:

@@ -159,9 +159,10 @@ def _train_epoch(
         loss = model.observe(inputs, labels, not_aug_inputs, epoch=epoch)
         monitor.add(loss, epoch + 1, step + 1)
         images += len(labels)
-        bar.set_postfix(
-            {**model.pbar_suffix, "loss": monitor.last, "lr": monitor.lr}, refresh=False
-        )
+        if not bar.disable:  # tqdm formats the values even of a bar that nobody sees
+            bar.set_postfix(
+                {**model.pbar_suffix, "loss": monitor.last, "lr": monitor.lr}, refresh=False
+            )
         bar.update()
     return images
 

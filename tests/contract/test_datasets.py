@@ -343,11 +343,11 @@ def test_packaged_files_are_small_and_real():
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
     for split, per_class in (("train", 600), ("test", 200)):
         dataset = datasets["seq-fmnist-mini"].target(Namespace(batch_size=7))
-        images, labels = fashion_mnist.load_split(*dataset.files(split))
+        images, labels = fashion_mnist.SequentialFashionMNIST.read(*dataset.files(split))
         assert np.bincount(labels).tolist() == [per_class] * 10
         assert len({image.tobytes() for image in images}) > 0.99 * len(images)
     # Training and test images are different ones.
-    train_images, _ = fashion_mnist.load_split(*dataset.files("train"))
-    test_images, _ = fashion_mnist.load_split(*dataset.files("test"))
+    train_images, _ = fashion_mnist.SequentialFashionMNIST.read(*dataset.files("train"))
+    test_images, _ = fashion_mnist.SequentialFashionMNIST.read(*dataset.files("test"))
     known = {image.tobytes() for image in train_images}
     assert sum(image.tobytes() in known for image in test_images) == 0
