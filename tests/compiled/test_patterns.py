@@ -136,7 +136,7 @@ LEFT_ALONE = {
     ),
     "large window": (
         lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 16),
-        "the pooling window has more than 255 cells",
+        "the pooling window has more than 126 cells",
     ),
 }
 

@@ -110,7 +110,7 @@ def test_arrows(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if path.parent.name == "kernels"],
+    [path for path in MODULES if path.is_relative_to(REPOSITORY / "kernels")],
     ids=lambda path: path.name,
 )
 def test_kernels_import_torch_and_triton_only(path):
