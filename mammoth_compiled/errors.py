@@ -33,7 +33,20 @@ class TrainingError(MammothError):
 
 
 class ExportError(MammothError):
-    """A backbone that cannot be exported, or an export that differs from eager."""
+    """A backbone that cannot be exported, or a bundle that cannot be used.
+
+    Args:
+        message: What is wrong, where, and the remedy.
+        code: Kind of the error, the same words as in the C++ runtime: `export` (the export failed
+            or differs from eager), `missing` (no bundle, manifest or file), `damaged` (truncated,
+            not the schema, wrong hash), `schema` (written by a later version), `path` (a path
+            leaves the bundle), `contract` (unknown or absent returnt, wrong input), `hardware` (a
+            package for another machine or torch), `backend` (a runtime that is missing or fails).
+    """
+
+    def __init__(self, message: str, code: str = "export") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
