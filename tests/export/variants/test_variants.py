@@ -1,0 +1,328 @@
+"""The smaller models say the same as the float32 one, on real images too, or are refused."""
+
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional as F
+
+from mammoth_compiled.datasets.fashion_mnist import PACKAGED, SequentialFashionMNISTMini
+from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export import variants
+from mammoth_compiled.export.session import open_session, run_session
+from mammoth_compiled.export.variants import VARIANTS, write_variant
+
+LOWEST = np.finfo(np.float32).min
+METADATA = {"mammoth.schema": "1", "names": '["red", "grün"]'}
+
+
+def random_weights(seed=0):
+    """Weights of a convolution and of a head for four classes."""
+    generator = np.random.default_rng(seed)
+    shapes = {"conv.w": (5, 3, 3, 3), "conv.b": (5,), "head.w": (4, 60), "head.b": (4,)}
+    return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def build(weights, size=(8, 6), pixels=False, masked=False):
+    """A convolution, relu, pooling and a head as ONNX, input and outputs as in a bundle."""
+    height, width = size
+    steps = ["Conv(x, conv.w, conv.b) -> c", "Relu(c) -> r", "MaxPool(r) -> p"]
+    steps += ["Reshape(p, rows) -> features", "Gemm(features, head.w, head.b) -> logits"]
+    attributes = {
+        "Conv": {"pads": [1, 1, 1, 1]},
+        "MaxPool": {"kernel_shape": [2, 2], "strides": [2, 2]},
+        "Gemm": {"transB": 1},
+        "Transpose": {"perm": [0, 3, 1, 2]},
+        "Cast": {"to": TensorProto.FLOAT},
+    }
+    constants = {**weights, "rows": np.array([0, -1])}
+    if pixels:
+        steps = ["Cast(input) -> f", "Transpose(f) -> t", "Mul(t, scale) -> x", *steps]
+        constants["scale"] = np.array(1 / 255, np.float32)
+    if masked:
+        steps.append("Where(mask, logits, lowest) -> out")
+        constants |= {"mask": np.array([[1, 1, 0, 0]], bool), "lowest": np.array(LOWEST)}
+    text = "\n".join(steps).replace("-> logits", "-> logits" if masked else "-> out")
+    nodes = []
+    for step in (text if pixels else text.replace("(x,", "(input,")).splitlines():
+        call, output = step.split(" -> ")
+        operator, inputs = call.rstrip(")").split("(")
+        nodes.append(
+            helper.make_node(
+                operator,
+                inputs.split(", "),
+                [output],
+                name=f"node_{output}",
+                **attributes.get(operator, {}),
+            )
+        )
+    classes, features = weights["head.w"].shape
+    shape = ["batch", height, width, 3] if pixels else ["batch", 3, height, width]
+    kind = TensorProto.UINT8 if pixels else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "main",
+        [helper.make_tensor_value_info("input", kind, shape)],
+        [
+            helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", classes]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", features]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, METADATA)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def runner(data):
+    session = open_session(data)
+    return lambda images: run_session(session, {"input": images.numpy()})
+
+
+def images(count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 8, 6, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(random_weights())
+
+
+@pytest.fixture(scope="module")
+def variant_of(model):
+    """Variant name to its bytes."""
+    return {kind: write_variant(kind, model, images(64).numpy()) for kind in VARIANTS}
+
+
+def form(data):
+    graph = onnx.load_from_string(data).graph
+    return [
+        (value.name, value.type.tensor_type.elem_type, onnx.helper.printable_value_info(value))
+        for value in (*graph.input, *graph.output)
+    ]
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_keeps_contract_and_metadata_and_stays_portable(kind, model, variant_of):
+    data = variant_of[kind]
+    proto = onnx.load_from_string(data)
+    onnx.checker.check_model(proto, full_check=True)
+    assert form(data) == form(model)
+    assert {entry.key: entry.value for entry in proto.metadata_props} == METADATA
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 20)]
+    assert not any(node.domain for node in proto.graph.node)
+    assert tempfile.gettempdir().encode() not in data
+    for batch_size in (1, 2, 7):
+        outputs = runner(data)(images(batch_size))
+        assert {name: tuple(value.shape) for name, value in outputs.items()} == {
+            "out": (batch_size, 4),
+            "features": (batch_size, 60),
+        }
+        assert all(value.dtype == torch.float32 for value in outputs.values())
+
+
+def test_fp16_stores_and_computes_in_half_precision(model, variant_of):
+    graph = onnx.load_from_string(variant_of["fp16"]).graph
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert {weights[name] for name in random_weights()} == {TensorProto.FLOAT16}
+    fidelity = variants.compare_variant(
+        "fp16", runner(model), runner(variant_of["fp16"]), images(9)
+    )
+    assert 0 < fidelity.size["out"] < fidelity.bound["out"]
+    assert fidelity.cosine > 0.99999
+
+
+def test_fp16_keeps_the_lowest_number_of_a_masked_head():
+    data = build(random_weights(), masked=True)
+    variant = write_variant("fp16", data)
+    out = runner(variant)(images(3))["out"]
+    assert (out[:, 2:] == float(LOWEST)).all()
+    fidelity = variants.compare_variant("fp16", runner(data), runner(variant), images(3))
+    assert fidelity.bound["out"] < 10  # measured on what is not masked
+
+
+def test_int8_quantises_weights_per_channel_and_activations_to_bytes(variant_of):
+    graph = onnx.load_from_string(variant_of["int8"]).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = tensors["conv.w_quantized"]
+    assert weights.dtype == np.int8
+    assert np.abs(weights.astype(int)).max() <= 64  # products of two fit 16 bits
+    assert tensors["conv.w_scale"].shape == (5,)
+    restored = weights * tensors["conv.w_scale"][:, None, None, None]
+    assert np.abs(restored - random_weights()["conv.w"]).max() < tensors["conv.w_scale"].max()
+    zero_points = {
+        tensors[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"
+    }
+    assert zero_points == {np.dtype(np.uint8)}
+
+
+def test_int8_keeps_the_logits_in_float(variant_of):
+    graph = onnx.load_from_string(variant_of["int8"]).graph
+    (last,) = [node for node in graph.node if "out" in node.output]
+    assert last.op_type == "Gemm"
+
+
+def test_int8_is_the_same_every_time_and_leaves_nothing(model, variant_of, tmp_path, capfd):
+    path = list(sys.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert write_variant("int8", model, images(64).numpy()) == variant_of["int8"]
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+    assert sys.path == path
+
+
+def test_int8_takes_many_images_evenly(model):
+    many = images(1023).numpy()
+    data = write_variant("int8", model, many)
+    assert data == write_variant("int8", model, many[::2])
+    assert data != write_variant("int8", model, many[:512])
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_a_graph_that_takes_pixels_still_does(kind):
+    data = build(random_weights(), pixels=True)
+    pixels = torch.randint(256, (64, 8, 6, 3), generator=torch.Generator().manual_seed(2))
+    pixels = pixels.to(torch.uint8)
+    variant = write_variant(kind, data, pixels.numpy())
+    assert form(variant) == form(data)
+    assert variants.compare_variant(kind, runner(data), runner(variant), pixels).agreement > 0.95
+
+
+def test_errors_of_the_caller(model):
+    with pytest.raises(ExportError, match="unknown variant 'int4'; valid: 'fp16', 'int8'"):
+        write_variant("int4", model)
+    with pytest.raises(ExportError, match=r"needs images .* give 32 or more"):
+        write_variant("int8", model)
+    with pytest.raises(ExportError, match="31 calibration images are too few"):
+        write_variant("int8", model, images(31).numpy())
+    with pytest.raises(ExportError, match=r"float32 \[N, 3, 8, 6\].* but are float64"):
+        write_variant("int8", model, images(64).double().numpy())
+    with pytest.raises(ExportError, match=r"but are float32 \[64, 8, 6\]"):
+        write_variant("int8", model, images(64)[:, 0].numpy())
+
+
+def test_a_model_without_products_has_nothing_to_quantise():
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["input"], ["out"], name="relu")],
+        "main",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 8, 6])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 3, 8, 6])],
+    )
+    data = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    with pytest.raises(ExportError, match="nothing to quantise"):
+        write_variant("int8", data, images(64).numpy())
+
+
+def constant(**outputs):
+    return lambda batch: {name: value[: len(batch)] for name, value in outputs.items()}
+
+
+def test_what_strays_too_far_is_refused(model):
+    reference = runner(model)
+
+    def louder(batch):
+        return {name: value * 1.1 for name, value in reference(batch).items()}
+
+    def other(batch):
+        return {"out": reference(batch)["out"].flip(1), "features": reference(batch)["features"]}
+
+    def turned(batch):
+        return {"out": reference(batch)["out"], "features": reference(batch)["features"].roll(1, 1)}
+
+    with pytest.raises(ExportError, match="fp16 variant differs from float32: output 'out' by"):
+        variants.compare_variant("fp16", reference, louder, images(8))
+    with pytest.raises(ExportError, match=r"it gives \d+\.\d% of 8 images the same class"):
+        variants.compare_variant("int8", reference, other, images(8))
+    with pytest.raises(ExportError, match=r"the cosine of a feature vector falls to 0\.\d+"):
+        variants.compare_variant("int8", reference, turned, images(8))
+    assert variants.compare_variant("int8", reference, louder, images(8)).agreement == 1
+
+
+def test_values_that_are_not_numbers_are_refused(model):
+    reference = runner(model)
+
+    def broken(batch):
+        return {name: value * float("nan") for name, value in reference(batch).items()}
+
+    for kind in VARIANTS:
+        with pytest.raises(ExportError, match=f"the {kind} variant differs"):
+            variants.compare_variant(kind, reference, broken, images(2))
+
+
+def test_accuracy_chooses_among_the_classes_seen():
+    # Columns stand for classes 7, 5 and 9; the largest score is mostly that of class 9.
+    scores = torch.tensor([[2.0, 1, 3], [1, 2, 3], [2, 1, 0], [0, 1, 9]])
+    labels = torch.tensor([7, 5, 5, 9])
+    run, batch = constant(out=scores), torch.zeros(4, 1)
+    assert variants.accuracy(run, batch, labels, [7, 5, 9]) == 1 / 4
+    assert variants.accuracy(constant(out=scores[:3]), batch, labels, [7, 5, 9], [5, 7]) == 2 / 3
+    with pytest.raises(ExportError, match="none"):
+        variants.accuracy(run, batch, labels, [7, 5, 9], [])
+
+
+def test_accuracy_may_fall_by_a_point():
+    variants.check_accuracy("int8", 0.75, 0.7401)
+    variants.check_accuracy("int8", 0.75, 0.70, max_drop=0.05)
+    with pytest.raises(ExportError, match=r"72\.50% of the test images and float32 for 75\.00%"):
+        variants.check_accuracy("int8", 0.75, 0.725)
+    with pytest.raises(ExportError):
+        variants.check_accuracy("int8", 0.75, float("nan"))
+
+
+@pytest.fixture(scope="module")
+def clothes():
+    """Training and test images of seq-fmnist-mini, float32 [N, 3, 32, 32], with their labels."""
+
+    def read(part):
+        files = [PACKAGED / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+        pixels, labels = SequentialFashionMNISTMini.read(*files)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        return (images - 0.219) / 0.3318, torch.from_numpy(labels)
+
+    return read("train"), read("t10k")
+
+
+def train(data, labels):
+    """Weights of the small network after one pass over the images."""
+    weights = {
+        name: torch.from_numpy(value) * scale
+        for (name, value), scale in zip(random_weights().items(), (0.2, 0, 0, 0), strict=True)
+    }
+    weights["head.w"] = torch.zeros(10, 5 * 16 * 16)
+    weights["head.b"] = torch.zeros(10)
+    parameters = [weight.requires_grad_() for weight in weights.values()]
+    optimiser = torch.optim.SGD(parameters, lr=0.02)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    for index in order.split(32):
+        maps = F.conv2d(data[index], weights["conv.w"], weights["conv.b"], padding=1)
+        features = F.max_pool2d(F.relu(maps), 2).flatten(1)
+        loss = F.cross_entropy(features @ weights["head.w"].T + weights["head.b"], labels[index])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return {name: weight.detach().numpy() for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_real_images_are_recognised_as_before(kind, clothes):
+    (train_images, train_labels), (test_images, test_labels) = clothes
+    data = build(train(train_images, train_labels), size=(32, 32))
+    variant = runner(write_variant(kind, data, train_images[::30].numpy()))
+    reference = runner(data)
+    before = variants.accuracy(reference, test_images, test_labels, range(10))
+    after = variants.accuracy(variant, test_images, test_labels, range(10))
+    assert before > 0.7
+    variants.check_accuracy(kind, before, after)
+    fidelity = variants.compare_variant(kind, reference, variant, test_images)
+    assert fidelity.agreement > 0.98
+    assert fidelity.cosine > 0.999
+    assert fidelity.to_dict()["images"] == 2000
