@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels.launch import on_gpu
+from mammoth_compiled.kernels.launch import on_gpu, operator
 
 # The operator keeps winners as int8, and one number past the last cell says that relu cut it off.
 MAX_CELLS = 126
@@ -106,7 +106,7 @@ def relu_pool(z: torch.Tensor, window: Pair) -> torch.Tensor:
     return result
 
 
-@torch.library.triton_op("mammoth::relu_pool", mutates_args=())
+@operator("relu_pool")
 def relu_pool_op(
     z: torch.Tensor, window: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,7 +121,7 @@ def relu_pool_op(
     return _channels_last(y), _channels_last(winner.to(torch.int8))
 
 
-@torch.library.triton_op("mammoth::relu_pool_backward", mutates_args=())
+@operator("relu_pool_backward")
 def relu_pool_backward_op(
     grad: torch.Tensor,
     winner: torch.Tensor,

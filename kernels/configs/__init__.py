@@ -1,0 +1,127 @@
+"""Tile configurations as data: what a Triton kernel may take, and what was fastest where.
+
+`OP.json` lists for every kernel of an operation its candidates, best guess first. An entry holds
+for the dtypes it names and for problems whose dimensions lie in its `where` ranges.
+`tuned/sm_90.json`, written by `benchmarks/gpu.py --tune`, says which candidate was measured to be
+fastest for a problem on a chip; a problem that was not measured takes the first candidate.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Config:
+    """How one kernel is launched.
+
+    Attributes:
+        kernel: `op.kernel`, as in "relu_pool.forward".
+        tile: Tile sizes, passed to the kernel as constants under these names.
+        num_warps: Warps of one program.
+        num_stages: Depth of the software pipeline.
+    """
+
+    kernel: str
+    tile: tuple[tuple[str, int], ...]
+    num_warps: int
+    num_stages: int
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.tile)[name]
+
+    def __str__(self) -> str:
+        tile = " ".join(f"{name}={size}" for name, size in self.tile)
+        return f"{tile} warps={self.num_warps} stages={self.num_stages}"
+
+
+# Picks one of the candidates that fit.
+Policy = Callable[[list[Config]], Config]
+_POLICY: ContextVar[Policy | None] = ContextVar("policy", default=None)
+
+
+def problem_key(dtype: torch.dtype, dims: Mapping[str, int]) -> str:
+    """Names a problem in the tables of tuned configurations, as in `float32 batch=32 rows=16`."""
+    return " ".join([str(dtype).removeprefix("torch."), *(f"{k}={v}" for k, v in dims.items())])
+
+
+def candidates(kernel: str, dtype: torch.dtype, dims: Mapping[str, int]) -> list[Config]:
+    """Returns the configurations that fit a problem, best guess first.
+
+    Args:
+        kernel: `op.kernel`, as in "relu_pool.forward".
+        dtype: Of the tensors that the kernel computes with.
+        dims: Sizes of the problem by name.
+
+    Raises:
+        LookupError: If the data file has none; every problem must have one.
+    """
+    op, _, name = kernel.partition(".")
+    word = str(dtype).removeprefix("torch.")
+    found = [
+        Config(kernel, tuple(entry["tile"].items()), entry["num_warps"], entry["num_stages"])
+        for entry in _read(f"{op}.json")[name]
+        if word in entry.get("dtypes", (word,))
+        and all(low <= dims[k] <= high for k, (low, high) in entry.get("where", {}).items())
+    ]
+    if not found:
+        raise LookupError(f"configs/{op}.json has no {name} for {problem_key(dtype, dims)}")
+    return found
+
+
+def choose(
+    kernel: str, dtype: torch.dtype, dims: Mapping[str, int], device: torch.device
+) -> Config:
+    """Returns the configuration to launch a kernel with: tuned for this problem, or the first.
+
+    Args:
+        kernel: `op.kernel`.
+        dtype: Of the tensors that the kernel computes with.
+        dims: Sizes of the problem by name.
+        device: Where it runs.
+    """
+    fitting = candidates(kernel, dtype, dims)
+    policy = _POLICY.get()
+    if policy is not None:
+        return policy(fitting)
+    if device.type != "cuda":
+        return fitting[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    best = tuned(f"sm_{major}{minor}").get(kernel, {}).get(problem_key(dtype, dims))
+    # A table of an earlier version may name a candidate that is gone.
+    return next((config for config in fitting if str(config) == best), fitting[0])
+
+
+def tuned(chip: str) -> dict[str, dict[str, str]]:
+    """Returns what was measured on a chip: kernel → problem → configuration; empty if nothing."""
+    table: dict[str, dict[str, str]] = _read(f"tuned/{chip}.json", missing={})
+    return table
+
+
+@contextlib.contextmanager
+def choosing(policy: Policy) -> Iterator[None]:
+    """Lets a function pick the configuration of every kernel, to tune or to check them all."""
+    token = _POLICY.set(policy)
+    try:
+        yield
+    finally:
+        _POLICY.reset(token)
+
+
+@functools.cache
+def _read_file(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read(name: str, missing: Any = None) -> Any:
+    path = _FOLDER / name
+    return missing if missing is not None and not path.exists() else _read_file(path)

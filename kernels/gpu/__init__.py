@@ -1,0 +1,1 @@
+"""Triton kernels and their launchers, one operation a file; imported only where Triton is."""

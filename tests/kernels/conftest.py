@@ -1,0 +1,39 @@
+"""How kernels are tested: on a GPU if there is one, else in Triton's interpreter on the CPU."""
+
+import pytest
+import torch
+
+from mammoth_compiled.kernels.launch import has_triton
+
+
+@pytest.fixture(scope="session")
+def device():
+    """Where the kernels run in the tests."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def triton_kernels():
+    """Skips a test where Triton is not installed."""
+    if not has_triton():
+        pytest.skip("Triton is not installed")
+
+
+@pytest.fixture(scope="session")
+def assert_as_exact():
+    """Returns a check: the error against float64 is at most `factor` times torch's own.
+
+    `torch_result` is what torch computes in the kernel's dtype. The rule is that of the tests of
+    flash-attention; one unit in the last place of the largest value is always allowed.
+    """
+
+    def check(result, exact, torch_result, factor=2):
+        assert result.dtype == torch_result.dtype
+        assert result.shape == exact.shape
+        exact = exact.to(result.device)
+        error = (result.double() - exact).abs().max()
+        allowed = factor * (torch_result.double().to(result.device) - exact).abs().max()
+        unit = torch.finfo(result.dtype).eps * exact.abs().max()
+        assert error <= allowed + unit, f"error {error:.3g}, torch's own {allowed / factor:.3g}"
+
+    return check
