@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace mammoth::detail {
+
+/// The bytes of a regular file. Throws Error: missing; damaged if it is larger than `limit`.
+std::vector<std::byte> read_file(const std::filesystem::path& path,
+                                 std::uintmax_t limit = UINTMAX_MAX);
+
+}  // namespace mammoth::detail

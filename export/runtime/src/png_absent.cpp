@@ -1,0 +1,12 @@
+// Stands in for png.cpp where the runtime is built without libpng.
+#include "mammoth/error.hpp"
+#include "png.hpp"
+
+namespace mammoth::detail {
+
+Image parse_png(std::span<const std::byte>, const std::string& name) {
+    throw Error(ErrorCode::backend,
+                name + " is a PNG, and this runtime was built without libpng. Give a PPM");
+}
+
+}  // namespace mammoth::detail
