@@ -91,14 +91,19 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def on_gpu(*tensors: torch.Tensor) -> bool:
-    """Returns whether Triton kernels can take these tensors: all on CUDA, sm_80 or newer."""
-    return all(t.is_cuda for t in tensors) and has_triton() and _is_ampere(tensors[0].device)
+    """Returns whether Triton kernels can take these tensors: all on one GPU that `supports`."""
+    return all(t.is_cuda for t in tensors) and supports(tensors[0].device)
 
 
 @functools.cache
-def _is_ampere(device: torch.device) -> bool:
-    # bfloat16, tf32 and asynchronous copies begin there; ROCm devices have other limits.
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+def supports(device: torch.device) -> bool:
+    """Returns whether the Triton kernels run on a device: CUDA, sm_80 or newer, Triton installed.
+
+    bfloat16, tf32 and asynchronous copies begin with sm_80; ROCm devices have other limits.
+    """
+    if device.type != "cuda" or torch.version.hip is not None or not has_triton():
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def input_precision(dtype: torch.dtype, *, convolution: bool) -> str:
