@@ -103,7 +103,7 @@ def launches(op: str, *, first: bool = False) -> Iterator[tuple[str, Launch]]:
     for problem in problems(op)[: 1 if first else None]:
         fitting = _candidates(problem)
         for number in range(max(map(len, fitting.values()))):
-            with recording() as launched, choosing(lambda c, n=number: c[min(n, len(c) - 1)]):
+            with recording() as launched, choosing(lambda _, c, n=number: c[min(n, len(c) - 1)]):
                 problem.call()
             for launch in launched:
                 key = (launch.config, *_signature(launch, hashable=True))
@@ -153,7 +153,7 @@ def _wants_tensor_cores(launch: Launch) -> bool:
 def _candidates(problem: Problem) -> dict[str, list[Config]]:
     found: dict[str, list[Config]] = {}
 
-    def note(fitting: list[Config]) -> Config:
+    def note(_: str, fitting: list[Config]) -> Config:
         found[fitting[0].kernel] = fitting
         return fitting[0]
 

@@ -44,8 +44,8 @@ class Config:
         return f"{tile} warps={self.num_warps} stages={self.num_stages}"
 
 
-# Picks one of the candidates that fit.
-Policy = Callable[[list[Config]], Config]
+# Picks one of the candidates that fit a problem, given its name.
+Policy = Callable[[str, list[Config]], Config]
 _POLICY: ContextVar[Policy | None] = ContextVar("policy", default=None)
 
 
@@ -92,7 +92,7 @@ def choose(
     fitting = candidates(kernel, dtype, dims)
     policy = _POLICY.get()
     if policy is not None:
-        return policy(fitting)
+        return policy(problem_key(dtype, dims), fitting)
     if device.type != "cuda":
         return fitting[0]
     major, minor = torch.cuda.get_device_capability(device)
