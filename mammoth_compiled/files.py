@@ -7,6 +7,13 @@ from pathlib import Path
 from mammoth_compiled.errors import MammothError
 
 
+def user_cache() -> Path:
+    """Returns the user's folder for what can be computed again: MAMMOTH_CACHE_DIR, or XDG's."""
+    given = os.environ.get("MAMMOTH_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "mammoth_compiled"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that nobody ever sees half of it."""
     try:

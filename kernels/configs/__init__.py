@@ -117,6 +117,11 @@ def choosing(policy: Policy) -> Iterator[None]:
         _POLICY.reset(token)
 
 
+def forget() -> None:
+    """Forgets what was read, after a table was written."""
+    _read_file.cache_clear()
+
+
 @functools.cache
 def _read_file(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))

@@ -30,7 +30,9 @@ class Explanation:
         lines = [f"{self.graphs} graph(s) of {self.operations} operations"]
         lines += [f"  graph break: {reason}" for reason in self.breaks]
         for match in self.matches:
-            verdict = f"left as it is, because {match.reason}" if match.reason else "replaced"
+            verdict = f"replaced by {match.by}"
+            if match.reason:
+                verdict = f"left as it is, because {match.reason}"
             lines.append(f"  {match.pattern} at `{match.place}`: {verdict}")
         if not self.matches:
             lines.append("  no pattern has a place here")

@@ -12,6 +12,7 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 _CONV = (torch.conv2d, F.conv2d)
+_BATCH_NORM = (F.batch_norm, torch.batch_norm)
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_)
 _POOL = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
 
@@ -34,6 +35,37 @@ def argument(node: Node, position: int, name: str) -> Any:
 def is_conv(node: Any) -> bool:
     """Returns whether a node is a 2-D convolution."""
     return is_call(node, _CONV, ())
+
+
+def is_batch_norm(node: Any) -> bool:
+    """Returns whether a node is a batch norm."""
+    return is_call(node, _BATCH_NORM, ())
+
+
+@dataclass(frozen=True)
+class Conv:
+    """The inputs of a 2-D convolution, and whether it is 3x3 with stride and padding 1."""
+
+    images: Node
+    weight: Node
+    bias: Node | None
+    is_3x3: bool
+
+
+def as_conv(node: Any) -> Conv | None:
+    """Returns the inputs of a 2-D convolution whose weight is known, None for other nodes."""
+    if not is_conv(node):
+        return None
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    weight = example(given["weight"])
+    if weight is None:
+        return None
+    same = given.get("padding", 0)
+    sizes = [_pair(given.get(name, 1)) for name in ("stride", "dilation")]
+    plain = sizes == [(1, 1), (1, 1)] and (same == "same" or _pair(same) == (1, 1))
+    is_3x3 = tuple(weight.shape[2:]) == (3, 3) and plain and given.get("groups", 1) == 1
+    return Conv(given["input"], given["weight"], given.get("bias"), is_3x3)
 
 
 def is_relu(node: Any) -> bool:

@@ -54,6 +54,7 @@ def module_names():
         path: ".".join([root, *path.relative_to(folder).with_suffix("").parts])
         for folder, root in folders.items()
         for path in sorted(folder.rglob("*.py"))
+        if REPOSITORY / "export" / "runtime" not in path.parents  # C++ and its tests
     }
 
 

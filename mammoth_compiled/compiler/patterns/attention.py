@@ -1,4 +1,4 @@
-"""Pattern: softmax attention written out with products, replaced by torch's fused form."""
+"""Pattern: softmax attention written out with products, replaced by a fused form."""
 
 import operator
 from collections.abc import Iterable
@@ -9,11 +9,19 @@ import torch
 from torch.fx import Graph, Node
 from torch.nn import functional as F
 
+from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.nodes import argument, example, is_call, source
+from mammoth_compiled.compiler.patterns.layout import cast
 from mammoth_compiled.compiler.patterns.match import Match
+from mammoth_compiled.compiler.ways import FUSED, SDPA, UNFUSED, AttentionProblem
+from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.attention import attention_op
 
 # From here on the fused form trains faster on a CPU: benchmarks/results/attention.json.
 CPU_MIN_TOKENS = 512
+
+_BY = {FUSED: "one Triton kernel", SDPA: "torch's scaled_dot_product_attention"}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _PRODUCTS = (torch.bmm, torch.matmul, operator.matmul)
 _PRODUCT_METHODS = ("bmm", "matmul", "__matmul__")
@@ -32,9 +40,11 @@ class _Product:
 
 
 def attention(graph: Graph) -> Iterable[Match]:
-    """Replaces softmax(q k^T * scale) v, one head or many, by scaled_dot_product_attention.
+    """Replaces softmax(q k^T * scale) v, one head or many, by a form that keeps no scores.
 
-    Source of the fused form: Dao et al. 2022, "FlashAttention", arXiv 2205.14135.
+    On a CPU that is torch's scaled_dot_product_attention, on a GPU this or the Triton kernel,
+    whichever is faster there. Source of the form: Dao et al. 2022, "FlashAttention",
+    arXiv 2205.14135.
     """
     for last in list(graph.nodes):
         outer = _product(last)
@@ -48,30 +58,65 @@ def attention(graph: Graph) -> Iterable[Match]:
         # From the last to the first: each is used by the one before it only.
         between = [softmax, *scaling, scores]
         reason = _why_not(outer, inner, between)
-        yield Match("attention", last.name, reason)
+        way = UNFUSED if reason else _fastest(outer, inner)
+        if not reason and way == UNFUSED:
+            reason = "torch's own kernels were measured to be faster"
+        yield Match("attention", last.name, reason, _BY.get(way, ""))
         if not reason:
-            _replace(graph, last, outer, inner, scale)
+            _replace(graph, last, outer, inner, scale, way)
             for node in (last, *between):
                 graph.erase_node(node)
 
 
-def _replace(graph: Graph, last: Node, outer: _Product, inner: _Product, scale: float) -> None:
+def _replace(
+    graph: Graph, last: Node, outer: _Product, inner: _Product, scale: float, way: str
+) -> None:
     value = example(outer.right)
-    single_head = value is not None and value.dim() == 3
+    assert value is not None
+    single_head = value.dim() == 3
+    inputs = [inner.left, inner.right, outer.right]
+    if value.is_cuda:
+        inputs = [cast(graph, last, node, _dtype(value)) for node in inputs]
     with graph.inserting_before(last):
-        key = inner.right
         if not inner.right_transposed:
-            key = graph.call_method("transpose", (key, -2, -1))
-        inputs = [inner.left, key, outer.right]
+            inputs[1] = graph.call_method("transpose", (inputs[1], -2, -1))
         if single_head:
             inputs = [graph.call_method("unsqueeze", (node, 1)) for node in inputs]
-        result = graph.call_function(
-            F.scaled_dot_product_attention, tuple(inputs), {"scale": scale}
-        )
+        if way == FUSED:
+            both = graph.call_function(attention_op._opoverload, (*inputs, scale))
+            result = graph.call_function(operator.getitem, (both, 0))
+        else:
+            result = graph.call_function(
+                F.scaled_dot_product_attention, tuple(inputs), {"scale": scale}
+            )
         if single_head:
             result = graph.call_method("squeeze", (result, 1))
         result.meta = dict(last.meta)
     last.replace_all_uses_with(result)
+
+
+def _fastest(outer: _Product, inner: _Product) -> str:
+    query, key = example(inner.left), example(inner.right)
+    assert query is not None
+    assert key is not None
+    if query.device.type == "cpu":
+        return SDPA
+    problem = AttentionProblem(
+        _dtype(query),
+        batch=query.shape[0],
+        heads=query.shape[1] if query.dim() == 4 else 1,
+        queries=query.shape[-2],
+        keys=key.shape[-2] if inner.right_transposed else key.shape[-1],
+        size=query.shape[-1],
+        train=torch.is_grad_enabled(),
+    )
+    return dispatch.fastest("attention", str(problem), query.device, problem.ways)
+
+
+def _dtype(value: torch.Tensor) -> torch.dtype:
+    """Returns the dtype that products on this value's device are taken in."""
+    device = value.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
 
 
 def _why_not(outer: _Product, inner: _Product, between: list[Node]) -> str:
@@ -92,11 +137,12 @@ def _why_not(outer: _Product, inner: _Product, between: list[Node]) -> str:
         query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
     ):
         return "queries, keys and values differ in size"
-    if query.device.type != "cpu":
-        return "the fused form was not measured on this device"
-    if query.shape[-2] < CPU_MIN_TOKENS:
-        return f"under {CPU_MIN_TOKENS} tokens the fused form is not faster on a CPU"
-    return ""
+    if query.device.type == "cpu":
+        few = query.shape[-2] < CPU_MIN_TOKENS
+        return f"under {CPU_MIN_TOKENS} tokens the fused form is not faster on a CPU" if few else ""
+    if not launch.supports(query.device):
+        return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
+    return "" if query.dtype in _DTYPES else f"there is no kernel for {query.dtype}"
 
 
 def _scaled(node: Any) -> tuple[list[Node], Any, float]:

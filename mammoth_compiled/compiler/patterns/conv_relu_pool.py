@@ -1,71 +1,154 @@
 """Pattern: convolution, relu and max pooling, in either order of the last two."""
 
+import operator
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch.fx import Graph, Node
 
-from mammoth_compiled.compiler.nodes import Pool, as_pool, example, is_conv, is_relu, source
+from mammoth_compiled.compiler import dispatch
+from mammoth_compiled.compiler.nodes import (
+    Pool,
+    as_conv,
+    as_pool,
+    example,
+    is_batch_norm,
+    is_conv,
+    is_relu,
+    source,
+)
+from mammoth_compiled.compiler.patterns.layout import cast, channels_last, replace_with
 from mammoth_compiled.compiler.patterns.match import Match
-from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool
+from mammoth_compiled.compiler.ways import FUSED, POOL, UNFUSED, ConvProblem
+from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_op
+from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool, relu_pool_op
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where relu and pooling meet: `last` and `first` are the two, `producer` is before them."""
+
+    last: Node
+    first: Node
+    producer: Node
+    pool: Pool
+    value: torch.Tensor
 
 
 def conv_relu_pool(graph: Graph) -> Iterable[Match]:
     """Replaces relu and pooling after a convolution, in either order, and runs it channels-last.
 
-    On a CPU only: Inductor's backward of pooling scatters, and NCHW convolutions are reordered.
+    On a CPU, since Inductor's backward of pooling scatters and NCHW convolutions are reordered. On
+    a GPU one kernel takes all three, or one takes relu and pooling, whichever is faster there.
     """
     for last in list(graph.nodes):
         first = source(last)
         pool = as_pool(last) or as_pool(first)
         if pool is None or not (is_relu(last) or is_relu(first)):
             continue
-        conv = source(first)
-        reason = _why_not(conv, first, pool)
-        yield Match("conv-relu-pool", last.name, reason)
+        producer = source(first)
+        value = example(producer)
+        reason, by = _why_not(producer, first, pool, value), ""
         if not reason:
-            _to_channels_last(graph, conv)
-            with graph.inserting_before(last):
-                fused = graph.call_function(relu_pool, (conv, pool.window))
-                fused.meta = dict(last.meta)
-                plain = graph.call_method("contiguous", (fused,))
-                plain.meta = dict(last.meta)
-            # Convolutions like channels-last; to anybody else the layout is as it was.
-            last.replace_all_uses_with(plain)
-            graph.erase_node(last)
-            graph.erase_node(first)
+            assert value is not None
+            place = _Place(last, first, producer, pool, value)
+            if value.device.type == "cpu":
+                by = _on_cpu(graph, place)
+            else:
+                by = _on_gpu(graph, place)
+                reason = "" if by else "torch's own kernels were measured to be faster"
+        yield Match("conv-relu-pool", last.name, reason, by)
 
 
-def _why_not(conv: Any, middle: Node, pool: Pool) -> str:
-    if not is_conv(conv):
-        return "what comes before is not a convolution"
-    if len(conv.users) != 1 or len(middle.users) != 1:
+def _why_not(producer: object, first: Node, pool: Pool, value: torch.Tensor | None) -> str:
+    on_cpu = value is None or value.device.type == "cpu"
+    if not is_conv(producer) and (on_cpu or not is_batch_norm(producer)):
+        return f"what comes before is not a convolution{'' if on_cpu else ' or a batch norm'}"
+    assert isinstance(producer, Node)
+    if len(producer.users) != 1 or len(first.users) != 1:
         return "a value in between is used elsewhere too"
-    value = example(conv)
     if value is None or not value.is_floating_point() or value.dim() != 4:
         return "its input is not a float batch of images"
-    if value.device.type != "cpu":
-        return "not on a CPU"
-    if not pool.tiles:
-        return "the pooling windows overlap, are padded or leave gaps"
     if pool.window[0] * pool.window[1] > MAX_CELLS:
         return f"the pooling window has more than {MAX_CELLS} cells"
-    return ""
+    if on_cpu:
+        return "" if pool.tiles else "the pooling windows overlap, are padded or leave gaps"
+    if not launch.supports(value.device):
+        return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
+    if pool.dilation != (1, 1) or pool.ceil_mode:
+        return "the pooling windows are dilated or rounded up"
+    return "" if value.dtype in _DTYPES else f"there is no kernel for {value.dtype}"
 
 
-def _to_channels_last(graph: Graph, conv: Node) -> None:
-    """Makes a convolution read channels-last, straight from a fused pooling where it can."""
+def _on_cpu(graph: Graph, place: _Place) -> str:
+    _read_channels_last(graph, place.producer)
+    with graph.inserting_before(place.last):
+        fused = graph.call_function(relu_pool, (place.producer, place.pool.window))
+    _finish(graph, place, fused)
+    return "channels-last convolution, relu+pool without scatter"
+
+
+def _on_gpu(graph: Graph, place: _Place) -> str:
+    """Rewrites for a GPU and returns what was taken, "" if nothing is better than torch."""
+    way = _fastest(place)
+    if way == UNFUSED:
+        return ""
+    conv, pool = as_conv(place.producer), place.pool
+    if way == FUSED:
+        assert conv is not None
+        dtype = place.value.dtype
+        inputs = [conv.images, conv.weight, *([conv.bias] if conv.bias is not None else [])]
+        cast_inputs = [cast(graph, place.last, node, dtype) for node in inputs]
+        cast_inputs[0] = channels_last(graph, place.last, cast_inputs[0])
+        target, args = conv_relu_pool_op._opoverload, (*cast_inputs, *[None] * (3 - len(inputs)))
+        by = "one Triton kernel"
+    else:
+        if conv is not None:
+            _read_channels_last(graph, place.producer)
+        sizes = [list(pair) for pair in (pool.window, pool.stride, pool.padding)]
+        target, args = relu_pool_op._opoverload, (place.producer, *sizes)
+        by = f"{'cuDNN and a' if conv is not None else 'a'} Triton kernel for relu+pool"
+    with graph.inserting_before(place.last):
+        both = graph.call_function(target, args)
+        result = graph.call_function(operator.getitem, (both, 0))
+    _finish(graph, place, result)
+    if way == FUSED:
+        graph.erase_node(place.producer)
+    return by
+
+
+def _finish(graph: Graph, place: _Place, result: Node) -> None:
+    replace_with(graph, place.last, result)
+    graph.erase_node(place.last)
+    graph.erase_node(place.first)
+
+
+def _read_channels_last(graph: Graph, conv: Node) -> None:
     before = source(conv)
-    if isinstance(before, Node) and before.op == "call_method" and before.target == "contiguous":
-        fused = source(before)
-        if isinstance(fused, Node) and fused.target is relu_pool:
-            conv.replace_input_with(before, fused)
-            if not before.users:
-                graph.erase_node(before)
-            return
-    with graph.inserting_before(conv):
-        layout: dict[str, Any] = {"memory_format": torch.channels_last}
-        reordered = graph.call_method("contiguous", (before,), layout)
-        reordered.meta = dict(before.meta)
-    conv.replace_input_with(before, reordered)
+    conv.replace_input_with(before, channels_last(graph, conv, before))
+    if not before.users:
+        graph.erase_node(before)
+
+
+def _fastest(place: _Place) -> str:
+    conv, pool, value = as_conv(place.producer), place.pool, place.value
+    images = example(conv.images) if conv is not None else None
+    tiles_2x2 = pool.tiles and pool.window == (2, 2)
+    if conv is None or images is None or not (conv.is_3x3 and tiles_2x2):
+        return POOL  # nothing to choose from: torch's backward scatters
+    precision = launch.input_precision(value.dtype, convolution=True)
+    if value.dtype == torch.float32 and precision == "ieee":
+        return POOL  # without tensor cores cuDNN has algorithms that do less work
+    problem = ConvProblem(
+        value.dtype,
+        *images.shape,
+        value.shape[1],
+        bias=conv.bias is not None,
+        needs_input_grad=images.requires_grad,
+        train=torch.is_grad_enabled(),
+    )
+    return dispatch.fastest("conv_relu_pool", str(problem), value.device, problem.ways)

@@ -11,8 +11,10 @@ class Match:
         pattern: Name of the pattern.
         place: Name of the node where it would be.
         reason: Why it was left alone; empty if it was replaced.
+        by: What replaced it.
     """
 
     pattern: str
     place: str
     reason: str = ""
+    by: str = ""
