@@ -1,7 +1,7 @@
 """export_bundle: from a backbone to a directory of proven files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,20 @@ import torch
 
 from mammoth_compiled.backbones import Contract, probe
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import to_onnx
+from mammoth_compiled.export.capture import Source
+from mammoth_compiled.export.contents import seal
 from mammoth_compiled.export.directory import check_target, replacing
-from mammoth_compiled.export.graph import INPUT, NamedOutputs, eager_copy, unwrap
-from mammoth_compiled.export.load import load_bundle
-from mammoth_compiled.export.metadata import Metadata
-from mammoth_compiled.export.session import import_onnxruntime, open_session, run_session
-from mammoth_compiled.export.verify import compare
+from mammoth_compiled.export.formats import FORMATS, format_names
+from mammoth_compiled.export.graph import NamedOutputs, eager_copy, name_of, unwrap
+from mammoth_compiled.export.manifest import Manifest
+from mammoth_compiled.export.metadata import properties
+from mammoth_compiled.export.prove import add_variants, gather, prove
+from mammoth_compiled.export.session import import_onnxruntime
+from mammoth_compiled.export.stages import Head, Options
 from mammoth_compiled.types import DatasetInfo
+
+Images = torch.Tensor | Callable[[], torch.Tensor]
+Labelled = tuple[torch.Tensor, torch.Tensor] | Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
 def export_bundle(
@@ -27,14 +33,24 @@ def export_bundle(
     input_shape: Sequence[int] | None = None,
     info: DatasetInfo | None = None,
     samples: torch.Tensor | None = None,
+    formats: str | Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+    fold_preprocessing: bool = False,
+    classes: str = "all",
+    softmax: bool = False,
+    full: bool = False,
+    variants: Sequence[str] = (),
+    calibration: Images | None = None,
+    test_set: Labelled | None = None,
+    name: str | None = None,
 ) -> Path:
-    """Exports a backbone to a directory, after proving that the export equals eager.
+    """Exports a backbone to a directory, after proving that every file in it equals eager.
 
-    The directory holds `model.onnx`: opset 20, one file, input `input` float32 [batch, C, H, W]
-    with any batch size, outputs `out` [batch, K] and, where the backbone has them, `features`
-    [batch, F]; classes, mean, std and input size are in its metadata. Every output is compared
-    with the eager, un-compiled backbone in eval mode, at batch sizes 1, 2, 7 and 32. A bundle that
-    was at `path` is replaced in the end; if anything fails, nothing is written.
+    The input is `input`, float32 [batch, C, H, W] with any batch size; the outputs are `out`
+    [batch, K] and, where the backbone has them, `features` [batch, F]. Every output of every file
+    is compared with the eager, un-compiled backbone in eval mode, at batch sizes 1, 2, 7 and 32. A
+    bundle that was at `path` is replaced in the end; if anything fails, nothing is written.
+    `manifest.json` says what the directory holds.
 
     A copy on the CPU is exported: the backbone keeps its device, mode, gradients and the random
     state.
@@ -46,48 +62,102 @@ def export_bundle(
         input_shape: (C, H, W) of one image; needed where neither `info` nor the model tells it.
         info: What to write of the training data; None asks the model's dataset.
         samples: Real images to compare on as well, normalised float32 [N, C, H, W].
+        formats: Names from `onnx`, `pt2` (torch.export), `aoti` (AOTInductor: compiled code with
+            entries out, features and both), `torchscript` and `safetensors` (weights alone), or a
+            text of them with commas; by default `onnx,pt2,safetensors`.
+        device: What `aoti` compiles for, `cpu` or `cuda`.
+        fold_preprocessing: Take stored pixels, uint8 [batch, H, W, C], and normalise them inside.
+        classes: `all`; `seen`: trim `out` to the classes trained on; `masked`: give the columns of
+            the others the lowest float32.
+        softmax: Give probabilities in `out`.
+        full: Also give the stage maps of a backbone with FULL as `full_0`, `full_1`, ...
+        variants: `fp16`, `int8`: smaller ONNX models beside the float32 one.
+        calibration: Training images to set the ranges of int8, normalised float32 [N, C, H, W], or
+            what returns them.
+        test_set: Test images, likewise, and class ids int64 [N], or what returns both; accuracy is
+            measured on them and written to the manifest.
+        name: Name of the backbone in the manifest; by default that of the run or of its class.
 
     Returns:
         The absolute path of the directory.
 
     Raises:
-        ExportError: If the export differs from eager (names output, batch size and difference),
-            the backbone cannot be expressed in ONNX, the arguments contradict each other, `path`
-            holds other files, or ONNX Runtime is not installed.
+        ExportError: If the export differs from eager (names file, output, batch size and
+            difference), the backbone cannot be expressed in a format, the arguments contradict
+            each other, `path` holds other files, or a library is not installed.
         ContractError: If the backbone does not keep the ReturnTypes contract.
 
     Example:
-        >>> export_bundle(model, "exported/resnet18")
+        >>> export_bundle(model, "exported/resnet18", formats="onnx,aoti")
         >>> logits, features = load_bundle("exported/resnet18")(images, returnt="both")
     """
     target = check_target(path)
-    import_onnxruntime()  # fail before the work rather than after it
+    wanted = format_names(formats)
+    options = Options(fold_preprocessing, _head(classes), softmax, full)
+    if "onnx" in wanted:
+        import_onnxruntime()  # fail before the work rather than after it
     net, dataset_info = unwrap(model_or_backbone)
     info = info or dataset_info
     shape = _input_shape(input_shape, info)
-    if samples is not None:
-        samples = _check_samples(samples, shape)
+    name = name or name_of(model_or_backbone)
+    place = torch.device(device)
     net = eager_copy(net)
     # A forward may draw random numbers; the caller's come from the same generator.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), replacing(target) as folder:
         contract = probe(net, shape, (info.num_classes or None) if info else None)
-        info = _complete(info, contract)
-        graph = NamedOutputs(net, contract)
-        data = to_onnx.write(graph)
-        session = open_session(data)
-        parity = compare(
-            lambda images: run_session(session, {INPUT: images.numpy()}),
-            graph.ask,
-            list(graph.widths),
-            shape,
-            samples,
-        )
-    metadata = Metadata(info, graph.widths, parity)
-    with replacing(target) as folder:
-        file = folder / to_onnx.FILE_NAME
-        file.write_bytes(to_onnx.with_metadata(data, metadata.to_properties()))
-        load_bundle(file)  # what is on the disk opens, with its metadata
+        info = complete(info, contract)
+        graph = NamedOutputs(net, contract, options, info)
+        manifest = describe_graph(name, graph, info, options)
+        evidence = gather(graph, info, samples, calibration, test_set)
+        source = Source(graph, properties(manifest), place)
+        files = [file for key in wanted for file in FORMATS[key].write(source, folder)]
+        files = prove(folder, files, evidence, place)
+        files = add_variants(folder, files, variants, evidence, manifest)
+        seal(folder, replace(manifest, files=tuple(files)), evidence.cases[-1])
     return target
+
+
+def describe_graph(name: str, graph: NamedOutputs, info: DatasetInfo, options: Options) -> Manifest:
+    """Returns the manifest of a graph, without files."""
+    ids: Sequence[int] = range(info.num_classes)
+    if options.classes == Head.SEEN:
+        ids = info.classes_seen
+    names = tuple(info.class_names[k] for k in ids) if info.class_names else ()
+    columns = replace(info, num_classes=len(ids), class_names=names)
+    return Manifest(name, graph.interface, columns, tuple(ids), options)
+
+
+def complete(info: DatasetInfo | None, contract: Contract) -> DatasetInfo:
+    """Returns `info` with the width of the head, after checking the lengths of its lists.
+
+    Raises:
+        ExportError: If a list has another length than the backbone has classes or channels.
+    """
+    if info is None:
+        return DatasetInfo("", contract.input_shape, num_classes=contract.num_classes)
+    channels = contract.input_shape[0]
+    lengths = {
+        "class_names": (info.class_names, contract.num_classes),
+        "mean": (info.mean, channels),
+        "std": (info.std, channels),
+    }
+    for name, (values, length) in lengths.items():
+        if values and len(values) != length:
+            raise ExportError(f"info.{name} must have {length} entries, not {len(values)}")
+    return replace(
+        info,
+        num_classes=contract.num_classes,
+        mean=tuple(float(value) for value in info.mean or (0.0,) * channels),
+        std=tuple(float(value) for value in info.std or (1.0,) * channels),
+    )
+
+
+def _head(classes: str) -> Head:
+    if classes not in tuple(Head):
+        raise ExportError(
+            f"unknown classes={classes!r}; valid: {', '.join(map(repr, map(str, Head)))}"
+        )
+    return Head(classes)
 
 
 def _input_shape(
@@ -112,34 +182,3 @@ def _input_shape(
             f"{info.name!r}. Leave input_shape out"
         )
     return channels, height, width
-
-
-def _check_samples(samples: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    if not isinstance(samples, torch.Tensor):
-        raise ExportError(f"samples must be a torch tensor, not {type(samples).__name__}")
-    if samples.dtype != torch.float32 or samples.shape[1:] != shape or len(samples) == 0:
-        raise ExportError(
-            f"samples must be normalised images, float32 [N, {', '.join(map(str, shape))}], but "
-            f"are {samples.dtype} {list(samples.shape)}"
-        )
-    return samples.detach().cpu().contiguous()
-
-
-def _complete(info: DatasetInfo | None, contract: Contract) -> DatasetInfo:
-    """Returns `info` with the width of the head, after checking the lengths of its lists."""
-    if info is None:
-        return DatasetInfo("", contract.input_shape, num_classes=contract.num_classes)
-    lengths = {
-        "class_names": (info.class_names, contract.num_classes),
-        "mean": (info.mean, contract.input_shape[0]),
-        "std": (info.std, contract.input_shape[0]),
-    }
-    for name, (values, length) in lengths.items():
-        if values and len(values) != length:
-            raise ExportError(f"info.{name} must have {length} entries, not {len(values)}")
-    return replace(
-        info,
-        num_classes=contract.num_classes,
-        mean=tuple(float(value) for value in info.mean),
-        std=tuple(float(value) for value in info.std),
-    )

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.load import load_bundle
-from mammoth_compiled.export.to_onnx import FILE_NAME
+from mammoth_compiled.export.manifest import FILE_NAME as MANIFEST
+from mammoth_compiled.export.manifest import read_manifest
+from mammoth_compiled.export.metadata import SCHEMA_KEY
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
@@ -21,7 +22,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path).resolve()
     if target.suffix == ".onnx":
         raise ExportError(
-            f"{path} names a file: give the directory of the bundle, which holds {FILE_NAME}"
+            f"{path} names a file: give the directory of the bundle, which will hold it"
         )
     try:
         if target.exists() and not target.is_dir():
@@ -54,6 +55,7 @@ def replacing(target: Path) -> Iterator[Path]:
     token = uuid.uuid4().hex[:8]
     staging = target.with_name(f".{target.name}.{token}.new")
     replaced = target.with_name(f".{target.name}.{token}.old")
+    made = [folder for folder in target.parents if not folder.exists()]
     try:
         staging.mkdir(parents=True)
         yield staging
@@ -69,14 +71,30 @@ def replacing(target: Path) -> Iterator[Path]:
             replaced.rename(target)
         for leftover in (staging, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # what holds the new bundle stays
+                folder.rmdir()
 
 
 def _is_bundle(folder: Path) -> bool:
     """Tells whether a directory holds the files of a bundle and nothing that a user added."""
-    if [entry.name for entry in folder.iterdir()] != [FILE_NAME]:
-        return False
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    if found == {"model.onnx"}:
+        return _is_single_file(folder / "model.onnx")
     try:
-        load_bundle(folder)
+        manifest = read_manifest(folder)
     except ExportError:
         return False
-    return True
+    return found <= {MANIFEST} | {file.path for file in manifest.files}
+
+
+def _is_single_file(path: Path) -> bool:
+    """Tells whether a model is a bundle of the time before there were manifests."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        return False
+    return any(entry.key == SCHEMA_KEY for entry in model.metadata_props)

@@ -1,79 +1,137 @@
 """Loads a bundle: a callable that answers like the backbone it was exported from."""
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.graph import INPUT
-from mammoth_compiled.export.metadata import Metadata
-from mammoth_compiled.export.session import open_session, run_session
-from mammoth_compiled.export.to_onnx import FILE_NAME
+from mammoth_compiled.export.formats import RUNTIMES, runtime_name
+from mammoth_compiled.export.interface import Interface
+from mammoth_compiled.export.manifest import File, Manifest, check_file, read_manifest
+from mammoth_compiled.export.stages import SCALE
+from mammoth_compiled.export.verify import Difference, Run
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
-if TYPE_CHECKING:
-    import onnxruntime
+
+@dataclass(frozen=True)
+class _State:
+    """One version of a bundle, opened."""
+
+    manifest: Manifest
+    runs: Mapping[ReturnTypes, Run]
+    parity: Mapping[str, Difference]
 
 
 class Bundle:
-    """An exported backbone, run by ONNX Runtime; see `load_bundle`.
+    """An exported backbone, run without its code; see `load_bundle`.
+
+    A call from several threads at once is safe, also while another one reloads.
 
     Attributes:
-        path: The model file.
-        info: The data the backbone was trained on; `name` is empty where nothing is known of it.
-        input_shape: (C, H, W) of one image.
+        path: The directory.
+        returnt: What a call gives if it does not say.
         supports: The return types it answers.
-        widths: Output name to K or F.
-        classes_seen: Class ids the weights were trained on, in the order they came.
-        class_names: One name per class id; empty where not known.
-        parity: Output name to the largest difference from eager measured at export.
     """
 
     def __init__(
-        self, session: "onnxruntime.InferenceSession", metadata: Metadata, path: Path
+        self,
+        path: Path,
+        device: torch.device,
+        returnt: ReturnTypes | None,
+        runtime: str,
+        precision: str,
     ) -> None:
-        self._session = session
         self.path = path
-        self.info: DatasetInfo = metadata.info
-        self.input_shape = metadata.info.input_shape
-        self.supports = metadata.supports
-        self.classes_seen = metadata.info.classes_seen
-        self.class_names = metadata.info.class_names
-        self.widths = metadata.widths
-        self.parity = metadata.parity
+        self.returnt = returnt or ReturnTypes.OUT
+        self._device, self._fixed = device, returnt
+        self._runtime, self._precision = runtime, precision
+        self._state = self._open(read_manifest(path))
+
+    @property
+    def manifest(self) -> Manifest:
+        """All that the bundle says of itself."""
+        return self._state.manifest
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data the backbone was trained on; `name` is empty where nothing is known of it."""
+        return self.manifest.info
+
+    @property
+    def interface(self) -> Interface:
+        """What goes in and comes out."""
+        return self.manifest.interface
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.interface.input_shape
+
+    @property
+    def supports(self) -> tuple[ReturnTypes, ...]:
+        """The return types it answers: all of the bundle, or the one it was loaded for."""
+        return tuple(self._state.runs)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Name to K or F of `out` and `features`."""
+        shapes = self.interface.outputs
+        return {name: shape[0] for name, shape in shapes.items() if len(shape) == 1}
+
+    @property
+    def classes_seen(self) -> tuple[int, ...]:
+        """Class ids the weights were trained on, in the order they came."""
+        return self.info.classes_seen
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per column of `out`; empty where not known."""
+        return self.info.class_names
+
+    @property
+    def parity(self) -> Mapping[str, Difference]:
+        """Output name to the largest difference from eager that was measured at export."""
+        return self._state.parity
 
     def __call__(
-        self, x: torch.Tensor | np.ndarray, returnt: ReturnTypes | str = ReturnTypes.OUT
+        self, x: torch.Tensor | np.ndarray, returnt: ReturnTypes | str | None = None
     ) -> Any:
         """Computes what `returnt` asks for.
 
         Args:
             x: Images as the backbone takes them, normalised (see `preprocess`), float32
-                [B, C, H, W].
-            returnt: `out`, `features` or `both`.
+                [B, C, H, W]; pixels, uint8 [B, H, W, C], where the bundle normalises by itself.
+            returnt: `out`, `features`, `both` or `full`; by default what the bundle was loaded
+                for, `out` if nothing.
 
         Returns:
-            Logits [B, K], features [B, F] or the tuple of both: float32 tensors without gradient,
-            on the device of `x`.
+            Logits [B, K], features [B, F], the tuple of both, or (logits, list of stage maps):
+            float32 tensors without gradient, on the device of `x`.
 
         Raises:
             ValueError: If `returnt` is unknown; lists the valid ones.
             ExportError: If the bundle lacks what it asks for, or `x` has another shape or type.
         """
-        returnt = ReturnTypes(returnt)
-        if returnt not in self.supports:
+        returnt = self.returnt if returnt is None else ReturnTypes(returnt)
+        state = self._state  # of one version, whatever is reloaded meanwhile
+        if returnt not in state.runs:
             raise ExportError(
                 f"this bundle has no {str(returnt)!r}; it has: "
-                f"{', '.join(repr(str(r)) for r in self.supports)}"
+                f"{', '.join(repr(str(r)) for r in state.runs)}"
+                + (" (it was loaded for that alone)" if self._fixed else ""),
+                "contract",
             )
         device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
-        outputs = run_session(self._session, {INPUT: self._check(x)})
-        if returnt == ReturnTypes.BOTH:
-            return outputs["out"].to(device), outputs["features"].to(device)
-        return outputs[returnt].to(device)
+        values = state.runs[returnt](_check(x, state.manifest.interface))
+        outputs = [values[name].to(device) for name in state.manifest.interface.entries[returnt]]
+        if returnt == ReturnTypes.FULL:
+            return outputs[0], outputs[1:]
+        return tuple(outputs) if returnt == ReturnTypes.BOTH else outputs[0]
 
     def preprocess(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Turns images as they are stored into what the bundle takes.
@@ -85,12 +143,13 @@ class Bundle:
             images: uint8 [B, C, H, W] or [B, H, W, C].
 
         Returns:
-            float32 [B, C, H, W] on the CPU.
+            float32 [B, C, H, W] on the CPU; uint8 [B, H, W, C] where the bundle normalises by
+            itself.
 
         Raises:
             ExportError: If shape or type differ, or nothing is known of the training data.
         """
-        if not self.info.name:
+        if not self.info.mean:
             raise ExportError(
                 "this bundle does not say how its images were normalised. Give export_bundle an "
                 "info=DatasetInfo(...)"
@@ -98,7 +157,9 @@ class Bundle:
         pixels = torch.as_tensor(images, device="cpu")
         channels, height, width = self.input_shape
         if pixels.dtype != torch.uint8:
-            raise ExportError(f"images must be uint8, values 0 to 255, not {pixels.dtype}")
+            raise ExportError(
+                f"images must be uint8, values 0 to 255, not {pixels.dtype}", "contract"
+            )
         if pixels.dim() == 4 and pixels.shape[1:] == (height, width, channels):
             # A shape that fits both ways is taken as [B, C, H, W], torch's own order.
             if pixels.shape[1:] != (channels, height, width):
@@ -106,62 +167,166 @@ class Bundle:
         elif pixels.dim() != 4 or pixels.shape[1:] != (channels, height, width):
             raise ExportError(
                 f"images must have shape [B, {channels}, {height}, {width}] or "
-                f"[B, {height}, {width}, {channels}], not {list(pixels.shape)}"
+                f"[B, {height}, {width}, {channels}], not {list(pixels.shape)}",
+                "contract",
             )
-        result = pixels.contiguous().to(torch.float32) / 255
-        if self.info.mean:
-            result -= _per_channel(self.info.mean)
-        if self.info.std:
-            result /= _per_channel(self.info.std)
-        return result
+        if self.interface.pixels:
+            return pixels.permute(0, 2, 3, 1).contiguous()
+        result = pixels.contiguous().to(torch.float32) * SCALE
+        return (result - _per_channel(self.info.mean)) / _per_channel(self.info.std)
+
+    def reload(self) -> bool:
+        """Opens the bundle anew if it was changed on disk, as `update_bundle` does.
+
+        The old version answers until the new one is open, and goes on if that fails.
+
+        Returns:
+            Whether there was a new version.
+
+        Raises:
+            ExportError: If the new version cannot be opened.
+        """
+        manifest = read_manifest(self.path)
+        if manifest == self._state.manifest:
+            return False
+        self._state = self._open(manifest)
+        return True
 
     def __repr__(self) -> str:
         supports = ", ".join(str(returnt) for returnt in self.supports)
         return f"Bundle({str(self.path)!r}, input {list(self.input_shape)}, supports {supports})"
 
-    def _check(self, x: torch.Tensor | np.ndarray) -> np.ndarray:
-        if not isinstance(x, (torch.Tensor, np.ndarray)):
-            raise ExportError(f"x must be a torch tensor or a numpy array, not {type(x).__name__}")
-        values = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
-        if values.dtype != np.float32 or values.ndim != 4 or values.shape[1:] != self.input_shape:
-            hint = ""
-            if values.dtype == np.uint8:
-                hint = ". bundle.preprocess(images) turns uint8 images into it"
-            elif values.shape == self.input_shape:
-                hint = ". A single image needs a batch axis: x[None]"
+    def _open(self, manifest: Manifest) -> _State:
+        """Checks and opens the files that are needed, each once."""
+        entries = manifest.interface.entries
+        if self._fixed is not None and self._fixed not in entries:
             raise ExportError(
-                f"x must be float32 [B, {', '.join(map(str, self.input_shape))}], but is "
-                f"{values.dtype} {list(values.shape)}{hint}"
+                f"the bundle {self.path} has no {str(self._fixed)!r}; it has: "
+                f"{', '.join(repr(str(r)) for r in entries)}",
+                "contract",
             )
-        return values
+        wanted = [self._fixed] if self._fixed else list(entries)
+        files = [
+            file
+            for file in manifest.files
+            if file.format == self._runtime and file.precision == self._precision
+        ]
+        # One file for all that may be asked; the smallest that will do if that is known.
+        choose = min if self._fixed else max
+        opened: dict[tuple[str, tuple[str, ...]], Run] = {}
+        runs, parity = {}, {}
+        for returnt in wanted:
+            choices = [
+                (file, outputs)
+                for file in files
+                for outputs in RUNTIMES[self._runtime].selections(file)
+                if set(entries[returnt]) <= set(outputs)
+            ]
+            if not choices:
+                raise ExportError(self._lacks(manifest), "missing")
+            file, outputs = choose(choices, key=lambda choice: len(choice[1]))
+            if (file.path, outputs) not in opened:
+                opened[file.path, outputs] = self._open_file(file, outputs)
+            runs[returnt] = opened[file.path, outputs]
+            parity |= {name: file.parity[name] for name in outputs if name in file.parity}
+        return _State(manifest, runs, parity)
+
+    def _open_file(self, file: File, outputs: Sequence[str]) -> Run:
+        path = check_file(self.path, file)
+        return RUNTIMES[self._runtime].open_file(path, file, outputs, self._device)
+
+    def _lacks(self, manifest: Manifest) -> str:
+        has = sorted(
+            {f"{file.format} ({file.precision})" for file in manifest.files if file.is_model}
+        )
+        return (
+            f"the bundle {self.path} has no file for runtime {self._runtime!r} in "
+            f"{self._precision}; it has: {', '.join(has) or 'no model'}. Export with --formats "
+            f"{self._runtime}"
+        )
 
 
-def load_bundle(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Bundle:
-    """Loads what `export_bundle` wrote; needs ONNX Runtime, not the backbone's code.
+def load_bundle(
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    returnt: ReturnTypes | str | None = None,
+    runtime: str = "onnx",
+    precision: str = "fp32",
+) -> Bundle:
+    """Loads what `export_bundle` wrote; needs the runtime, not the backbone's code.
 
     Args:
         path: The directory of the bundle, or the .onnx file in it.
         device: Where it runs: `cpu`, `cuda` or `cuda:1`.
+        returnt: What it will be asked for; then only that is computed, from a smaller file where
+            there is one. None computes all.
+        runtime: `onnx` (ONNX Runtime), `aoti` (AOTInductor), `pt2` (torch.export) or `torchscript`.
+        precision: `fp32`, or a variant that was exported: `fp16`, `int8`.
 
     Raises:
-        ExportError: If there is no bundle, it is damaged, ONNX Runtime is not installed, or it
-            does not really use `device`.
+        ValueError: If `returnt` is unknown; lists the valid ones.
+        ExportError: If there is no bundle, it is damaged, was written by a later version or for
+            another machine, lacks what is asked for, or the runtime is not installed or does not
+            really use `device`; its `code` says which.
 
     Example:
         >>> bundle = load_bundle("exported/resnet18")
         >>> logits, features = bundle(images, returnt="both")
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / FILE_NAME
-    if not file.is_file():
-        raise ExportError(f"no bundle at {path}: there is no file {file}")
-    session = open_session(file, device)
+    folder = Path(path)
+    if folder.suffix == ".onnx" and not folder.is_dir():
+        folder = folder.parent
+    return Bundle(
+        folder,
+        parse_device(device),
+        None if returnt is None else ReturnTypes(returnt),
+        runtime_name(runtime),
+        precision,
+    )
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """Returns a device that bundles can run on.
+
+    Raises:
+        ExportError: If it is unknown or of another kind.
+    """
     try:
-        metadata = Metadata.from_properties(session.get_modelmeta().custom_metadata_map)
-    except ExportError as error:
-        raise ExportError(f"{file} cannot be loaded: {error}") from error
-    return Bundle(session, metadata, file)
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ExportError(
+            f"unknown device {device!r}; valid: 'cpu', 'cuda', 'cuda:0'", "backend"
+        ) from error
+    if place.type not in ("cpu", "cuda"):
+        raise ExportError(
+            f"no bundle runs on device {str(place)!r}; valid: 'cpu', 'cuda'", "backend"
+        )
+    return place
+
+
+def _check(x: torch.Tensor | np.ndarray, interface: Interface) -> torch.Tensor:
+    if not isinstance(x, (torch.Tensor, np.ndarray)):
+        raise ExportError(
+            f"x must be a torch tensor or a numpy array, not {type(x).__name__}", "contract"
+        )
+    values = x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(x)
+    shape = interface.item_shape
+    if values.dtype != interface.dtype or values.dim() != 4 or values.shape[1:] != shape:
+        hint = ""
+        if values.shape == shape:
+            hint = ". A single image needs a batch axis: x[None]"
+        elif values.dtype == torch.uint8:
+            hint = ". bundle.preprocess(images) turns uint8 images into it"
+        raise ExportError(
+            f"x must be {_short(interface.dtype)} [B, {', '.join(map(str, shape))}], but is "
+            f"{_short(values.dtype)} {list(values.shape)}{hint}",
+            "contract",
+        )
+    return values
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _per_channel(values: tuple[float, ...]) -> torch.Tensor:

@@ -2,22 +2,33 @@
 
 from pathlib import Path
 
-from mammoth_compiled.export.load import load_bundle
+from mammoth_compiled.export.interface import BATCH
+from mammoth_compiled.export.manifest import File, read_manifest
 from mammoth_compiled.export.verify import BATCH_SIZES
 
 
 def report(path: Path) -> str:
-    """Returns what a bundle holds and how near it is to eager, in a few lines."""
-    bundle = load_bundle(path)
-    size_mb = sum(file.stat().st_size for file in path.iterdir()) / 1e6
-    outputs = ", ".join(f"{name} [batch, {width}]" for name, width in bundle.widths.items())
-    parity = ", ".join(
-        f"{name} {difference.size:.1e} (bound {difference.bound:.1e})"
-        for name, difference in bundle.parity.items()
+    """Returns what a bundle holds and how near it is to eager, one line a file."""
+    manifest = read_manifest(path)
+    interface = manifest.interface
+    size_mb = sum(file.bytes for file in manifest.files) / 1e6
+    outputs = ", ".join(
+        f"{name} [{', '.join(map(str, (BATCH, *shape)))}]"
+        for name, shape in interface.outputs.items()
     )
-    return (
-        f"bundle    {path} ({size_mb:.1f} MB)\n"
-        f"input     float32 {'[batch, {}, {}, {}]'.format(*bundle.input_shape)}\n"
-        f"outputs   {outputs}; returnt {', '.join(map(str, bundle.supports))}\n"
-        f"parity    {parity}, at batch {', '.join(map(str, BATCH_SIZES))}"
-    )
+    dtype = str(interface.dtype).removeprefix("torch.")
+    shape = ", ".join(map(str, (BATCH, *interface.item_shape)))
+    lines = [
+        f"bundle    {path} ({size_mb:.1f} MB)",
+        f"input     {dtype} [{shape}]",
+        f"outputs   {outputs}; returnt {', '.join(interface.supports)}",
+        *(f"file      {_line(file)}" for file in manifest.files if file.is_model),
+        f"verified  against eager at batch {', '.join(map(str, BATCH_SIZES))}",
+    ]
+    return "\n".join(lines)
+
+
+def _line(file: File) -> str:
+    parity = ", ".join(f"{name} {d.size:.1e}" for name, d in file.parity.items())
+    accuracy = f"; accuracy {file.accuracy['class_il']:.2%}" if "class_il" in file.accuracy else ""
+    return f"{file.path:<20} {file.bytes / 1e6:7.2f} MB; off by {parity}{accuracy}"

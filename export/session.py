@@ -27,19 +27,21 @@ def import_onnxruntime() -> types.ModuleType:
     except ImportError as error:
         raise ExportError(
             f"ONNX Runtime cannot be imported ({error}). Install it with "
-            'pip install "mammoth-compiled[cpu]", or "mammoth-compiled[gpu]" for CUDA'
+            'pip install "mammoth-compiled[cpu]", or "mammoth-compiled[gpu]" for CUDA',
+            "backend",
         ) from error
     return onnxruntime
 
 
 def open_session(
-    model: bytes | Path, device: str | torch.device = "cpu"
+    model: bytes | Path,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
 ) -> "onnxruntime.InferenceSession":
     """Opens an ONNX model on a device.
 
     Args:
         model: The serialised model or its file.
-        device: `cpu`, `cuda` or `cuda:1`.
+        device: On the CPU or a GPU.
 
     Raises:
         ExportError: If the model cannot be read, or ONNX Runtime does not really use the device.
@@ -56,12 +58,15 @@ def open_session(
         )
     except Exception as error:  # its errors share no base class
         name = "the model" if isinstance(model, bytes) else str(model)
-        raise ExportError(f"ONNX Runtime cannot read {name}: {_reason(error)}") from error
+        raise ExportError(
+            f"ONNX Runtime cannot read {name}: {_reason(error)}", "damaged"
+        ) from error
     if session.get_providers()[0] != provider:
         raise ExportError(
             f"ONNX Runtime fell back to {session.get_providers()[0]} for device {str(device)!r}: "
             "its CUDA and cuDNN libraries were not found. Install "
-            '"onnxruntime-gpu[cuda,cudnn]" of the CUDA version that torch has, or use device="cpu"'
+            '"onnxruntime-gpu[cuda,cudnn]" of the CUDA version that torch has, or use device="cpu"',
+            "backend",
         )
     return session
 
@@ -78,24 +83,19 @@ def run_session(
     try:
         values = session.run(names, dict(feeds))
     except Exception as error:  # its errors share no base class
-        raise ExportError(f"ONNX Runtime fails: {_reason(error)}") from error
+        raise ExportError(f"ONNX Runtime fails: {_reason(error)}", "backend") from error
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
-def _provider(device: str | torch.device, ort: types.ModuleType) -> tuple[str, dict[str, Any]]:
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ExportError(f"unknown device {device!r}; valid: 'cpu', 'cuda', 'cuda:0'") from error
+def _provider(place: torch.device, ort: types.ModuleType) -> tuple[str, dict[str, Any]]:
     if place.type == "cpu":
         return "CPUExecutionProvider", {}
-    if place.type != "cuda":
-        raise ExportError(f"no bundle runs on device {str(place)!r}; valid: 'cpu', 'cuda'")
     provider = "CUDAExecutionProvider"
     if provider not in ort.get_available_providers():
         raise ExportError(
             "the installed ONNX Runtime has no CUDA. Uninstall onnxruntime and "
-            'pip install "mammoth-compiled[gpu]" (the two hide each other), or use device="cpu"'
+            'pip install "mammoth-compiled[gpu]" (the two hide each other), or use device="cpu"',
+            "backend",
         )
     # TF32 is on by default and would leave the bound that the export was proven with.
     return provider, {"device_id": place.index or 0, "use_tf32": 0}

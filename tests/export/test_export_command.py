@@ -69,11 +69,14 @@ def test_checkpoint_becomes_a_bundle(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.err == ""
     lines = [line.split(maxsplit=1) for line in printed.out.splitlines()]
-    assert [line[0] for line in lines] == ["bundle", "input", "outputs", "parity"]
+    assert {line[0] for line in lines} == {"bundle", "input", "outputs", "file", "verified"}
     assert str(target) in lines[0][1]
     assert lines[1][1] == "float32 [batch, 1, 8, 8]"
     assert lines[2][1] == "out [batch, 4], features [batch, 16]; returnt out, features, both"
-    assert "at batch 1, 2, 7, 32" in lines[3][1]
+    assert [line[1].split()[0] for line in lines if line[0] == "file"] == [
+        *("model.onnx", "model.out.onnx", "model.features.onnx", "model.pt2")
+    ]
+    assert "at batch 1, 2, 7, 32" in lines[-1][1]
 
     bundle = load_bundle(target)
     assert bundle.info.to_dict() == DATA

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.backbones.contract import Contract
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import export_bundle, load_bundle, to_onnx
+from mammoth_compiled.export import export_bundle, load_bundle
+from mammoth_compiled.export.formats import onnx as to_onnx
 from mammoth_compiled.export.graph import NamedOutputs, eager_copy, unwrap
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
@@ -225,7 +226,7 @@ def doubles_even_batches(x):
 
 
 def has_no_operator(x):
-    return torch.linalg.solve_ex(torch.eye(6).expand(len(x), 3, 6, 6) * 2, x.transpose(2, 3))[0]
+    return torch.special.bessel_j0(x)
 
 
 class Body(nn.Module):
@@ -241,14 +242,15 @@ class Body(nn.Module):
     ("function", "reason"),
     [
         (branches, r"branches on the values .*test_export_onnx.py:\d+: if x.mean\(\) > 0.1:\)"),
-        (loops, "works for one batch size only"),
-        (has_no_operator, r"ONNX has no operator for aten\.\w*(solve|lu)"),
+        (loops, "not the same for every batch size"),
+        (doubles_even_batches, "not the same for every batch size"),
+        (has_no_operator, r"ONNX has no operator for .*bessel_j0"),
     ],
 )
 def test_a_backbone_onnx_cannot_express_is_refused_in_one_line(function, reason, tmp_path, capfd):
     net = Flat(Body(function))
     level = logging.root.manager.disable
-    with pytest.raises(ExportError, match=f"Flat cannot be exported to ONNX: .*{reason}") as caught:
+    with pytest.raises(ExportError, match=f"Flat cannot be exported.*: .*{reason}") as caught:
         export_bundle(net, tmp_path / "b", input_shape=SHAPE)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -259,19 +261,12 @@ def test_a_backbone_onnx_cannot_express_is_refused_in_one_line(function, reason,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_for_even_batches_is_refused(tmp_path):
-    net = Flat(Body(doubles_even_batches))
-    with pytest.raises(ExportError, match=r"output 'out' for 1 image \(random\) differs by"):
-        export_bundle(net, tmp_path / "b", input_shape=SHAPE)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_shape_that_hides_the_batch_is_refused(tmp_path):
     class Fixed(MammothBackbone):
         def forward(self, x, returnt=ReturnTypes.OUT):
             return x.reshape(2, -1)
 
-    with pytest.raises(ExportError, match=r"says shape \[2, .*for 'out'.*fixes a size"):
+    with pytest.raises(ExportError, match="not the same for every batch size"):
         export_bundle(Fixed(), tmp_path / "b", input_shape=SHAPE)
 
 
@@ -302,7 +297,7 @@ def test_the_random_state_stays(tmp_path):
 
 def test_too_large_weights_are_refused_before_the_export(small_net, monkeypatch, tmp_path):
     monkeypatch.setattr(to_onnx, "_MAX_WEIGHT_BYTES", 100)
-    monkeypatch.setattr(to_onnx, "_translate", lambda graph: pytest.fail("translated"))
+    monkeypatch.setattr(to_onnx, "to_proto", lambda source: pytest.fail("translated"))
     with pytest.raises(ExportError, match="GB of weights"):
         export_bundle(small_net, tmp_path / "b", input_shape=SHAPE)
 
@@ -336,17 +331,7 @@ def relu_model(middle, end, width=4, batch="batch"):
 def test_check_finds_collisions_and_wrong_forms(model, message):
     graph = NamedOutputs(OutOnly(), Contract(SHAPE, 4, None, (ReturnTypes.OUT,)))
     with pytest.raises(ExportError, match=message):
-        to_onnx.check(model, graph)
-
-
-def test_metadata_leaves_the_bytes_of_the_graph_alone():
-    data = relu_model("a", "out").SerializeToString()
-    written = to_onnx.with_metadata(data, {"key": "grün", "other": "2"})
-    assert written.startswith(data)
-    model = onnx.load_from_string(written)
-    assert {p.key: p.value for p in model.metadata_props} == {"key": "grün", "other": "2"}
-    del model.metadata_props[:]
-    assert model.SerializeToString() == data
+        to_onnx.check(model, graph.interface)
 
 
 def test_parameters_named_like_outputs_do_not_collide(tmp_path):

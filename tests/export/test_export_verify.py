@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import export_bundle, load_bundle, to_onnx, verify
+from mammoth_compiled.export import export_bundle, load_bundle, verify
+from mammoth_compiled.export.formats import onnx as to_onnx
+from mammoth_compiled.export.interface import Interface
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -25,8 +27,12 @@ def export(images):
     return {name: eager(name, images) for name in ("out", "features")}
 
 
+INTERFACE = Interface(SHAPE, {"out": (4,), "features": (3 * 8 * 6,)})
+
+
 def compare(run, reference=eager, samples=None):
-    return verify.compare(run, reference, ["out", "features"], SHAPE, samples)
+    cases = verify.make_cases(reference, INTERFACE, samples)
+    return verify.compare(run, cases, ["out", "features"])
 
 
 def changed(output, change, when=lambda images: True):
@@ -95,9 +101,27 @@ def test_the_bound_grows_with_the_values(value):
     def run(images, offset):
         return {"out": full(offset)(images)}
 
-    verify.compare(lambda images: run(images, 0.9 * bound), full(0), ["out"], SHAPE)
+    cases = verify.make_cases(full(0), Interface(SHAPE, {"out": (2,)}))
+    verify.compare(lambda images: run(images, 0.9 * bound), cases, ["out"])
     with pytest.raises(ExportError, match="differs by"):
-        verify.compare(lambda images: run(images, 1.1 * bound), full(0), ["out"], SHAPE)
+        verify.compare(lambda images: run(images, 1.1 * bound), cases, ["out"])
+
+
+def test_masked_classes_do_not_widen_the_bound():
+    lowest = torch.finfo(torch.float32).min
+
+    def masked(output, images):
+        return torch.tensor([1.0, lowest]).expand(len(images), 2)
+
+    cases = verify.make_cases(masked, Interface(SHAPE, {"out": (2,)}))
+    verify.compare(lambda images: {"out": masked("out", images)}, cases, ["out"])
+    for wrong in ([1.001, lowest], [1.0, -1e30]):
+        with pytest.raises(ExportError, match="differs by"):
+            verify.compare(
+                lambda images: {"out": torch.tensor(wrong).expand(len(images), 2)},  # noqa: B023
+                cases,
+                ["out"],
+            )
 
 
 @pytest.mark.parametrize(
@@ -140,11 +164,14 @@ def test_an_export_that_does_not_run_is_reported_with_its_batch():
 
 
 def test_a_random_backbone_is_told_from_a_wrong_export():
+    def random(output, images):
+        return F.dropout(eager(output, images))
+
+    (case, *_) = verify.make_cases(eager, INTERFACE)
+    verify.check_repeats(eager, case)
+    (case, *_) = verify.make_cases(random, INTERFACE)
     with pytest.raises(ExportError, match="eager does not repeat itself"):
-        compare(export, lambda output, images: F.dropout(eager(output, images)))
-    with pytest.raises(ExportError) as caught:
-        compare(changed("out", lambda values: values + 1))
-    assert "repeat" not in str(caught.value)
+        verify.check_repeats(random, case)
 
 
 def test_eager_is_compared_in_full_float32():
@@ -191,31 +218,34 @@ def test_a_graph_that_differs_writes_nothing(tmp_path):
 
 
 def test_a_wrong_weight_in_the_file_leaves_the_old_bundle(small_net, tmp_path, monkeypatch):
-    path = export_bundle(small_net, tmp_path / "bundle", input_shape=SHAPE)
+    path = export_bundle(small_net, tmp_path / "bundle", input_shape=SHAPE, formats="onnx")
     old = (path / "model.onnx").read_bytes()
-    write = to_onnx.write
+    translate = to_onnx.to_proto
 
-    def write_wrong(graph):
-        model = onnx.load_from_string(write(graph))
+    def translate_wrong(source):
+        model = translate(source)
         bias = next(t for t in model.graph.initializer if t.name == "net.classifier.bias")
         values = onnx.numpy_helper.to_array(bias).copy()
         values[2] += 1e-2
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-        return model.SerializeToString()
+        return model
 
-    monkeypatch.setattr(to_onnx, "write", write_wrong)
-    with pytest.raises(ExportError, match=r"output 'out' for 1 image \(random\) differs by 0.01"):
-        export_bundle(small_net, path, input_shape=SHAPE)
+    monkeypatch.setattr(to_onnx, "to_proto", translate_wrong)
+    with pytest.raises(
+        ExportError, match=r"model.onnx differs .* 'out' for 1 image \(random\) differs by 0.01"
+    ):
+        export_bundle(small_net, path, input_shape=SHAPE, formats="onnx")
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
     assert (path / "model.onnx").read_bytes() == old
 
 
-def test_measured_errors_are_in_the_metadata(small_bundle):
+def test_measured_errors_are_in_the_manifest(small_bundle):
     _, path = small_bundle
     bundle = load_bundle(path)
-    properties = {p.key: p.value for p in onnx.load(path / "model.onnx").metadata_props}
-    parity = json.loads(properties["mammoth.parity"])
-    assert parity["batch_sizes"] == [1, 2, 7, 32]
+    files = {
+        file["path"]: file for file in json.loads((path / "manifest.json").read_text())["files"]
+    }
     for name in ("out", "features"):
-        assert parity["outputs"][name] == bundle.parity[name].to_dict()
+        assert files["model.onnx"]["parity"][name] == bundle.parity[name].to_dict()
         assert 0 <= bundle.parity[name].size <= bundle.parity[name].bound
+    assert list(files["model.features.onnx"]["parity"]) == ["features"]
