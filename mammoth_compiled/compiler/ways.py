@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.compiler.dispatch import Ways
-from mammoth_compiled.kernels.attention import attention_op, has_kernel
+from mammoth_compiled.kernels.attention import attention_op, has_kernel, projections
 from mammoth_compiled.kernels.configs import problem_key
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_op
 from mammoth_compiled.kernels.relu_pool import relu_pool_op
@@ -151,8 +151,55 @@ def unfused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     return torch.softmax(scores, -1) @ value
 
 
+@dataclass(frozen=True)
+class ProjectionProblem:
+    """Linear layers of the same tokens.
+
+    Attributes:
+        dtype: Of all tensors.
+        batch: B.
+        tokens: L, in one element of the batch.
+        channels: C of the tokens.
+        sizes: Numbers of each layer's results.
+        bias: Whether the layers have one.
+        train: Whether there is a backward.
+    """
+
+    dtype: torch.dtype
+    batch: int
+    tokens: int
+    channels: int
+    sizes: tuple[int, ...]
+    bias: bool = True
+    train: bool = True
+
+    def __str__(self) -> str:
+        dims = {"batch": self.batch, "tokens": self.tokens, "in": self.channels}
+        dims |= {f"out{k}": size for k, size in enumerate(self.sizes)}
+        return problem_key(self.dtype, dims | {"bias": int(self.bias), "train": int(self.train)})
+
+    def ways(self) -> Ways:
+        """Returns the ways with inputs of their own on the current GPU."""
+        factory: dict[str, Any] = {"dtype": self.dtype, "device": "cuda"}
+        x = torch.randn(self.batch, self.tokens, self.channels, **factory)
+        weights = [torch.randn(size, self.channels, **factory) for size in self.sizes]
+        biases = [torch.randn(size, **factory) if self.bias else None for size in self.sizes]
+        inputs = [x, *weights, *(b for b in biases if b is not None)]
+        for tensor in inputs:
+            tensor.requires_grad_(self.train)
+        grads = [torch.randn(self.batch, self.tokens, size, **factory) for size in self.sizes]
+
+        def one() -> Sequence[torch.Tensor]:
+            return projections(x, weights, biases)
+
+        def each() -> Sequence[torch.Tensor]:
+            return [F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
+
+        return {FUSED: step(one, inputs, grads), UNFUSED: step(each, inputs, grads)}
+
+
 def step(
-    function: Callable[[], torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
+    function: Callable[[], Any], inputs: Sequence[torch.Tensor], grad: Any
 ) -> Callable[[], Any]:
     """Returns a call of a function followed by its backward, for the inputs that need one."""
     wanted = [t for t in inputs if t.requires_grad]

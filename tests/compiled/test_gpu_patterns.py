@@ -15,6 +15,7 @@ from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA, UNFUSED
 from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.attention import projections
 from mammoth_compiled.registry import backbones
 
 OURS = {
@@ -22,6 +23,7 @@ OURS = {
     "pool": torch.ops.mammoth.relu_pool.default,
     "attention": torch.ops.mammoth.attention.default,
     "sdpa": F.scaled_dot_product_attention,
+    "projections": projections,
 }
 
 
@@ -31,7 +33,8 @@ def gpu(monkeypatch):
 
     class Gpu:
         def __init__(self):
-            self.ways, self.asked = {"conv_relu_pool": FUSED, "attention": FUSED}, []
+            self.ways = {"conv_relu_pool": FUSED, "attention": FUSED, "projections": FUSED}
+            self.asked = []
 
         def fastest(self, op, problem, device, ways):
             assert device.type == "cuda"
@@ -256,7 +259,7 @@ def test_attention_in_three_styles(gpu, products, way, name):
     gpu.ways["attention"] = way
     matches, found = assert_same_numbers(Attention(products), torch.rand(2, 7, 8))
     assert found == {name: 1}
-    assert [match.reason for match in matches] == [""]
+    assert (matches[0].pattern, matches[0].reason) == ("attention", "")
     assert "heads=1 queries=7 keys=7 size=8" in gpu.asked[0]
 
 
@@ -298,7 +301,7 @@ def loss_curve(net, forward, steps=10):
     [
         ("cnn", {"fused conv": 2}),
         ("cnn-wide", {"fused conv": 2}),
-        ("attention-cnn", {"attention": 2}),
+        ("attention-cnn", {"attention": 2, "projections": 1}),
     ],
 )
 def test_the_documents_backbones_train_as_in_eager(gpu, name, expected):
@@ -310,3 +313,42 @@ def test_the_documents_backbones_train_as_in_eager(gpu, name, expected):
     assert graphs[0][1] == expected
     assert ours == pytest.approx(loss_curve(other, other), rel=1e-4)
     assert ours[-1] < ours[0]
+
+
+class Heads(Attention):
+    """Three projections whose results are viewed as heads."""
+
+    def __init__(self, view):
+        super().__init__(bmm)
+        self.view = view
+
+    def forward(self, x):
+        return sum(self.view(layer(x)).sum(-1) for layer in (self.query, self.key, self.value))
+
+
+def test_projections_of_the_same_tokens_become_one_product(gpu):
+    matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 64, 8))
+    assert [(match.pattern, match.by) for match in matches] == [
+        ("attention", "one Triton kernel"),
+        ("projections", "one product"),
+    ]
+    assert found == {"attention": 1, "projections": 1}
+    assert "tokens=64 in=8 out0=8 out1=8 out2=8" in gpu.asked[1]
+
+
+@pytest.mark.parametrize(
+    "view", [lambda y: y.view(2, 64, 4, 2), lambda y: y.reshape(2, -1), lambda y: y.transpose(1, 2)]
+)
+def test_projections_that_are_viewed_as_heads(gpu, view):
+    _, found = assert_same_numbers(Heads(view), torch.rand(2, 64, 8))
+    assert found == {"projections": 1}
+
+
+def test_projections_left_alone(gpu):
+    matches, found = assert_same_numbers(Heads(lambda y: y.view(2, -1)), torch.rand(2, 64, 8))
+    assert (found, matches[0].reason) == ({}, "a view of its results wants them contiguous")
+    matches, found = assert_same_numbers(Heads(lambda y: y.permute(2, 0, 1)), torch.rand(2, 9, 8))
+    assert (found, matches[0].reason) == ({}, "it pays for 64 to 256 tokens")
+    gpu.ways["projections"] = UNFUSED
+    matches, found = assert_same_numbers(Heads(lambda y: y.transpose(1, 2)), torch.rand(2, 64, 8))
+    assert (found, matches[0].reason) == ({}, "three products were measured to be faster")

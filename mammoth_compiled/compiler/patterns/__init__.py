@@ -11,8 +11,13 @@ from torch.fx import Graph
 from mammoth_compiled.compiler.patterns.attention import attention
 from mammoth_compiled.compiler.patterns.conv_relu_pool import conv_relu_pool
 from mammoth_compiled.compiler.patterns.match import Match
+from mammoth_compiled.compiler.patterns.projections import projections
 
-PATTERNS: tuple[Callable[[Graph], Iterable[Match]], ...] = (conv_relu_pool, attention)
+PATTERNS: tuple[Callable[[Graph], Iterable[Match]], ...] = (
+    conv_relu_pool,
+    attention,
+    projections,
+)
 
 
 def apply_patterns(graph: Graph) -> list[Match]:

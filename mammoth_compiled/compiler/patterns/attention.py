@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.nodes import argument, example, is_call, source
-from mammoth_compiled.compiler.patterns.layout import cast
+from mammoth_compiled.compiler.patterns.layout import KERNEL_DTYPES, cast, product_dtype
 from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.compiler.ways import FUSED, SDPA, UNFUSED, AttentionProblem
 from mammoth_compiled.kernels import launch
@@ -21,7 +21,6 @@ from mammoth_compiled.kernels.attention import attention_op
 CPU_MIN_TOKENS = 512
 
 _BY = {FUSED: "one Triton kernel", SDPA: "torch's scaled_dot_product_attention"}
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _PRODUCTS = (torch.bmm, torch.matmul, operator.matmul)
 _PRODUCT_METHODS = ("bmm", "matmul", "__matmul__")
@@ -76,7 +75,7 @@ def _replace(
     single_head = value.dim() == 3
     inputs = [inner.left, inner.right, outer.right]
     if value.is_cuda:
-        inputs = [cast(graph, last, node, _dtype(value)) for node in inputs]
+        inputs = [cast(graph, last, node, product_dtype(value)) for node in inputs]
     with graph.inserting_before(last):
         if not inner.right_transposed:
             inputs[1] = graph.call_method("transpose", (inputs[1], -2, -1))
@@ -102,7 +101,7 @@ def _fastest(outer: _Product, inner: _Product) -> str:
     if query.device.type == "cpu":
         return SDPA
     problem = AttentionProblem(
-        _dtype(query),
+        product_dtype(query),
         batch=query.shape[0],
         heads=query.shape[1] if query.dim() == 4 else 1,
         queries=query.shape[-2],
@@ -111,12 +110,6 @@ def _fastest(outer: _Product, inner: _Product) -> str:
         train=torch.is_grad_enabled(),
     )
     return dispatch.fastest("attention", str(problem), query.device, problem.ways)
-
-
-def _dtype(value: torch.Tensor) -> torch.dtype:
-    """Returns the dtype that products on this value's device are taken in."""
-    device = value.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
 
 
 def _why_not(outer: _Product, inner: _Product, between: list[Node]) -> str:
@@ -142,7 +135,7 @@ def _why_not(outer: _Product, inner: _Product, between: list[Node]) -> str:
         return f"under {CPU_MIN_TOKENS} tokens the fused form is not faster on a CPU" if few else ""
     if not launch.supports(query.device):
         return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
-    return "" if query.dtype in _DTYPES else f"there is no kernel for {query.dtype}"
+    return "" if query.dtype in KERNEL_DTYPES else f"there is no kernel for {query.dtype}"
 
 
 def _scaled(node: Any) -> tuple[list[Node], Any, float]:
@@ -209,7 +202,9 @@ def _untransposed(node: Node) -> Node | None:
         order: Any = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
         swapped = [*range(dims - 2), dims - 1, dims - 2]
         axes = {dims - 2, dims - 1} if [a % dims for a in order] == swapped else set()
-    elif is_call(node, (getattr,), ()) and node.args[1] == "mT":
+    elif is_call(node, (torch.ops.aten.mT,), ()) or (
+        is_call(node, (getattr,), ()) and node.args[1] == "mT"
+    ):
         axes = {dims - 2, dims - 1}
     else:
         return None

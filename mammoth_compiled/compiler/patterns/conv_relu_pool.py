@@ -18,14 +18,17 @@ from mammoth_compiled.compiler.nodes import (
     is_relu,
     source,
 )
-from mammoth_compiled.compiler.patterns.layout import cast, channels_last, replace_with
+from mammoth_compiled.compiler.patterns.layout import (
+    KERNEL_DTYPES,
+    cast,
+    channels_last,
+    replace_with,
+)
 from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.compiler.ways import FUSED, POOL, UNFUSED, ConvProblem
 from mammoth_compiled.kernels import launch
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_op
 from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool, relu_pool_op
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def _why_not(producer: object, first: Node, pool: Pool, value: torch.Tensor | No
         return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
     if pool.dilation != (1, 1) or pool.ceil_mode:
         return "the pooling windows are dilated or rounded up"
-    return "" if value.dtype in _DTYPES else f"there is no kernel for {value.dtype}"
+    return "" if value.dtype in KERNEL_DTYPES else f"there is no kernel for {value.dtype}"
 
 
 def _on_cpu(graph: Graph, place: _Place) -> str:

@@ -1,4 +1,4 @@
-"""Keeps what patterns write in channels-last, and what users see in the layout they had."""
+"""Layouts and dtypes: channels-last inside what patterns write, outside what users had."""
 
 from typing import Any
 
@@ -6,6 +6,9 @@ import torch
 from torch.fx import Graph, Node
 
 from mammoth_compiled.compiler.nodes import example
+
+# What the Triton kernels compute with.
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Set in the metadata of nodes whose value is in channels-last, whatever eager's is.
 _MARK = "mammoth_channels_last"
@@ -43,6 +46,12 @@ def channels_last(graph: Graph, user: Node, images: Node) -> Node:
         reordered = graph.call_method("contiguous", (images,), layout)
         reordered.meta = dict(images.meta)
     return reordered
+
+
+def product_dtype(value: torch.Tensor) -> torch.dtype:
+    """Returns the dtype in which torch would take products of a value: autocast's, or its own."""
+    device = value.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
 
 
 def cast(graph: Graph, user: Node, node: Node, dtype: torch.dtype) -> Node:
