@@ -150,7 +150,7 @@ class Bundle::Impl {
                         directory_.string() + " has no " + options.precision + " model for " +
                             std::string(to_string(backend_)) + "; it has: " + join(variants()) +
                             ". Export it with that format");
-        for (const auto& model : models_) check_size(*model->file);
+        for (const auto& model : models_) (void)locate(*model->file);
     }
 
     Model& model_of(const BundleFile* file) {
@@ -161,9 +161,15 @@ class Bundle::Impl {
         return *models_.back();
     }
 
-    void check_size(const BundleFile& file) const {
+    /// Where a file is, after a look at its place and size.
+    [[nodiscard]] std::filesystem::path locate(const BundleFile& file) const {
         const auto path = directory_ / file.path;
         std::error_code error;
+        const auto real = std::filesystem::weakly_canonical(path, error).lexically_relative(
+            std::filesystem::weakly_canonical(directory_, error));
+        if (error || real.empty() || *real.begin() == "..")
+            throw Error(ErrorCode::path,
+                        path.string() + " is a link that leaves the bundle. Do not use this bundle");
         const auto size = std::filesystem::file_size(path, error);
         if (error) throw Error(ErrorCode::missing, "there is no file " + path.string());
         if (size != file.bytes)
@@ -171,11 +177,11 @@ class Bundle::Impl {
                                                 " bytes, and manifest.json says " +
                                                 std::to_string(file.bytes) +
                                                 ". Copy or export the bundle again");
+        return path;
     }
 
     void load(Model& model) const {
-        const auto path = directory_ / model.file->path;
-        check_size(*model.file);
+        const auto path = locate(*model.file);
         const auto bytes = detail::read_file(path, model.file->bytes);
         if (detail::sha256(bytes) != model.file->sha256)
             throw Error(ErrorCode::damaged,

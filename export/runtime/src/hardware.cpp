@@ -3,9 +3,6 @@
 #include <dlfcn.h>
 #include <sys/utsname.h>
 
-#include <algorithm>
-#include <sstream>
-
 namespace mammoth::detail {
 namespace {
 
@@ -14,18 +11,15 @@ std::string own_machine() {
     return uname(&name) == 0 ? name.machine : "unknown";
 }
 
-/// Whether the CPU has an instruction set under the name Inductor gives it.
+/// Whether the CPU has an instruction set under the name torch gives it.
 bool has_isa(std::string_view isa) {
-    if (isa == "default" || isa == "invalid_vec_isa") return true;  // plain code of the machine
+    if (isa == "default") return true;  // plain code of the machine
 #if defined(__x86_64__)
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("fma");
-    if (isa == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa == "avx512") return avx512;
-    if (isa == "avx512_vnni") return avx512 && __builtin_cpu_supports("avx512vnni");
+    // Compilers are given these levels of the architecture, which are more than the vectors alone.
+    if (isa == "avx2") return __builtin_cpu_supports("x86-64-v3");
+    if (isa == "avx512") return __builtin_cpu_supports("x86-64-v4");
 #elif defined(__aarch64__)
-    if (isa == "asimd" || isa == "neon") return true;  // part of every 64-bit ARM
+    if (isa == "neon" || isa == "asimd") return true;  // part of every 64-bit ARM
 #endif
     return false;
 }
@@ -74,10 +68,8 @@ std::optional<std::string> why_not(const Requirements& required, std::string_vie
     } else if (!required.device.empty() && required.device != "cpu") {
         return "it is for the device '" + required.device + "', which is not known here";
     }
-    std::istringstream isas(required.isa);
-    for (std::string isa; isas >> isa;)
-        if (!has_isa(isa))
-            return "it needs the instruction set " + isa + ", which this CPU does not have";
+    if (!required.isa.empty() && !has_isa(required.isa))
+        return "it needs the instruction set " + required.isa + ", which this CPU does not have";
     return std::nullopt;
 }
 

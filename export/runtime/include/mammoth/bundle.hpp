@@ -44,7 +44,7 @@ struct Options {
     unsigned threads = 0;
     /// The backend's library: ONNX Runtime or libmammoth_torch.so. Empty: MAMMOTH_ONNXRUNTIME or
     /// MAMMOTH_TORCH_MODULE of the environment, then where such libraries usually are.
-    std::filesystem::path library;
+    std::filesystem::path library{};
 };
 
 /// What was asked for; the others are empty.

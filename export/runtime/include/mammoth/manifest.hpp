@@ -55,11 +55,11 @@ struct Classes {
 
 /// What a machine must have to run a compiled package; empty strings ask for nothing.
 struct Requirements {
-    std::string device;              ///< cpu or cuda
-    std::string machine;             ///< as uname -m says
-    std::string isa;                 ///< as Inductor says, in lower case: avx512, avx2, default
-    std::string compute_capability;  ///< of the GPU: 9.0
-    std::string torch;               ///< libtorch it was built with: 2.15.0
+    std::string device{};              ///< cpu or cuda
+    std::string machine{};             ///< as uname -m says
+    std::string isa{};                 ///< as Inductor says, in lower case: avx512, avx2, default
+    std::string compute_capability{};  ///< of the GPU: 9.0
+    std::string torch{};               ///< libtorch it was built with: 2.15.0
 };
 
 struct BundleFile {

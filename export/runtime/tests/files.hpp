@@ -1,0 +1,85 @@
+// Files and hand-made bundles for tests.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "../src/sha256.hpp"
+
+namespace mammoth::test {
+
+inline std::span<const std::byte> bytes_of(std::string_view text) {
+    return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+inline void write_file(const std::filesystem::path& path, std::string_view text) {
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary) << text;
+}
+
+/// A new directory that is removed in the end.
+class TemporaryDirectory {
+  public:
+    TemporaryDirectory()
+        : path_(std::filesystem::temp_directory_path() /
+                ("mammoth-test-" + std::to_string(getpid()) + "-" +
+                 std::to_string(std::random_device()()))) {
+        std::filesystem::create_directories(path_);
+    }
+    TemporaryDirectory(const TemporaryDirectory&) = delete;
+    TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+    ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
+
+    [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+  private:
+    std::filesystem::path path_;
+};
+
+/// The manifest of a bundle that takes RGB images of 2 x 4, has three classes, and no files.
+inline nlohmann::json small_manifest() {
+    return nlohmann::json::parse(R"({
+        "schema": 1, "name": "small", "created": "2026-01-02T03:04:05Z", "dataset": "none",
+        "versions": {"torch": "2.15.0"},
+        "contract": {
+            "input": {"name": "input", "dtype": "float32", "shape": ["batch", 3, 2, 4],
+                      "layout": "NCHW"},
+            "outputs": [{"name": "out", "dtype": "float32", "shape": ["batch", 3]},
+                        {"name": "features", "dtype": "float32", "shape": ["batch", 5]}],
+            "returnt": ["out", "features", "both"]},
+        "preprocessing": {"folded": false, "scale": 0.5, "mean": [1, 2, 3], "std": [1, 2, 4]},
+        "classes": {"ids": [7, 8, 9], "names": ["a", "b", "c"], "seen": [7, 8],
+                    "tasks": [[7, 9], [9, 10]], "tasks_seen": 1, "head": "all", "softmax": false},
+        "files": [],
+        "golden": {"input": "golden/input.npy", "outputs": {"out": "golden/out.npy"}}
+    })");
+}
+
+/// Writes a model file into a bundle and lists it with its hash.
+inline nlohmann::json& add_model(nlohmann::json& manifest, const std::filesystem::path& bundle,
+                                 const std::string& path, const std::string& format,
+                                 std::string_view text,
+                                 std::vector<std::string> outputs = {"out", "features"}) {
+    write_file(bundle / path, text);
+    return manifest["files"].emplace_back(nlohmann::json{{"path", path},
+                                                         {"format", format},
+                                                         {"precision", "fp32"},
+                                                         {"outputs", std::move(outputs)},
+                                                         {"sha256", detail::sha256(bytes_of(text))},
+                                                         {"bytes", text.size()},
+                                                         {"requires", nlohmann::json::object()}});
+}
+
+inline void write_manifest(const std::filesystem::path& bundle, const nlohmann::json& manifest) {
+    write_file(bundle / "manifest.json", manifest.dump());
+}
+
+}  // namespace mammoth::test

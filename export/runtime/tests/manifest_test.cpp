@@ -1,0 +1,121 @@
+#include "mammoth/manifest.hpp"
+
+#include "check.hpp"
+#include "files.hpp"
+
+using namespace mammoth;
+using namespace mammoth::test;
+using nlohmann::json;
+
+namespace {
+
+/// The small manifest with the value at a JSON pointer replaced.
+std::string with(const std::string& pointer, const json& value) {
+    auto manifest = small_manifest();
+    manifest[json::json_pointer(pointer)] = value;
+    return manifest.dump();
+}
+
+json model_entry(const std::string& path) {
+    return {{"path", path},     {"format", "onnx"},
+            {"bytes", 1},       {"sha256", std::string(64, 'a')},
+            {"outputs", {"out"}}, {"precision", "fp32"},
+            {"requires", {{"device", "cpu"}, {"isa", "avx2"}}}};
+}
+
+}  // namespace
+
+TEST(everything_is_read) {
+    const auto manifest = parse_manifest(with("/files", json::array({model_entry("model.onnx")})));
+    CHECK(manifest.schema == 1 && manifest.name == "small");
+    CHECK(manifest.versions.at("torch") == "2.15.0");
+    CHECK(manifest.contract.input.name == "input");
+    CHECK((manifest.contract.input.item == Shape{3, 2, 4}));
+    CHECK(manifest.contract.layout == "NCHW");
+    CHECK((manifest.contract.output("features")->item == Shape{5}));
+    CHECK(manifest.contract.output("full_0") == nullptr);
+    CHECK(manifest.preprocessing->scale == 0.5F && manifest.preprocessing->std[2] == 4);
+    CHECK((manifest.classes.ids == std::vector<std::int64_t>{7, 8, 9}));
+    CHECK(manifest.classes.tasks[1] == std::pair(std::int64_t{9}, std::int64_t{10}));
+    CHECK(manifest.files[0].path == "model.onnx" && manifest.files[0].required.isa == "avx2");
+    CHECK(manifest.golden->outputs.at("out") == "golden/out.npy");
+}
+
+TEST(what_may_be_absent) {
+    auto manifest = small_manifest();
+    for (const auto* key : {"name", "created", "dataset", "versions", "preprocessing", "golden"})
+        manifest.erase(key);
+    manifest["classes"]["names"] = json::array();
+    manifest["added"] = "by a later release of the same schema";
+    const auto read = parse_manifest(manifest.dump());
+    CHECK(!read.preprocessing && !read.golden && read.classes.names.empty());
+}
+
+TEST(a_later_schema_is_refused_whatever_else_it_says) {
+    CHECK_ERROR(schema, "of schema 2, and this runtime reads up to 1",
+                parse_manifest(R"({"schema": 2, "contract": "of another form"})"));
+}
+
+TEST(truncated_text_is_damaged) {
+    const auto whole = small_manifest().dump();
+    for (std::size_t length = 0; length < whole.size(); ++length)
+        CHECK_ERROR(damaged, "truncated", parse_manifest(whole.substr(0, length)));
+    CHECK_ERROR(damaged, "not a JSON object", parse_manifest("[1]"));
+    CHECK_ERROR(damaged, "not a JSON object", parse_manifest(std::string(1 << 20, '[')));
+    CHECK_ERROR(damaged, "not a JSON object", parse_manifest("{\"a\": \"\xff\"}"));
+}
+
+TEST(messages_say_where) {
+    const auto refused = [](const std::string& pointer, const json& value, const char* message) {
+        CHECK_ERROR(damaged, message, parse_manifest(with(pointer, value)));
+    };
+    refused("/schema", 0, "schema must be an integer from 1");
+    refused("/schema", "1", "schema must be an integer");
+    refused("/schema", 1.0, "schema must be an integer");
+    refused("/schema", 18446744073709551615U, "schema must be an integer");
+    refused("/contract", nullptr, "contract must be an object");
+    refused("/contract/input/dtype", "float64", "contract.input.dtype must be float32 or uint8");
+    refused("/contract/input/shape/0", 7, "contract.input.shape[0] must be a string");
+    refused("/contract/input/shape/2", 0, "contract.input.shape[2] must be an integer from 1");
+    refused("/contract/input/shape/2", 1 << 29, "contract.input.shape must be of fewer values");
+    refused("/contract/input/shape", {"batch"}, "contract.input.shape must be the batch axis");
+    refused("/contract/outputs/1/name", "out", "contract.outputs must be named differently");
+    refused("/contract/outputs/1/dtype", "uint8", "contract.outputs must be float32");
+    refused("/preprocessing/mean", {1, 2}, "preprocessing.mean must be one number a channel: 3");
+    refused("/preprocessing/std/0", 0, "preprocessing.std must be not zero");
+    refused("/preprocessing/scale", 1e300, "preprocessing.scale must be a finite number");
+    refused("/classes/ids", {1, 2}, "classes.ids must be one a column of out: 3");
+    refused("/classes/names", {"a"}, "classes.names must be empty or one a column of out: 3");
+    refused("/classes/tasks/0", {3, 1}, "classes.tasks[0] must be [first, last]");
+    refused("/files", json::object(), "files must be an array");
+    auto entry = model_entry("model.onnx");
+    entry["sha256"] = "ABC";
+    refused("/files", json::array({entry}), "files[0].sha256 must be 64 lower-case");
+    entry = model_entry("model.onnx");
+    entry["bytes"] = -1;
+    refused("/files", json::array({entry}), "files[0].bytes must be an integer from 0");
+    entry.erase("path");
+    refused("/files", json::array({entry}), "files[0].path must be there");
+}
+
+TEST(paths_that_leave_the_bundle) {
+    for (const auto* path : {"../model.onnx", "/etc/passwd", "golden/../../x", "..", ".", "",
+                             "golden/", "a\\..\\b", "./model.onnx"}) {
+        CHECK_ERROR(path, "files[0].path leaves the bundle",
+                    parse_manifest(with("/files", json::array({model_entry(path)}))));
+        CHECK_ERROR(path, "golden.input leaves the bundle",
+                    parse_manifest(with("/golden/input", path)));
+    }
+    CHECK_ERROR(path, "leaves the bundle",
+                parse_manifest(with("/files", json::array({model_entry(std::string("a\0b", 3))}))));
+}
+
+TEST(the_file) {
+    const TemporaryDirectory bundle;
+    CHECK_ERROR(missing, "manifest.json", read_manifest(bundle.path()));
+    write_file(bundle.path() / "manifest.json", std::string((1 << 20) + 1, ' '));
+    CHECK_ERROR(damaged, "more than", read_manifest(bundle.path()));
+    write_manifest(bundle.path(), small_manifest());
+    CHECK(read_manifest(bundle.path()).name == "small");
+    CHECK_ERROR(missing, "manifest.json", read_manifest(bundle.path() / "manifest.json"));
+}

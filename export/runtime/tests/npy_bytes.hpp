@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+
+namespace mammoth::test {
+
+/// A .npy file of version 1.0 with this dictionary and these values.
+inline std::string npy_bytes(const std::string& header, const std::string& values) {
+    return std::string("\x93NUMPY\x01\x00", 8) + static_cast<char>(header.size() & 0xff) +
+           static_cast<char>(header.size() >> 8) + header + values;
+}
+
+inline std::string npy_header(const std::string& descr, const std::string& shape) {
+    return "{'descr': '" + descr + "', 'fortran_order': False, 'shape': (" + shape + "), }\n";
+}
+
+}  // namespace mammoth::test
