@@ -1,0 +1,457 @@
+"""3x3 convolution, bias, relu and 2x2 max pooling in one Triton kernel, and its gradients.
+
+Implicit matrix products on channels-last images; what the convolution gives is never in memory,
+and neither is its gradient. The products of one output are numbered tap * channels + channel. With
+many channels a step of them lies in one tap and is read as vectors; with few, as in a first layer,
+one step spans taps and is gathered, so that three channels take 32 products and not nine times 16.
+
+Weights are read and their gradients written in the layout they have; with channels-last weights
+neighbouring products are neighbours in memory.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from mammoth_compiled.kernels.configs import Config, choose
+from mammoth_compiled.kernels.launch import ceil_div, launch
+from mammoth_compiled.kernels.problem import Problem
+
+# Programs that share the pixels of a weight gradient: about two for each multiprocessor of today's
+# chips. A constant, not the chip's own number, so that sums have the same order everywhere.
+SPLIT_PROGRAMS = 256
+
+
+@triton.jit
+def _taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Returns taps and channels of a block of products; one tap for all if the block lies in it."""
+    if CHANNELS % BLOCK == 0:
+        # Block by block, so that the compiler sees that channels begin at a multiple of BLOCK.
+        tap = tl.full((1,), number // (CHANNELS // BLOCK), tl.int32)
+        channel = number % (CHANNELS // BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    else:
+        k = number * BLOCK + tl.arange(0, BLOCK)
+        tap = k // CHANNELS
+        channel = k % CHANNELS
+    return tap, channel
+
+
+@triton.jit
+def _windows(x, cell, first, H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr):
+    """Returns where the 4x4 pixels begin that pooled cells, of which `first` is one, depend on.
+
+    As pointer to the image of the first, offset from it, row and column: one 64-bit pointer and
+    32-bit offsets take far fewer registers than many pointers.
+    """
+    OH: tl.constexpr = H // 2
+    OW: tl.constexpr = W // 2
+    image = first // (OH * OW)
+    top = cell // OW % OH * 2 - 1
+    left = cell % OW * 2 - 1
+    offset = (((cell // (OH * OW) - image) * H + top) * W + left) * CIN
+    return x + image.to(tl.int64) * (H * W * CIN), offset, top, left
+
+
+@triton.jit
+def _pixels(
+    images,
+    corner,
+    top,
+    left,
+    tap,
+    channel,
+    inside,
+    I: tl.constexpr,  # noqa: E741
+    J: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+):
+    """Loads [cells, products] of x for the pixel (I, J) of every window; zero outside an image."""
+    row = tap // 3 + I
+    column = tap % 3 + J
+    y = top[:, None] + row[None, :]
+    x = left[:, None] + column[None, :]
+    there = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    offset = (row * W + column) * CIN + channel
+    return tl.load(images + (corner[:, None] + offset[None, :]), mask=there, other=0.0)
+
+
+@triton.jit
+def _product(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    if UPCAST:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def _maximum(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _forward(
+    x,  # [B, H, W, CIN]
+    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
+    bias,  # [COUT] or None
+    y,  # [B, H // 2, W // 2, COUT]
+    winner,  # like y, int8
+    num_cells,  # B * (H // 2) * (W // 2)
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One accumulator for each pixel of a window: the pool is a maximum of registers."""
+    BLOCKS_N: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    first = program // BLOCKS_N * BLOCK_M
+    cell = first + tl.arange(0, BLOCK_M)
+    n = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    images, corner, top, left = _windows(x, cell, first, H, W, CIN)
+
+    z0 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    z1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    z2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    z3 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    # One loop over all products, not taps around channels: only such a loop is pipelined.
+    for step in range((9 * CIN + BLOCK_K - 1) // BLOCK_K):
+        tap, c = _taps(step, CIN, BLOCK_K)
+        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = n[None, :] * WN + (tap * WT + c * WC)[:, None]
+        there = (k < 9 * CIN)[:, None] & (n < COUT)[None, :]
+        w = tl.load(weight + offset, mask=there, other=0.0)
+        inside = (cell < num_cells)[:, None] & (k < 9 * CIN)[None, :]
+        a = _pixels(images, corner, top, left, tap, c, inside, 0, 0, H, W, CIN)
+        z0 = _product(a, w, z0, PRECISION, UPCAST)
+        a = _pixels(images, corner, top, left, tap, c, inside, 0, 1, H, W, CIN)
+        z1 = _product(a, w, z1, PRECISION, UPCAST)
+        a = _pixels(images, corner, top, left, tap, c, inside, 1, 0, H, W, CIN)
+        z2 = _product(a, w, z2, PRECISION, UPCAST)
+        a = _pixels(images, corner, top, left, tap, c, inside, 1, 1, H, W, CIN)
+        z3 = _product(a, w, z3, PRECISION, UPCAST)
+
+    # Bias and relu keep order, so they come after the pool, once. The first of equals wins.
+    best = _maximum(_maximum(z0, z1), _maximum(z2, z3))
+    won = tl.where(z0 == best, 0, tl.where(z1 == best, 1, tl.where(z2 == best, 2, 3)))
+    if bias is not None:
+        best += tl.load(bias + n, mask=n < COUT, other=0.0).to(tl.float32)[None, :]
+    offset = cell.to(tl.int64)[:, None] * COUT + n[None, :]
+    there = (cell < num_cells)[:, None] & (n < COUT)[None, :]
+    tl.store(winner + offset, tl.where(best > 0, won, 4).to(tl.int8), mask=there)
+    tl.store(y + offset, _maximum(best, 0.0).to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _input_grad(
+    grad,  # [B, H // 2, W // 2, COUT]
+    winner,  # like grad, int8
+    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
+    grad_x,  # [B, H, W, CIN]
+    num_pixels,  # B * H * W
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The gradient of the convolution is gathered: that of the pooled cell if the pixel won it."""
+    OH: tl.constexpr = H // 2
+    OW: tl.constexpr = W // 2
+    BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    first = program // BLOCKS_N * BLOCK_M
+    pixel = first + tl.arange(0, BLOCK_M)
+    c = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    y = (pixel // W % H)[:, None] + 1
+    x = (pixel % W)[:, None] + 1
+    # The image of the first pixel is a 64-bit pointer, the others are 32-bit offsets from it.
+    image = first // (H * W)
+    grad += image.to(tl.int64) * (OH * OW * COUT)
+    winner += image.to(tl.int64) * (OH * OW * COUT)
+    image = (pixel // (H * W) - image)[:, None] * OH
+
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range((9 * COUT + BLOCK_K - 1) // BLOCK_K):
+        tap, n = _taps(step, COUT, BLOCK_K)
+        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = (n * WN + tap * WT)[:, None] + c[None, :] * WC
+        there = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
+        w = tl.load(weight + offset, mask=there, other=0.0)
+        # An odd last row or column is in no window: it has a cell number past the last.
+        row = y - (tap // 3)[None, :]
+        column = x - (tap % 3)[None, :]
+        covered = (row >= 0) & (row < OH * 2) & (column >= 0) & (column < OW * 2)
+        covered = covered & (pixel < num_pixels)[:, None] & (k < 9 * COUT)[None, :]
+        offset = ((image + (row >> 1)) * OW + (column >> 1)) * COUT + n[None, :]
+        won = tl.load(winner + offset, mask=covered, other=4)
+        dz = tl.load(grad + offset, mask=covered, other=0.0)
+        dz = tl.where(won == (row & 1) * 2 + (column & 1), dz, 0.0)
+        total = _product(dz, w, total, PRECISION, UPCAST)
+    offset = pixel.to(tl.int64)[:, None] * CIN + c[None, :]
+    there = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
+    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _weight_grad(
+    grad,  # [B, H // 2, W // 2, COUT]
+    winner,  # like grad, int8
+    x,  # [B, H, W, CIN]
+    partial,  # [splits, COUT * 9 * CIN + COUT], float32: weights as [COUT, 9, CIN], then biases
+    num_cells,  # B * (H // 2) * (W // 2)
+    cells_per_split,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Sums over some pooled cells, each with its four pixels.
+
+    Three of the four get no gradient, but which differs from channel to channel: the four products
+    cannot be made one.
+    """
+    BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
+    BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    split = program // (BLOCKS_M * BLOCKS_N)
+    block_n = program % BLOCKS_N
+    m = program // BLOCKS_N % BLOCKS_M * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    tap, c = _taps(block_n, CIN, BLOCK_N)
+
+    start = split * cells_per_split
+    end = tl.minimum(start + cells_per_split, num_cells)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    total_bias = tl.zeros((BLOCK_K, BLOCK_M), tl.float32)
+    for begin in range(start, end, BLOCK_K):
+        cell = begin + tl.arange(0, BLOCK_K)
+        images, corner, top, left = _windows(x, cell, begin, H, W, CIN)
+        there = (cell < end)[:, None] & (m < COUT)[None, :]
+        offset = cell.to(tl.int64)[:, None] * COUT + m[None, :]
+        won = tl.load(winner + offset, mask=there, other=4)
+        g = tl.load(grad + offset, mask=there, other=0.0)
+        total_bias += tl.where(won < 4, g, 0.0).to(tl.float32)
+        there = (cell < end)[:, None] & (n < 9 * CIN)[None, :]
+        for q in tl.static_range(4):
+            dz = tl.where(won == q, g, 0.0)
+            b = _pixels(images, corner, top, left, tap, c, there, q // 2, q % 2, H, W, CIN)
+            total = _product(tl.trans(dz), b, total, PRECISION, UPCAST)
+    partial += split.to(tl.int64) * (COUT * (9 * CIN + 1))
+    there = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
+    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=there)
+    there = (m < COUT) & (block_n == 0)
+    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=there)
+
+
+@triton.jit
+def _sum_partial(
+    partial,  # [splits, COUT * 9 * CIN + COUT], float32
+    grad_weight,  # [COUT, CIN, 3, 3], strides WN, WC, WY and WX
+    grad_bias,  # [COUT]
+    splits,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WY: tl.constexpr,
+    WX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    SIZE: tl.constexpr = COUT * 9 * CIN
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK_S, BLOCK), tl.float32)
+    for start in range(0, splits, BLOCK_S):
+        split = start + tl.arange(0, BLOCK_S)
+        there = (split < splits)[:, None] & (i < SIZE + COUT)[None, :]
+        offset = split.to(tl.int64)[:, None] * (SIZE + COUT) + i[None, :]
+        total += tl.load(partial + offset, mask=there, other=0.0)
+    value = tl.sum(total, 0).to(grad_weight.dtype.element_ty)
+    tap = i // CIN % 9
+    offset = i // (9 * CIN) * WN + i % CIN * WC + tap // 3 * WY + tap % 3 * WX
+    tl.store(grad_weight + offset, value, mask=i < SIZE)
+    tl.store(grad_bias + i - SIZE, value, mask=(i >= SIZE) & (i < SIZE + COUT))
+
+
+def forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes pooled values and winners; see `kernels.conv_relu_pool.reference`.
+
+    Args:
+        x: [B, Cin, H, W], float, contiguous in channels_last.
+        weight: [Cout, Cin, 3, 3], same dtype, in any layout.
+        bias: [Cout] or None.
+        precision: "tf32" or "ieee", how float32 products are taken.
+    """
+    batch, _, height, width = x.shape
+    out_channels = weight.shape[0]
+    y = _images((batch, out_channels, height // 2, width // 2), x)
+    winner = torch.empty_like(y, dtype=torch.int8)
+    weight, strides = _one_stride_of_taps(weight)
+    config, constants = _choose("forward", x, weight, precision)
+    num_cells = batch * (height // 2) * (width // 2)
+    grid = ceil_div(num_cells, config["BLOCK_M"]) * ceil_div(out_channels, config["BLOCK_N"])
+    args = (x, weight, bias, y, winner, num_cells)
+    launch(_forward, (grid,), *args, config=config, **constants, **strides)
+    return y, winner
+
+
+def input_grad(
+    grad: torch.Tensor,
+    winner: torch.Tensor,
+    weight: torch.Tensor,
+    size: tuple[int, int],
+    precision: str,
+) -> torch.Tensor:
+    """Computes the gradient of x; see `kernels.conv_relu_pool.reference_input_grad`.
+
+    Args:
+        grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2], contiguous in channels_last.
+        winner: What `forward` gave, in the same layout.
+        weight: [Cout, Cin, 3, 3], same dtype as grad, in any layout.
+        size: (H, W) of x.
+        precision: "tf32" or "ieee".
+    """
+    in_channels = weight.shape[1]
+    grad_x = _images((grad.shape[0], in_channels, *size), grad)
+    weight, strides = _one_stride_of_taps(weight)
+    config, constants = _choose("input_grad", grad_x, weight, precision)
+    num_pixels = grad.shape[0] * size[0] * size[1]
+    grid = ceil_div(num_pixels, config["BLOCK_M"]) * ceil_div(in_channels, config["BLOCK_N"])
+    args = (grad, winner, weight, grad_x, num_pixels)
+    launch(_input_grad, (grid,), *args, config=config, **constants, **strides)
+    return grad_x
+
+
+def weight_grad(
+    grad: torch.Tensor,
+    winner: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes the gradients of weight and bias; see `conv_relu_pool.reference_weight_grad`.
+
+    Args:
+        grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2], contiguous in channels_last.
+        winner: What `forward` gave, in the same layout.
+        x: [B, Cin, H, W], contiguous in channels_last.
+        weight: [Cout, Cin, 3, 3]; its gradient gets the same layout and dtype.
+        precision: "tf32" or "ieee".
+    """
+    out_channels, in_channels = weight.shape[:2]
+    config, constants = _choose("weight_grad", x, weight, precision)
+    num_cells = grad.shape[0] * grad.shape[2] * grad.shape[3]
+    blocks_m = ceil_div(out_channels, config["BLOCK_M"])
+    blocks = blocks_m * ceil_div(9 * in_channels, config["BLOCK_N"])
+    steps = ceil_div(num_cells, config["BLOCK_K"])
+    steps_per_split = ceil_div(steps, ceil_div(SPLIT_PROGRAMS, blocks))
+    splits = ceil_div(steps, steps_per_split)
+    sizes = (splits, out_channels * (9 * in_channels + 1))
+    partial = torch.empty(sizes, dtype=torch.float32, device=x.device)
+    args = (grad, winner, x, partial, num_cells, steps_per_split * config["BLOCK_K"])
+    launch(_weight_grad, (splits * blocks,), *args, config=config, **constants)
+
+    grad_weight = torch.empty_like(weight)
+    grad_bias = weight.new_empty(out_channels)
+    dims = {"elements": sizes[1], "splits": splits}
+    config = choose("conv_relu_pool.sum_partial", partial.dtype, dims, x.device)
+    args = (partial, grad_weight, grad_bias, splits)
+    strides = dict(zip(("WN", "WC", "WY", "WX"), grad_weight.stride(), strict=True))
+    constants = {"CIN": in_channels, "COUT": out_channels, **strides}
+    launch(_sum_partial, (ceil_div(sizes[1], config["BLOCK"]),), *args, config=config, **constants)
+    return grad_weight, grad_bias
+
+
+def _choose(
+    kernel: str, x: torch.Tensor, weight: torch.Tensor, precision: str
+) -> tuple[Config, dict[str, Any]]:
+    """Returns the tile of a kernel with products, and what such a kernel is compiled for."""
+    batch, in_channels, height, width = x.shape
+    out_channels = weight.shape[0]
+    dims = {
+        "batch": batch,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "height": height,
+        "width": width,
+        "strict": int(x.dtype == torch.float32 and precision == "ieee"),
+    }
+    config = choose(f"conv_relu_pool.{kernel}", x.dtype, dims, x.device)
+    sizes = {"H": height, "W": width, "CIN": in_channels, "COUT": out_channels}
+    return config, {**sizes, "PRECISION": precision}
+
+
+def _one_stride_of_taps(weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, int]]:
+    """Returns a weight with evenly spaced taps, as any dense one has, and its strides."""
+    if weight.stride(2) != 3 * weight.stride(3):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return weight, {"WN": weight.stride(0), "WC": weight.stride(1), "WT": weight.stride(3)}
+
+
+def _images(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Returns uninitialised images in channels_last."""
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+def problems() -> Iterator[Problem]:
+    """Yields what `kernels.check` compiles: the layers of small nets."""
+    half, strict = (torch.bfloat16, "ieee"), (torch.float32, "ieee")
+    common = [half, (torch.float32, "tf32")]
+    every = [*common, (torch.float16, "ieee"), strict]
+    yield from _problems(3, 32, 32, torch.contiguous_format, every)
+    yield from _problems(32, 64, 16, torch.channels_last, every)
+    yield from _problems(32, 64, 16, torch.contiguous_format, common)
+    yield from _problems(64, 128, 8, torch.channels_last, [*common, strict])
+    yield from _problems(3, 64, 32, torch.channels_last, common)
+
+
+def _problems(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    layout: torch.memory_format,
+    kinds: list[tuple[torch.dtype, str]],
+) -> Iterator[Problem]:
+    for dtype, precision in kinds:
+        shape = (32, in_channels, size, size)
+        x = torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
+        weight = x.new_empty(out_channels, in_channels, 3, 3).to(memory_format=layout)
+
+        def call(
+            x: torch.Tensor = x, weight: torch.Tensor = weight, precision: str = precision
+        ) -> None:
+            y, winner = forward(x, weight, weight.new_empty(weight.shape[0]), precision)
+            input_grad(y, winner, weight, (x.shape[2], x.shape[3]), precision)
+            weight_grad(y, winner, x, weight, precision)
+
+        order = str(layout).removeprefix("torch.")
+        yield Problem(f"{in_channels}->{out_channels}@{size} {order} {dtype} {precision}", call)

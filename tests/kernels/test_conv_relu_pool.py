@@ -1,0 +1,281 @@
+"""Convolution, relu and pooling in one, against torch's three: reference, operators, kernels."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.kernels import conv_relu_pool as op
+from mammoth_compiled.kernels.configs import choosing
+from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool
+
+CHANNELS_LAST = torch.channels_last
+
+
+def torchs(x, weight, bias=None):
+    return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=1)), 2)
+
+
+def gradients_of(function, x, weight, bias):
+    """[value, gradients] for an incoming gradient of 1, 2, 3..."""
+    leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias) if t is not None]
+    y = function(*leaves)
+    y.backward(torch.arange(1.0, y.numel() + 1, dtype=y.dtype, device=y.device).view(y.shape))
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def as_laid_out(weight, layout):
+    """The same weight: dense in either order, or with gaps between its rows."""
+    if layout == "gaps":
+        return F.pad(weight, (0, 1))[..., :3]
+    return weight.contiguous(memory_format=getattr(torch, layout))
+
+
+@st.composite
+def problems(draw, most_channels=40):
+    """(x, weight, bias): one tap or many in a step of the kernels, odd sizes, ties."""
+    batch = draw(st.integers(1, 3))
+    in_channels = draw(
+        st.sampled_from([1, 3, 5, 16, 20, 32, 33]).filter(lambda c: c < most_channels)
+    )
+    out_channels = draw(st.sampled_from([1, 5, 16, 32, 40]).filter(lambda c: c < most_channels))
+    height, width = draw(st.integers(2, 7)), draw(st.integers(2, 7))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    shapes = (batch, in_channels, height, width), (out_channels, in_channels, 3, 3), (out_channels,)
+    if draw(st.booleans()):
+        x, weight, bias = (torch.randint(-1, 2, s, generator=generator).float() for s in shapes)
+    else:
+        x, weight, bias = (torch.randn(s, generator=generator) for s in shapes)
+        weight /= (9 * in_channels) ** 0.5
+    layout = draw(st.sampled_from(["contiguous_format", "channels_last", "gaps"]))
+    if draw(st.booleans()):
+        x = x.contiguous(memory_format=CHANNELS_LAST)
+    return x, as_laid_out(weight, layout), bias if draw(st.booleans()) else None
+
+
+@settings(max_examples=30)
+@given(problems(most_channels=8))
+def test_operator_equals_torch(problem):
+    # Small whole numbers and their sums are exact, and so are ties, in float64 as well.
+    problem = [None if t is None else t.double() for t in problem]
+    for ours, theirs in zip(
+        gradients_of(conv_relu_pool, *problem), gradients_of(torchs, *problem), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@settings(max_examples=16)
+@given(
+    problem=problems(),
+    kind=st.sampled_from(["float32 tf32", "float32 ieee", "bfloat16 ieee", "float16 ieee"]),
+    candidate=st.integers(0, 7),
+)
+@pytest.mark.usefixtures("triton_kernels")
+def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, candidate):
+    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+
+    name, precision = kind.split()
+    dtype = getattr(torch, name)
+    # tf32 has the mantissa of float16.
+    as_exact_as = torch.float16 if precision == "tf32" else dtype
+    x, weight, bias = (None if t is None else t.to(device, dtype) for t in problem)
+    x = x.contiguous(memory_format=CHANNELS_LAST)
+
+    def check(results, reference, *tensors, factor):
+        exact, torchs_own = (
+            reference(
+                *(None if t is None else t.to(d) if t.is_floating_point() else t for t in tensors)
+            )
+            for d in (torch.float64, as_exact_as)
+        )
+        for result, e, t in zip(results, exact, torchs_own, strict=True):
+            assert_as_exact(result, e, t.to(dtype), factor=factor)
+
+    with choosing(lambda _, fitting: fitting[candidate % len(fitting)]):
+        y, winner = gpu.forward(x, weight, bias, precision)
+        check([y], lambda *args: op.reference(*args)[:1], x, weight, bias, factor=2)
+        assert y.is_contiguous(memory_format=CHANNELS_LAST)
+        assert winner.is_contiguous(memory_format=CHANNELS_LAST)
+        assert ((winner == 4) == (y == 0)).all()
+
+        grad = torch.randn_like(y)
+        size = tuple(x.shape[2:])
+        grad_x = gpu.input_grad(grad, winner, weight, size, precision)
+        check(
+            [grad_x],
+            lambda *args: [op.reference_input_grad(*args, size)],
+            *(grad, winner, weight),
+            factor=3,
+        )
+        grads = gpu.weight_grad(grad, winner, x, weight, precision)
+        check(grads, op.reference_weight_grad, grad, winner, x, weight, factor=3)
+        assert grads[0].stride() == torch.empty_like(weight).stride()
+
+
+@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.parametrize("programs", [1, 3, 7])
+def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch, programs):
+    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+
+    # Small whole numbers: sums are exact in any order.
+    x = torch.randint(-2, 3, (3, 5, 9, 10)).float().to(device, memory_format=CHANNELS_LAST)
+    grad = torch.randint(-2, 3, (3, 6, 4, 5)).float().to(device, memory_format=CHANNELS_LAST)
+    winner = torch.randint_like(grad, 5).to(torch.int8)
+    weight = torch.empty(6, 5, 3, 3, device=device)
+    monkeypatch.setattr(gpu, "SPLIT_PROGRAMS", programs)
+    result = gpu.weight_grad(grad, winner, x, weight, "ieee")
+    expected = op.reference_weight_grad(grad, winner, x, weight)
+    for ours, theirs in zip(result, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("triton_kernels")
+def test_kernels_repeat_bit_by_bit(device):
+    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+
+    x = torch.randn(3, 8, 6, 5, device=device).contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(16, 8, 3, 3, device=device)
+
+    def run():
+        y, winner = gpu.forward(x, weight, None, "ieee")
+        grads = gpu.weight_grad(y, winner, x, weight, "ieee")
+        return y, winner, gpu.input_grad(y, winner, weight, (6, 5), "ieee"), *grads
+
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
+
+
+@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.parametrize("in_channels", [3, 16])
+def test_kernel_with_ties_nan_and_dead_windows(device, in_channels):
+    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+
+    x = torch.zeros(2, in_channels, 4, 4, device=device).contiguous(memory_format=CHANNELS_LAST)
+    x[1, 0, 1, 1] = float("nan")
+    weight = torch.randn(8, in_channels, 3, 3, device=device)
+    bias = torch.linspace(-1, 1, 8, device=device)
+    y, winner = gpu.forward(x, weight, bias, "ieee")
+    expected, expected_winner = op.reference(x, weight, bias)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(winner, expected_winner)
+    # All pixels of the first image are equal: the first wins where bias lifts it above 0.
+    assert torch.equal(winner[0, :, 0, 0].cpu(), torch.tensor([4] * 4 + [0] * 4, dtype=torch.int8))
+    assert y[1, :, 1, 1].isnan().all()
+    assert (winner[1, :, 1, 1] == 4).all()
+    grad = torch.ones_like(y)
+    dead = torch.full_like(winner, 4)
+    assert not gpu.input_grad(grad, dead, weight, (4, 4), "ieee").any()
+    assert not any(g.any() for g in gpu.weight_grad(grad, dead, x.nan_to_num(), weight, "ieee"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_operator_in_other_types(dtype):
+    x, weight, bias = torch.randn(2, 3, 5, 4), torch.randn(4, 3, 3, 3), torch.randn(4)
+    results = gradients_of(conv_relu_pool, x.to(dtype), weight.to(dtype), bias.to(dtype))
+    assert {t.dtype for t in results} == {dtype}
+    assert torch.equal(results[0], torchs(x.to(dtype), weight.to(dtype), bias.to(dtype)))
+
+
+def test_autocast_as_of_a_convolution():
+    x, weight = torch.randn(2, 3, 4, 4), torch.randn(4, 3, 3, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv_relu_pool(x, weight, torch.zeros(4))
+        assert torch.equal(y, torchs(x, weight, torch.zeros(4)))
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert weight.grad.dtype == torch.float32
+
+
+def test_only_wanted_gradients_are_computed():
+    called = []
+
+    class Calls(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    x, weight = torch.randn(1, 3, 4, 4), torch.randn(4, 3, 3, 3, requires_grad=True)
+    with Calls():
+        conv_relu_pool(x, weight).sum().backward()
+        assert not any("input_grad" in name for name in called)
+        assert any("weight_grad" in name for name in called)
+        called.clear()
+        conv_relu_pool(x.requires_grad_(), weight.detach()).sum().backward()
+    assert any("input_grad" in name for name in called)
+    assert not any("weight_grad" in name for name in called)
+
+
+def test_gradcheck():
+    x = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(conv_relu_pool, (x, weight, bias))
+    assert torch.autograd.gradcheck(conv_relu_pool, (x, weight))
+
+
+def test_opcheck(device):
+    x = torch.randn(2, 3, 6, 7, device=device, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, device=device, requires_grad=True)
+    bias = torch.randn(4, device=device, requires_grad=True)
+    torch.library.opcheck(op.conv_relu_pool_op, (x, weight, bias))
+    x, weight = x.detach(), weight.detach()
+    y, winner = op.conv_relu_pool_op(x, weight, None)
+    torch.library.opcheck(op.input_grad_op, (y, winner, weight, (6, 7)))
+    torch.library.opcheck(op.weight_grad_op, (y, winner, x, weight))
+
+
+class Net(nn.Module):
+    """The small net of the documentation, in the given layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)
+        self.head = nn.Linear(16 * 4, 5)
+
+    def forward(self, x):
+        for conv in (self.first, self.second):
+            x = self.layer(x, conv.weight, conv.bias)
+        return self.head(x.flatten(1))
+
+
+def losses_of(net, device):
+    """Losses of 20 steps on the same random images."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        x = torch.randn(8, 3, 8, 8, generator=generator).to(device)
+        target = torch.randint(5, (8,), generator=generator).to(device)
+        loss = F.cross_entropy(net(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_equals_eager(device, compiled):
+    torch.manual_seed(0)
+    plain, fused = Net(torchs), Net(conv_relu_pool)
+    fused.load_state_dict(plain.state_dict())
+    plain, fused = plain.to(device), fused.to(device)
+    if compiled:
+        fused = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        torch.testing.assert_close(losses_of(fused, device), losses_of(plain, device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_work_is_that_of_the_tensors(dtype):
+    x, weight = torch.randn(2, 3, 8, 6, dtype=dtype), torch.randn(4, 3, 3, 3, dtype=dtype)
+    y, winner = op.conv_relu_pool_op(x, weight, None)
+    forward = op.work(x.shape, 4, dtype)
+    assert forward.bytes_moved == x.nbytes + y.nbytes + winner.nbytes
+    # A multiplication and an addition for each weight at each pixel.
+    assert forward.operations == 2 * weight.numel() * 2 * 8 * 6
+    assert op.work(x.shape, 4, dtype, backward=True, input_grad=False) == forward
+    backward = op.work(x.shape, 4, dtype, backward=True)
+    assert backward.operations == 2 * forward.operations
