@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mammoth_compiled.export import manifest as manifests
+from mammoth_compiled.export.formats.onnx import OPSET
 from mammoth_compiled.export.manifest import File, Manifest, describe
 from mammoth_compiled.export.scan import check_no_local_path
 from mammoth_compiled.export.verify import Case
@@ -70,10 +71,11 @@ def seal(folder: Path, manifest: Manifest, golden: Case) -> Manifest:
     for name, path in paths.items():
         np.save(folder / path, np.ascontiguousarray(arrays[name].numpy()))
     files = [file for file in manifest.files if file.format not in ("golden", "text")]
+    opset = {"opset": str(OPSET)} if any(file.format == "onnx" for file in files) else {}
     manifest = replace(
         manifest,
         created=manifests.now(),
-        versions=manifests.versions(),
+        versions=manifests.versions() | opset,
         golden_input=paths.pop("input"),
         golden_outputs=paths,
     )

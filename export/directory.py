@@ -91,10 +91,9 @@ def _is_bundle(folder: Path) -> bool:
 def _is_single_file(path: Path) -> bool:
     """Tells whether a model is a bundle of the time before there were manifests."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except DecodeError:
+    except Exception:  # of protobuf, which has no types to check by
         return False
     return any(entry.key == SCHEMA_KEY for entry in model.metadata_props)

@@ -90,13 +90,13 @@ class Fields:
             raise self.error(f"{key} must be a list of lists of {length} numbers")
         return rows
 
-    def float(self, key: str) -> float:
+    def real(self, key: str) -> float:
         """Returns a number."""
-        return self._float(self._get(key), key)
+        return self._real(self._get(key), key)
 
-    def floats(self, key: str) -> tuple[float, ...]:
+    def reals(self, key: str) -> tuple[float, ...]:
         """Returns a list of numbers."""
-        return tuple(self._float(item, key) for item in self._list(key))
+        return tuple(self._real(item, key) for item in self._list(key))
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Returns the sizes that follow "batch"."""
@@ -126,7 +126,7 @@ class Fields:
             raise self.error(f"{key} must hold whole numbers >= 0, not {value!r}")
         return value
 
-    def _float(self, value: Any, key: str) -> float:
+    def _real(self, value: Any, key: str) -> float:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise self.error(f"{key} must hold numbers, not {value!r}")
         return value

@@ -214,7 +214,8 @@ class Bundle:
         # One file for all that may be asked; the smallest that will do if that is known.
         choose = min if self._fixed else max
         opened: dict[tuple[str, tuple[str, ...]], Run] = {}
-        runs, parity = {}, {}
+        runs: dict[ReturnTypes, Run] = {}
+        parity: dict[str, Difference] = {}
         for returnt in wanted:
             choices = [
                 (file, outputs)

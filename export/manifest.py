@@ -256,7 +256,7 @@ def _read(root: Fields, folder: Path) -> Manifest:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     if preprocessing is not None:
-        mean, std = preprocessing.floats("mean"), preprocessing.floats("std")
+        mean, std = preprocessing.reals("mean"), preprocessing.reals("std")
     for name, values, length in (
         ("classes.ids", ids, width),
         ("classes.names", names, width),
@@ -347,8 +347,8 @@ def _file(entry: Fields) -> File:
         return file
     parity = {
         name: Difference(
-            size=value.float("size"),
-            bound=value.float("bound"),
+            size=value.real("size"),
+            bound=value.real("bound"),
             batch_size=value.number("batch_size"),
             inputs=value.text("inputs"),
         )

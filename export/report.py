@@ -4,7 +4,6 @@ from pathlib import Path
 
 from mammoth_compiled.export.interface import BATCH
 from mammoth_compiled.export.manifest import File, read_manifest
-from mammoth_compiled.export.verify import BATCH_SIZES
 
 
 def report(path: Path) -> str:
@@ -23,7 +22,7 @@ def report(path: Path) -> str:
         f"input     {dtype} [{shape}]",
         f"outputs   {outputs}; returnt {', '.join(interface.supports)}",
         *(f"file      {_line(file)}" for file in manifest.files if file.is_model),
-        f"verified  against eager at batch {', '.join(map(str, BATCH_SIZES))}",
+        "verified  every output of every file against eager",
     ]
     return "\n".join(lines)
 

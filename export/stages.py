@@ -45,6 +45,9 @@ class Normalise(nn.Module):
         std: One number per channel.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         shape = (-1, 1, 1)
@@ -65,6 +68,8 @@ class Trim(nn.Module):
         classes: Their ids.
     """
 
+    columns: torch.Tensor
+
     def __init__(self, classes: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("columns", torch.tensor(classes))
@@ -81,6 +86,8 @@ class Mask(nn.Module):
         classes: Ids of the classes seen.
         num_classes: K.
     """
+
+    seen: torch.Tensor
 
     def __init__(self, classes: Sequence[int], num_classes: int) -> None:
         super().__init__()

@@ -85,7 +85,8 @@ def replace_weights(
     module = _load(path, torch.device("cpu"))
     with torch.no_grad(), quiet():
         for name, value in module.state_dict().items():
-            value.copy_(weights[name.removeprefix("graph.")])
+            # Constants of the graph are here too, but not among the weights.
+            value.copy_(weights.get(name.removeprefix("graph."), value))
         module.save(str(path))
     _drop_sources(path)
 

@@ -1,0 +1,49 @@
+"""Rebuilds the backbone of a checkpoint."""
+
+import inspect
+from typing import Any
+
+from mammoth_compiled.backbones import MammothBackbone
+from mammoth_compiled.checkpoint import read_checkpoint
+from mammoth_compiled.errors import CheckpointError, RegistryError
+from mammoth_compiled.registry import backbones
+from mammoth_compiled.types import DatasetInfo
+
+
+def restore(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
+    """Builds the backbone of a checkpoint with its weights.
+
+    Returns:
+        Its registered name, the backbone, and what the checkpoint says of the data.
+
+    Raises:
+        CheckpointError: If the file is no checkpoint or does not fit the backbone it names.
+        RegistryError: If that backbone is not registered.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        name, given = checkpoint["backbone"]["name"], checkpoint["backbone"]["arguments"]
+        weights = checkpoint["net"]
+        info = DatasetInfo.from_dict(checkpoint["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not describe its backbone ({type(error).__name__}: {error}). Give a "
+            "checkpoint that mammoth_compiled saved"
+        ) from error
+    try:
+        target = backbones[name].target
+    except RegistryError as error:
+        raise RegistryError(
+            f"{error}. --import the file that registers a backbone of yours"
+        ) from error
+    arguments: dict[str, Any] = dict(given)
+    if "num_classes" in inspect.signature(target).parameters:
+        arguments.setdefault("num_classes", info.num_classes)
+    try:
+        net: MammothBackbone = target(**arguments)
+        net.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the weights of {path} do not fit backbone {name!r} with {arguments}: {error}"
+        ) from error
+    return str(name), net, info
