@@ -78,7 +78,7 @@ def site(tmp_path_factory, net, pixels):
     for file in PAGE.iterdir():
         if file.suffix in {".html", ".css", ".js"} or file.name == "node_modules":
             (root / file.name).symlink_to(file)
-    export_bundle(net, root / "bundle", info=INFO)
+    export_bundle(net, root / "bundle", info=INFO, formats="onnx")
     spec = importlib.util.spec_from_file_location("samples", PAGE / "samples.py")
     samples = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(samples)
@@ -206,6 +206,35 @@ def test_a_bundle_without_samples_names_and_seen_classes(net, site, address):
     assert page["formula"] == "not stated in the manifest"
     assert "does not say how pixels become the input" in page["noSamples"]
     assert page["golden"].startswith("✓ equals eager")
+
+
+def test_pixels_in_probabilities_out_and_variants(net, pixels, site, address):
+    calibration = torch.rand(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    export_bundle(
+        net,
+        site / "ready",
+        info=INFO,
+        formats="onnx",
+        fold_preprocessing=True,
+        classes="seen",
+        softmax=True,
+        variants=("fp16", "int8"),
+        calibration=calibration,
+    )
+    steps = [{"sample": 3}, {"model": 2}, {"model": 3}]
+    (visit,) = drive({"url": f"{address}/?bundle=ready/", "steps": steps})
+    assert visit["problems"] == []
+    first, exact, half, whole = visit["seen"]
+    assert first["error"] is None
+    assert first["formula"] == "the graph itself normalises: uint8 pixels in"
+    files = ["model.out.onnx", "model.onnx", "model.fp16.onnx", "model.int8.onnx"]
+    assert [model.split(" ")[0] for model in first["models"]] == files
+    logits = expected(net, pixels)[3, :2]
+    shares = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(exact["logits"], shares, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(half["logits"], shares, atol=1e-2)
+    np.testing.assert_allclose(whole["logits"], shares, atol=5e-2)
+    assert [row[2] for row in exact["cells"]] == [f"{100 * share:.1f} %" for share in shares]
 
 
 def test_bad_bundles_are_named(site, address):

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,9 +54,15 @@ def net():
         return SmallNet().eval()
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, net):
+    return export_bundle(net, tmp_path_factory.mktemp("b") / "bundle", info=INFO, formats="onnx")
+
+
 @pytest.fixture
-def bundle(tmp_path, net):
-    return export_bundle(net, tmp_path / "bundle", info=INFO)
+def bundle(exported, tmp_path):
+    """A copy of the bundle, to spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
 @pytest.fixture
