@@ -1,6 +1,7 @@
 """Continual-learning experiments at compiled speed, and backbones one can ship.
 
-The public names: those of Mammoth Lite, and `evaluate`, `export_bundle`, `load_bundle`.
+The public names: those of Mammoth Lite, and `evaluate`, `export_bundle`, `load_bundle`,
+`update_bundle`.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from mammoth_compiled.config import add_rehearsal_args, get_avail_args
 from mammoth_compiled.datasets import ContinualDataset, MammothDataset
 from mammoth_compiled.device import base_path, get_device
 from mammoth_compiled.engine import evaluate, train
-from mammoth_compiled.export import export_bundle, load_bundle
+from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
 from mammoth_compiled.models import ContinualModel
 from mammoth_compiled.registry import (
     get_backbone_names,
@@ -52,4 +53,5 @@ __all__ = [
     "register_dataset",
     "register_model",
     "train",
+    "update_bundle",
 ]

@@ -119,6 +119,24 @@ def add_base_args(parser: ArgumentParser) -> None:
     )
     add("--loadcheck", metavar="PATH", help="Go on from this checkpoint.")
     add("--export", metavar="DIR", help="Export the trained backbone to this folder.")
+    add(
+        "--formats",
+        metavar="LIST",
+        help="Formats of the export, with commas: onnx, pt2, aoti, torchscript, safetensors "
+        "(default: onnx,pt2,safetensors).",
+    )
+    add(
+        "--export_variants",
+        metavar="LIST",
+        help="Smaller ONNX models beside it, with commas: fp16, int8.",
+    )
+    add(
+        "--export_each_task",
+        type=boolean,
+        default=False,
+        metavar="{0,1}",
+        help="Export after the first task and put the new weights in after each other.",
+    )
     add("--results_path", metavar="PATH", help="Write the results to this JSON file.")
 
 
@@ -315,6 +333,9 @@ def _check(args: Namespace) -> None:
         raise ConfigError("--optim_nesterov 1 needs --optimizer sgd and --optim_mom > 0")
     if args.amp == "fp16" and device.type == "cpu":
         raise ConfigError("--amp fp16 needs a GPU; valid on the CPU: off, bf16")
+    for name in ("formats", "export_variants", "export_each_task"):
+        if getattr(args, name) and not args.export:
+            raise ConfigError(f"--{name} needs --export DIR")
     args.joint = args.joint or getattr(models[args.model].target, "JOINT", False)
     if "minibatch_size" in args and "buffer_size" in args:
         if args.minibatch_size is None:

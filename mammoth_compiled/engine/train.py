@@ -3,6 +3,7 @@
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,10 @@ DEBUG_BATCHES = 6
 
 
 def train(
-    model: ContinualModel, dataset: ContinualDataset, args: Namespace | None = None
+    model: ContinualModel,
+    dataset: ContinualDataset,
+    args: Namespace | None = None,
+    after_task: Callable[[Results], None] | None = None,
 ) -> Results:
     """Trains a model on all tasks of a dataset, evaluating after each.
 
@@ -35,6 +39,7 @@ def train(
         model: The model, as `load_runner` returns it.
         dataset: The dataset, likewise.
         args: Arguments; None takes the model's own.
+        after_task: Called after each task with the results so far.
 
     Returns:
         Accuracy matrices, losses and timings.
@@ -52,6 +57,8 @@ def train(
     try:
         for stage in range(done, dataset.num_stages):
             _train_stage(model, dataset, args, results, stage)
+            if after_task is not None:
+                after_task(results)
             if stage == done:
                 warm = counters.read()
     except torch.OutOfMemoryError as error:

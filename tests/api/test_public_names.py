@@ -28,12 +28,12 @@ LITE = {
     "register_model",
     "train",
 }
-OURS = {"__version__", "evaluate", "export_bundle", "load_bundle"}
+OURS = {"__version__", "evaluate", "export_bundle", "load_bundle", "update_bundle"}
 
 # Arguments by position, with their defaults. More may be added at the end or by keyword.
 SIGNATURES = {
     "load_runner": [("model",), ("dataset",), ("args", None)],
-    "train": [("model",), ("dataset",), ("args", None)],
+    "train": [("model",), ("dataset",), ("args", None), ("after_task", None)],
     "evaluate": [("model",), ("dataset",)],
     "get_avail_args": [("dataset", None), ("model", None), ("backbone", None)],
     "get_model_names": [("names_only", False)],
@@ -94,6 +94,7 @@ SIGNATURES = {
     "MammothBackbone.set_grads": [("self",), ("new_grads",)],
     "export_bundle": [("model_or_backbone",), ("path",)],
     "load_bundle": [("path",), ("device", "cpu")],
+    "update_bundle": [("bundle",), ("checkpoint_or_net",)],
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from mammoth_compiled import base_path, load_bundle, load_runner, train
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export.manifest import read_manifest
 from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.run import main
 
@@ -168,7 +169,7 @@ def test_list_with_a_users_names(command, plugin):
 
 ARGUMENTS = """model dataset backbone lr batch_size n_epochs joint optimizer optim_wd optim_mom
 optim_nesterov device num_workers debug_mode savecheck loadcheck seed data_dir compile amp export
-results_path import list explain"""
+formats export_variants export_each_task results_path import list explain"""
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -270,6 +271,58 @@ def test_export_of_what_was_trained(command, plugin, tmp_path):
     bundle = load_bundle(target)
     assert bundle.classes_seen == (0, 1, 2, 3)
     assert bundle(torch.rand(2, 3, 8, 8), returnt="features").shape == (2, 4)
+
+
+def test_export_after_each_task(command, plugin, tmp_path):
+    words = ("--import", plugin, "--model", "sgd", *TINY)
+    _, plain, _ = command(*words)
+    target = tmp_path / "bundle"
+    each = ("--export", target, "--formats", "onnx,safetensors", "--export_each_task", "1")
+    code, out, err = command(*words, *each, "--export_variants", "fp16")
+    assert (code, err) == (0, "")
+    lines = [line for line in out.splitlines() if line.startswith("bundle after task")]
+    assert [line.split()[4] for line in lines] == ["exported", "updated"]
+    assert "4 models, 2 of 4 classes seen" in lines[0]
+    assert "4 models, 4 of 4 classes seen" in lines[1]
+    # Exporting changes nothing in the training.
+    accuracy = [line for line in plain.splitlines() if line.startswith("Accuracy after")]
+    assert accuracy == [line for line in out.splitlines() if line.startswith("Accuracy after")]
+    manifest = read_manifest(target)
+    assert manifest.name == "flat-net"
+    assert manifest.info.tasks_seen == 2
+    assert 0 <= manifest.file("model.onnx").accuracy["class_il"] <= 1
+    assert manifest.file("model.fp16.onnx").precision == "fp16"
+
+
+def test_int8_is_calibrated_on_training_images_of_the_classes_seen(
+    command, plugin, tmp_path, monkeypatch
+):
+    def export(model, path, calibration, test_set, variants, **_):
+        assert variants == ["int8"]
+        before = torch.get_rng_state()
+        found.append(len(calibration()))
+        assert torch.equal(torch.get_rng_state(), before)
+        images, labels = test_set()
+        found.append((len(images), sorted(set(labels.tolist()))))
+        raise ExportError("seen enough")
+
+    found = []
+    monkeypatch.setattr("mammoth_compiled.run.export_bundle", export)
+    words = ("--import", plugin, "--model", "sgd", *TINY, "--export", tmp_path / "bundle")
+    command(*words, "--export_variants", "int8", "--export_each_task", 1)
+    assert found == [20, (10, [0, 1])]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--export_each_task", "1"), "--export_each_task needs --export"),
+        (("--formats", "onnx"), "--formats needs --export"),
+        (("--export", "bundle", "--formats", "onxx"), "unknown format 'onxx'"),
+    ],
+)
+def test_export_arguments_that_do_not_fit(refused, plugin, words, message):
+    refused("--import", plugin, "--model", "sgd", *TINY, *words, message=message)
 
 
 def test_interruption_writes_what_there_is(command, plugin, tmp_path, monkeypatch):
