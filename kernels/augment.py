@@ -199,15 +199,15 @@ def augment_op(
     """Computes `augment`; the second result is empty unless `plain`."""
     _check_stores(images, replay, size, padding)
     results = outputs(images, index, replay_index, size, dtype, channels_last, plain)
+    if replay is None or replay_index is None:
+        replay, replay_index = images, index[:0]
     if on_gpu(images, index, state, mean, std):
         from mammoth_compiled.kernels.gpu import augment as gpu
 
-        second = (images, index[:0]) if replay is None else (replay, replay_index)
-        gpu.forward(*results, images, index, *second, state, mean, std, padding, fill, flip, stream)
+        gathered = (images, index, replay, replay_index)
+        gpu.forward(*results, *gathered, state, mean, std, padding, fill, flip, stream)
         return results
-    taken = images[index]
-    if replay is not None:
-        taken = torch.cat((taken, replay[replay_index]))
+    taken = torch.cat((images[index], replay[replay_index]))
     places = num_places(images, size, padding)
     crops = draws(state, len(taken), *places, flip, stream)
     results[0].copy_(reference(taken, *crops, mean, std, size, padding, fill))
@@ -237,10 +237,12 @@ def outputs(
     batch = len(index) + (0 if replay_index is None else len(replay_index))
     _, channels, height, width = images.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    options = {"device": images.device, "memory_format": layout}
-    result = torch.empty((batch, channels, *size), dtype=dtype, **options)
-    shape = (batch if plain else 0, channels, height, width)
-    return result, torch.empty(shape, dtype=torch.float32, **options)
+
+    def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=images.device, memory_format=layout)
+
+    untouched = (batch if plain else 0, channels, height, width)
+    return empty((batch, channels, *size), dtype), empty(untouched, torch.float32)
 
 
 def num_places(

@@ -204,6 +204,7 @@ def problems() -> Iterator[Problem]:
                 last = layout == torch.channels_last
                 results = op.outputs(images, index, index, shape[1:], dtype, last, plain)
                 stores = (images, index, replay, index)
-                forward(*results, *stores, state, *moments, (4, 4, 4, 4), 0, 0.5, 0)
+                padding = (4, 4, 4, 4)
+                forward(*results, *stores, state, moments[0], moments[1], padding, 0, 0.5, 0)
 
             yield Problem(f"{batch}+{batch}x{channels}x{size}x{size} {dtype}", call)
