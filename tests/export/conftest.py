@@ -1,4 +1,4 @@
-"""One small bundle that the tests of loading and of the directory share."""
+"""Small bundles that tests share: of the default formats, and of every format."""
 
 import pytest
 import torch
@@ -64,3 +64,18 @@ def small_bundle(tmp_path_factory, small_info):
     """(the network in eval mode, the directory of its bundle)."""
     net = SmallNet().eval()
     return net, export_bundle(net, tmp_path_factory.mktemp("small") / "bundle", info=small_info)
+
+
+@pytest.fixture(scope="session")
+def every_format(tmp_path_factory, small_info):
+    """(the network in eval mode, the directory of its bundle of every format).
+
+    The network is fresh: biases are zeros and scales are ones, which optimisers like to drop.
+    """
+    from mammoth_compiled.export.formats import FORMATS
+
+    net = SmallNet().eval()
+    with torch.no_grad():
+        net.classifier.bias.zero_()
+    folder = tmp_path_factory.mktemp("every") / "bundle"
+    return net, export_bundle(net, folder, info=small_info, formats=list(FORMATS))

@@ -9,7 +9,6 @@
 #include "files.hpp"
 #include "mammoth/image.hpp"
 #include "mammoth/manifest.hpp"
-#include "npy_bytes.hpp"
 
 using namespace mammoth;
 using namespace mammoth::test;

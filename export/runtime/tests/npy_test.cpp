@@ -1,7 +1,6 @@
+#include "bytes.hpp"
 #include "check.hpp"
-#include "files.hpp"
 #include "mammoth/image.hpp"
-#include "npy_bytes.hpp"
 
 using namespace mammoth;
 using namespace mammoth::test;

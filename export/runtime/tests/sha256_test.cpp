@@ -1,7 +1,7 @@
 #include "../src/sha256.hpp"
 
+#include "bytes.hpp"
 #include "check.hpp"
-#include "files.hpp"
 
 using mammoth::detail::sha256;
 using mammoth::test::bytes_of;

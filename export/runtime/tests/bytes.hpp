@@ -1,8 +1,15 @@
 #pragma once
 
+#include <cstddef>
+#include <span>
 #include <string>
+#include <string_view>
 
 namespace mammoth::test {
+
+inline std::span<const std::byte> bytes_of(std::string_view text) {
+    return std::as_bytes(std::span(text.data(), text.size()));
+}
 
 /// A .npy file of version 1.0 with this dictionary and these values.
 inline std::string npy_bytes(const std::string& header, const std::string& values) {
