@@ -132,6 +132,18 @@ def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch,
 
 
 @pytest.mark.usefixtures("triton_kernels")
+def test_kernels_without_images(device):
+    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+
+    x = torch.empty(0, 3, 4, 4, device=device).contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(8, 3, 3, 3, device=device)
+    y, winner = gpu.forward(x, weight, None, "ieee")
+    assert y.shape == (0, 8, 2, 2)
+    assert gpu.input_grad(y, winner, weight, (4, 4), "ieee").shape == x.shape
+    assert not any(g.any() for g in gpu.weight_grad(y, winner, x, weight, "ieee"))
+
+
+@pytest.mark.usefixtures("triton_kernels")
 def test_kernels_repeat_bit_by_bit(device):
     from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
