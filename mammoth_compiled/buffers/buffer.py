@@ -225,7 +225,7 @@ def apply_transform(images: torch.Tensor, transform: Any) -> torch.Tensor:
     if transform is None:
         return images
     try:
-        batched = batch_transform(transform)
+        batched = batch_transform(transform, pil=False)
     except (CannotBatchError, TypeError):  # TypeError: a transform that cannot be hashed
         parts = [
             torch.as_tensor(np.asarray(t) if not torch.is_tensor(t) else t)

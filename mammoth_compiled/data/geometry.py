@@ -1,4 +1,4 @@
-"""Batched code of torchvision's transforms that move pixels: crops, flips, resizing."""
+"""Batched code of torchvision's transforms that move pixels: crops, flips, resizing, rotation."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from mammoth_compiled.kernels.augment import crop_flip
 from mammoth_compiled.kernels.resample import crop_resize
+from mammoth_compiled.kernels.rotate import rotate_pillow, rotate_tensor
 
 BatchTransform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -168,6 +169,31 @@ def _need_bilinear(transform: Any) -> None:
         raise CannotBatchError(f"{type(transform).__name__} with interpolation {mode}")
     if transform.antialias is False:
         raise CannotBatchError(f"{type(transform).__name__} without antialias")
+
+
+def random_rotation(transform: Any, pil: bool) -> BatchTransform:
+    """RandomRotation within the frame, nearest or bilinear; bytes are Pillow images if `pil`."""
+    mode = getattr(transform.interpolation, "value", transform.interpolation)
+    if mode not in (InterpolationMode.NEAREST.value, InterpolationMode.BILINEAR.value):
+        raise CannotBatchError(f"RandomRotation with interpolation {mode}")
+    if transform.expand:
+        raise CannotBatchError("RandomRotation with expand")
+    fill = transform.fill
+    if not isinstance(fill, (int, float)):
+        raise CannotBatchError("RandomRotation with a fill per channel")
+    if pil and fill not in range(256):
+        raise CannotBatchError(f"RandomRotation of bytes with the fill {fill}")
+    low, high = (float(bound) for bound in transform.degrees)
+    bilinear = mode == InterpolationMode.BILINEAR.value
+    centre = None if transform.center is None else tuple(transform.center)
+
+    def rotate(images: torch.Tensor) -> torch.Tensor:
+        degrees = torch.empty(len(images), device=images.device).uniform_(low, high)
+        if pil and images.dtype == torch.uint8:
+            return rotate_pillow(images, degrees, bilinear, centre, int(fill))
+        return rotate_tensor(images, degrees, bilinear, centre, fill)
+
+    return rotate
 
 
 TURNS: dict[type, Callable[[Any], BatchTransform]] = {

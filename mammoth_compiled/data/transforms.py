@@ -1,7 +1,8 @@
 """Turns torchvision transforms of one image into code for a batch on its device.
 
-Every image gets its own random draw, from the same distribution as torchvision's. Results are the
-same to the bit, but for resizing, which is within one level of 255 of Pillow's.
+Every image gets its own random draw, from the same distribution as torchvision's. Given the draw,
+Pillow images come out the same to the bit, but for resizing and bilinear rotation by 45 degrees,
+which are within one level of 255. Colours and rotations of tensors differ by float32's rounding.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from mammoth_compiled.data import geometry
+from mammoth_compiled.data import colour, geometry
 from mammoth_compiled.data.geometry import BatchTransform, CannotBatchError
 
 
@@ -35,28 +36,37 @@ class Batched:
 
 
 @lru_cache(maxsize=128)
-def batch_transform(transform: Any) -> Batched:
+def batch_transform(transform: Any, pil: bool = True) -> Batched:
     """Returns the batched code of a torchvision transform (v1 or v2).
 
     Args:
         transform: A transform, a Compose, or None for the identity.
+        pil: Whether bytes given to it stand for Pillow images, as datasets hand them over, or for
+            tensors; the two are rounded in different ways.
 
     Raises:
         CannotBatchError: If a part of it cannot be turned.
     """
-    return Batched(tuple(_stages(transform)))
+    return Batched(tuple(_stages(transform, pil)[0]))
 
 
-def _stages(transform: Any) -> list[BatchTransform]:
+def _stages(transform: Any, pil: bool) -> tuple[list[BatchTransform], bool]:
+    """Returns the stages, and whether bytes behind them stand for Pillow images."""
     if transform is None:
-        return []
+        return [], pil
     if isinstance(transform, (v1.Compose, v2.Compose)):
-        return [stage for part in transform.transforms for stage in _stages(part)]
+        stages = []
+        for part in transform.transforms:
+            more, pil = _stages(part, pil)
+            stages += more
+        return stages, pil
     # Exactly these classes: a subclass may do something else.
-    turn = _TURNS.get(type(transform))
-    if turn is None:
-        raise CannotBatchError(type(transform).__name__)
-    return [turn(transform)]
+    kind = type(transform)
+    if kind in _TURNS_BY_FORM:
+        return [_TURNS_BY_FORM[kind](transform, pil)], pil
+    if kind not in _TURNS:
+        raise CannotBatchError(kind.__name__)
+    return [_TURNS[kind](transform)], _MAKES_PIL.get(kind, pil)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:
@@ -112,4 +122,21 @@ _TURNS: dict[type, Callable[[Any], BatchTransform]] = {
     v2.ToDtype: _to_dtype,
     v1.Normalize: _normalise,
     v2.Normalize: _normalise,
+}
+
+# Their arithmetic depends on what bytes stand for.
+_TURNS_BY_FORM: dict[type, Callable[[Any, bool], BatchTransform]] = {
+    v1.ColorJitter: colour.colour_jitter,
+    v2.ColorJitter: colour.colour_jitter,
+    v1.RandomRotation: geometry.random_rotation,
+    v2.RandomRotation: geometry.random_rotation,
+}
+
+_MAKES_PIL = {
+    v1.ToPILImage: True,
+    v2.ToPILImage: True,
+    v1.ToTensor: False,
+    v1.PILToTensor: False,
+    v2.PILToTensor: False,
+    v2.ToImage: False,
 }

@@ -8,6 +8,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import functional as tv
 from torchvision.transforms import v2
 
+from mammoth_compiled.data import geometry
 from mammoth_compiled.data.geometry import CannotBatchError, _random_boxes
 from mammoth_compiled.data.transforms import batch_transform
 from mammoth_compiled.kernels.resample import crop_resize
@@ -100,6 +101,72 @@ def test_random_resized_crop_gives_the_size_and_differs_per_image():
     assert len({image.tobytes() for image in result}) == 8
 
 
+@pytest.fixture
+def angles(monkeypatch):
+    """Returns a list of the angles that RandomRotation's batched code has drawn."""
+    drawn = []
+    for name in ("rotate_pillow", "rotate_tensor"):
+        real = getattr(geometry, name)
+
+        def spy(images, degrees, *rest, real=real):
+            drawn.extend(degrees.tolist())
+            return real(images, degrees, *rest)
+
+        monkeypatch.setattr(geometry, name, spy)
+    return drawn
+
+
+def with_these_angles(transform, angles, monkeypatch, images):
+    remaining = iter(angles)
+    monkeypatch.setattr(v1.RandomRotation, "get_params", staticmethod(lambda *_: next(remaining)))
+    monkeypatch.setattr(v2.RandomRotation, "make_params", lambda *_: {"angle": next(remaining)})
+    return one_by_one(transform, images)
+
+
+@pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"degrees": 10},
+        {"degrees": (90, 90)},
+        {"degrees": (-30, 200), "interpolation": v1.InterpolationMode.BILINEAR},
+        {"degrees": 45, "center": (3, 4), "fill": 9},
+    ],
+    ids=str,
+)
+def test_rotation_is_pillows(version, arguments, angles, monkeypatch):
+    images, transform = photos(12), version.RandomRotation(**arguments)
+    got = batched(transform, images)
+    assert len(angles) == 12
+    want = with_these_angles(transform, angles, monkeypatch, images)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
+def test_rotation_of_tensors_is_torchvisions(version, angles, monkeypatch):
+    images = photos(12)
+    transform = version.Compose(
+        [v1.ToTensor(), version.RandomRotation(40, v1.InterpolationMode.BILINEAR, fill=0.5)]
+    )
+    got = batch_transform(transform)(torch.from_numpy(images).permute(0, 3, 1, 2))
+    want = with_these_angles(transform, angles, monkeypatch, images)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_angles_are_uniform(angles):
+    n = 4000
+    batched(v1.RandomRotation((-20, 60)), np.zeros((n, 1, 1, 3), np.uint8))
+    steps = (np.sort(angles) + 20) / 80
+    assert np.abs(steps - np.arange(n) / n).max() < 2.23 / n**0.5  # Kolmogorov-Smirnov, 1e-4
+
+
+def test_pil_images_take_no_fraction_as_fill():
+    transform = v1.RandomRotation(9, fill=0.5)
+    with pytest.raises(CannotBatchError, match=r"fill 0\.5"):
+        batch_transform(transform)
+    batch_transform(v1.Compose([v1.ToTensor(), transform]))
+
+
 @pytest.mark.parametrize(
     ("transform", "reason"),
     [
@@ -107,7 +174,10 @@ def test_random_resized_crop_gives_the_size_and_differs_per_image():
         (v2.Resize(8, interpolation=v2.InterpolationMode.BICUBIC), "bicubic"),
         (v1.Resize(8, max_size=9), "max_size"),
         (v1.RandomResizedCrop(8, antialias=False), "antialias"),
-        (v1.ColorJitter(0.1), "ColorJitter"),
+        (v1.RandomRotation(9, expand=True), "RandomRotation with expand"),
+        (v2.RandomRotation(9, v2.InterpolationMode.BICUBIC), "interpolation bicubic"),
+        (v1.RandomRotation(9, fill=(1, 2, 3)), "fill per channel"),
+        (v2.RandomRotation(9, fill=None), "fill per channel"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -251,8 +251,8 @@ class Unhashable:
         (lambda: altered(target_transform=lambda label: label), "it has a target_transform"),
         (without_transform, "it has no attribute `transform`"),
         (
-            lambda: altered(transform=transforms.RandomRotation(5)),
-            "transform RandomRotation has no",
+            lambda: altered(transform=transforms.RandomRotation(5, expand=True)),
+            "transform RandomRotation with expand has no",
         ),
         (lambda: altered(transform=Unhashable()), "its transform cannot be hashed"),
     ],

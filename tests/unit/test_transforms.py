@@ -4,6 +4,7 @@ For random ones: the same set of results, each as often, and a draw of its own f
 """
 
 from collections import Counter
+from itertools import permutations
 from math import sqrt
 
 import pytest
@@ -12,6 +13,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import functional as vision
 from torchvision.transforms import v2
 
+from mammoth_compiled.data import colour
 from mammoth_compiled.data.transforms import CannotBatchError, batch_transform
 
 
@@ -167,6 +169,100 @@ def test_input_is_left_alone(images):
     assert torch.equal(floats, kept)
 
 
+@pytest.fixture
+def jitter_draws(monkeypatch):
+    """Returns a list of the (order, factors) that ColorJitter's batched code has drawn."""
+    draws, real = [], colour.jitter
+
+    def spy(images, order, *rest):
+        draws.append((order, rest[:4]))
+        return real(images, order, *rest)
+
+    monkeypatch.setattr(colour, "jitter", spy)
+    return draws
+
+
+def with_these_draws(transform, draw, monkeypatch, images):
+    """What torchvision makes of bytes, each image with its row of a batched draw."""
+    order, factors = draw
+    rows = iter(range(len(order)))
+
+    def row(*_):
+        i = next(rows)
+        return order[i], *(None if f is None else float(f[i]) for f in factors)
+
+    def params(*_):
+        names = (
+            "fn_idx",
+            *(f"{k}_factor" for k in ("brightness", "contrast", "saturation", "hue")),
+        )
+        return dict(zip(names, row(), strict=True))
+
+    monkeypatch.setattr(v1.ColorJitter, "get_params", staticmethod(row))
+    monkeypatch.setattr(v2.ColorJitter, "make_params", params)
+    return one_by_one(transform, images)
+
+
+@pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("ranges", "channels"), [((0.4, 0.4, 0.4, 0.1), 3), ((0.8, 0, 0.5, 0), 3), ((2, 2, 2, 0.5), 1)]
+)
+def test_colour_jitter_of_pil_images_is_exact(
+    version, ranges, channels, images, jitter_draws, monkeypatch
+):
+    images = images[:, :channels]
+    transform = version.Compose([version.ColorJitter(*ranges), v1.ToTensor()])
+    got = batch_transform(transform)(images)
+    want = with_these_draws(transform, jitter_draws[0], monkeypatch, images)
+    assert torch.equal(got, want)
+
+
+LEVEL = 1.001 / 255
+
+
+@pytest.mark.parametrize(
+    ("steps", "bound"),
+    [
+        ([v1.ToTensor(), v1.ColorJitter(0.4, 0.4, 0.4, 0.1)], 1e-5),
+        ([v1.ToTensor(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 1e-5),
+        ([v2.ToImage(), v2.ColorJitter(0.4), v2.ToDtype(torch.float32, scale=True)], LEVEL),
+        ([v1.PILToTensor(), v1.ColorJitter(0, 2), v1.ConvertImageDtype(torch.float32)], LEVEL),
+        ([v1.ToTensor(), v1.ToPILImage(), v1.ColorJitter(0.4, 1, 1, 0.1), v1.ToTensor()], 0),
+    ],
+    ids=["floats v1", "floats v2", "bytes v2", "bytes v1", "back to PIL"],
+)
+def test_colour_jitter_of_tensors(steps, bound, images, jitter_draws, monkeypatch):
+    transform = v2.Compose(steps)
+    got = batch_transform(transform)(images)
+    want = with_these_draws(transform, jitter_draws[0], monkeypatch, images)
+    torch.testing.assert_close(got, want.as_subclass(torch.Tensor), rtol=0, atol=bound)
+
+
+def test_bytes_of_tensors_are_not_those_of_pil_images(images, jitter_draws, monkeypatch):
+    # Grey levels are rounded by Pillow and cut off by torchvision.
+    transform = v1.ColorJitter(saturation=(0.0, 0.0))
+    got = batch_transform(transform, pil=False)(images)
+    assert torch.equal(got, torch.stack([transform(image) for image in images]))
+    assert not torch.equal(got, batch_transform(transform)(images))
+
+
+def test_colour_jitter_has_torchvisions_distribution(jitter_draws):
+    n, transform = 4800, v1.ColorJitter(0.4, (0.5, 0.9), 3, 0.2)
+    batch_transform(transform)(torch.zeros(n, 3, 1, 1, dtype=torch.uint8))
+    order, factors = jitter_draws[0]
+    counts = Counter(map(tuple, order.tolist()))
+    assert_frequencies(counts, dict.fromkeys(permutations(range(4)), 1 / 24), n)
+    for values, (low, high) in zip(
+        factors, [(0.6, 1.4), (0.5, 0.9), (0, 4), (-0.2, 0.2)], strict=True
+    ):
+        # Kolmogorov-Smirnov against the uniform distribution, at 1e-4.
+        steps = ((values - low) / (high - low)).sort().values
+        assert (steps - torch.arange(n) / n).abs().max() < 2.23 / sqrt(n)
+    # Factors and order are drawn apart.
+    table = torch.corrcoef(torch.stack([*factors, order[:, 0].float()]))
+    assert (table - torch.eye(5)).abs().max() < 5 / sqrt(n)
+
+
 class NoisyToTensor(v1.ToTensor):
     """A subclass may do anything."""
 
@@ -174,8 +270,8 @@ class NoisyToTensor(v1.ToTensor):
 @pytest.mark.parametrize(
     "transform",
     [
-        v1.RandomRotation(10),
-        v1.ColorJitter(0.1),
+        v1.RandomGrayscale(),
+        v2.RandomErasing(),
         v1.RandomCrop(4, padding=1, padding_mode="reflect"),
         v1.RandomCrop(4, pad_if_needed=True),
         v1.RandomCrop(4, padding=1, fill=(1, 2, 3)),
