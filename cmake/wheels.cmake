@@ -3,8 +3,9 @@
 # Sets MAMMOTH_PYTHON, MAMMOTH_ONNXRUNTIME (the default for running, not needed for building) and
 # MAMMOTH_TORCH_ROOT (a directory with include/ and lib/, as in the wheel or in a libtorch archive).
 
-find_program(MAMMOTH_PYTHON python3 DOC "A Python whose packages onnxruntime and torch may be used")
-if(MAMMOTH_PYTHON AND NOT IS_ABSOLUTE "${MAMMOTH_PYTHON}")
+find_program(MAMMOTH_PYTHON python3 HINTS "${PROJECT_SOURCE_DIR}/.venv/bin"
+             DOC "A Python whose packages onnxruntime and torch may be used")
+if(MAMMOTH_PYTHON)
     get_filename_component(MAMMOTH_PYTHON "${MAMMOTH_PYTHON}" ABSOLUTE BASE_DIR "${CMAKE_BINARY_DIR}")
 endif()
 

@@ -28,7 +28,8 @@ int main(int count, char** words) try {
         const auto row = logits.subspan(start, classes);
         const auto best = static_cast<std::size_t>(std::ranges::max_element(row) - row.begin());
         std::cout << "class " << manifest.classes.ids[best];
-        if (!manifest.classes.names.empty()) std::cout << " (" << manifest.classes.names[best] << ')';
+        if (!manifest.classes.names.empty())
+            std::cout << " (" << manifest.classes.names[best] << ')';
         std::cout << ", logit " << row[best] << '\n';
     }
     std::cout << "features: " << mammoth::to_string(answer.features.shape()) << '\n';

@@ -22,8 +22,7 @@ Tensor random_input(const Contract& contract, std::int64_t batch) {
     if (contract.input.dtype == DType::uint8) {
         std::uniform_int_distribution<int> pixels(0, 255);
         std::vector<std::uint8_t> values(count);
-        std::ranges::generate(values,
-                              [&] { return static_cast<std::uint8_t>(pixels(generator)); });
+        std::ranges::generate(values, [&] { return static_cast<std::uint8_t>(pixels(generator)); });
         return {std::move(values), std::move(shape)};
     }
     std::normal_distribution<float> normal;
@@ -80,8 +79,7 @@ BenchmarkResult benchmark(const Bundle& bundle, ReturnType type, std::int64_t ba
     std::vector<double> runtime_times, bare_times, overheads;
     const auto start = std::chrono::steady_clock::now();
     const std::chrono::duration<double> limit(seconds);
-    while (overheads.size() < fewest_rounds ||
-           std::chrono::steady_clock::now() - start < limit) {
+    while (overheads.size() < fewest_rounds || std::chrono::steady_clock::now() - start < limit) {
         double first = 0;
         if (overheads.size() % 2 == 0) first = milliseconds(runtime);
         bare_times.push_back(milliseconds(bare));

@@ -48,8 +48,8 @@ std::unique_ptr<detail::Engine> make_engine(Backend backend, const Options& opti
 Backend parse_backend(std::string_view name) {
     const auto* known = std::ranges::find(backend_names, name);
     if (known == backend_names.end())
-        throw Error(ErrorCode::contract, "unknown backend '" + std::string(name) +
-                                             "'; valid: onnx, aoti, torchscript");
+        throw Error(ErrorCode::contract,
+                    "unknown backend '" + std::string(name) + "'; valid: onnx, aoti, torchscript");
     return static_cast<Backend>(known - backend_names.begin());
 }
 
@@ -133,8 +133,7 @@ class Bundle::Impl {
         }
         if (usable.empty() && !refused.empty())
             throw Error(ErrorCode::hardware, directory_.string() + " cannot run here" + refused);
-        std::ranges::stable_sort(usable, {},
-                                 [](const auto* file) { return file->outputs.size(); });
+        std::ranges::stable_sort(usable, {}, [](const auto* file) { return file->outputs.size(); });
         for (const auto type : all_types) {
             const auto names = output_names(type);
             const auto found = std::ranges::find_if(usable, [&](const auto* file) {
@@ -146,10 +145,10 @@ class Bundle::Impl {
                 by_type_[index_of(type)] = &model_of(*found);
         }
         if (answered().empty())
-            throw Error(ErrorCode::contract,
-                        directory_.string() + " has no " + options.precision + " model for " +
-                            std::string(to_string(backend_)) + "; it has: " + join(variants()) +
-                            ". Export it with that format");
+            throw Error(ErrorCode::contract, directory_.string() + " has no " + options.precision +
+                                                 " model for " + std::string(to_string(backend_)) +
+                                                 "; it has: " + join(variants()) +
+                                                 ". Export it with that format");
         for (const auto& model : models_) (void)locate(*model->file);
     }
 
@@ -165,11 +164,13 @@ class Bundle::Impl {
     [[nodiscard]] std::filesystem::path locate(const BundleFile& file) const {
         const auto path = directory_ / file.path;
         std::error_code error;
-        const auto real = std::filesystem::weakly_canonical(path, error).lexically_relative(
-            std::filesystem::weakly_canonical(directory_, error));
+        const auto real =
+            std::filesystem::weakly_canonical(path, error)
+                .lexically_relative(std::filesystem::weakly_canonical(directory_, error));
         if (error || real.empty() || *real.begin() == "..")
-            throw Error(ErrorCode::path,
-                        path.string() + " is a link that leaves the bundle. Do not use this bundle");
+            throw Error(
+                ErrorCode::path,
+                path.string() + " is a link that leaves the bundle. Do not use this bundle");
         const auto size = std::filesystem::file_size(path, error);
         if (error) throw Error(ErrorCode::missing, "there is no file " + path.string());
         if (size != file.bytes)
@@ -185,9 +186,10 @@ class Bundle::Impl {
         const auto bytes = detail::read_file(path, model.file->bytes);
         if (detail::sha256(bytes) != model.file->sha256)
             throw Error(ErrorCode::damaged,
-                        path.string() + " is not the file manifest.json speaks of (its sha256 "
-                                        "differs). Copy or export the bundle again, or open it "
-                                        "again if it was updated");
+                        path.string() +
+                            " is not the file manifest.json speaks of (its sha256 "
+                            "differs). Copy or export the bundle again, or open it "
+                            "again if it was updated");
         model.program = engine_->load({manifest_.contract, *model.file, path, bytes});
     }
 
@@ -236,11 +238,21 @@ Bundle Bundle::open(const std::filesystem::path& directory, Backend backend, Opt
     return Bundle(std::make_unique<Impl>(directory, backend, options));
 }
 
-const Manifest& Bundle::manifest() const noexcept { return impl_->manifest(); }
-Backend Bundle::backend() const noexcept { return impl_->backend(); }
-const std::string& Bundle::backend_version() const noexcept { return impl_->version(); }
-bool Bundle::answers(ReturnType type) const noexcept { return impl_->answers(type); }
-void Bundle::prepare(ReturnType type) const { impl_->program(type); }
+const Manifest& Bundle::manifest() const noexcept {
+    return impl_->manifest();
+}
+Backend Bundle::backend() const noexcept {
+    return impl_->backend();
+}
+const std::string& Bundle::backend_version() const noexcept {
+    return impl_->version();
+}
+bool Bundle::answers(ReturnType type) const noexcept {
+    return impl_->answers(type);
+}
+void Bundle::prepare(ReturnType type) const {
+    impl_->program(type);
+}
 
 Outputs Bundle::run(const TensorView& input, ReturnType type) const {
     const auto& program = impl_->program(type);

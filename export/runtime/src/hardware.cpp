@@ -60,8 +60,9 @@ std::optional<std::string> why_not(const Requirements& required, std::string_vie
         return "it is for " + required.machine + ", and this machine is " + own_machine();
     if (required.device == "cuda") {
         const auto own = own_compute_capability();
-        if (own.empty()) return "it is for a GPU of compute capability " +
-                                required.compute_capability + ", and no GPU was found";
+        if (own.empty())
+            return "it is for a GPU of compute capability " + required.compute_capability +
+                   ", and no GPU was found";
         if (own != required.compute_capability)
             return "it is for a GPU of compute capability " + required.compute_capability +
                    ", and this one has " + own;

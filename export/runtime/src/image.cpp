@@ -38,11 +38,10 @@ Image parse_ppm(std::string_view text, const std::string& name) {
     if (*width < 1 || *height < 1 || *width > detail::largest_side ||
         *height > detail::largest_side ||
         pixels.size() != static_cast<std::size_t>(*width * *height * image.channels))
-        throw Error(ErrorCode::damaged, name + " holds " + std::to_string(pixels.size()) +
-                                            " bytes of pixels, which is not " +
-                                            std::to_string(*width) + " x " +
-                                            std::to_string(*height) + " x " +
-                                            std::to_string(image.channels));
+        throw Error(ErrorCode::damaged,
+                    name + " holds " + std::to_string(pixels.size()) +
+                        " bytes of pixels, which is not " + std::to_string(*width) + " x " +
+                        std::to_string(*height) + " x " + std::to_string(image.channels));
     image.width = *width;
     image.height = *height;
     image.pixels.assign(pixels.begin(), pixels.end());

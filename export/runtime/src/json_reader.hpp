@@ -66,8 +66,7 @@ class JsonReader {
             (!value_->is_number_unsigned() ||
              value_->get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max()) &&
             value_->get<std::int64_t>() >= least && value_->get<std::int64_t>() <= most;
-        if (!fits)
-            fail("an integer from " + std::to_string(least) + " to " + std::to_string(most));
+        if (!fits) fail("an integer from " + std::to_string(least) + " to " + std::to_string(most));
         return value_->get<std::int64_t>();
     }
 

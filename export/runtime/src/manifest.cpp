@@ -15,9 +15,15 @@ constexpr std::uintmax_t largest_manifest = 1U << 20;
 constexpr std::int64_t largest_size = 1 << 30;
 constexpr std::int64_t largest_id = std::int64_t{1} << 53;  // exact in every JSON reader
 
-std::string read_string(const JsonReader& reader) { return reader.string(); }
-float read_number(const JsonReader& reader) { return reader.number(); }
-std::int64_t read_id(const JsonReader& reader) { return reader.integer(0, largest_id); }
+std::string read_string(const JsonReader& reader) {
+    return reader.string();
+}
+float read_number(const JsonReader& reader) {
+    return reader.number();
+}
+std::int64_t read_id(const JsonReader& reader) {
+    return reader.integer(0, largest_id);
+}
 
 /// A path that stays inside the bundle wherever the bundle is.
 std::string read_path(const JsonReader& reader) {

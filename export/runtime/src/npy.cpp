@@ -13,7 +13,8 @@
 namespace mammoth {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "values are read as they lie in the file");
+static_assert(std::endian::native == std::endian::little,
+              "values are read as they lie in the file");
 
 constexpr std::array magic{std::byte{0x93}, std::byte{'N'}, std::byte{'U'},
                            std::byte{'M'},  std::byte{'P'}, std::byte{'Y'}};
@@ -87,10 +88,9 @@ Tensor parse_npy(std::span<const std::byte> data, const std::string& name) {
     if (data[6] != std::byte{1} || data[7] != std::byte{0})
         throw Error(ErrorCode::contract,
                     name + " is not of .npy version 1.0; numpy.save writes that");
-    const auto length = std::to_integer<std::size_t>(data[8]) |
-                        std::to_integer<std::size_t>(data[9]) << 8;
-    if (data.size() - prefix_size < length)
-        throw Error(ErrorCode::damaged, name + " is truncated");
+    const auto length =
+        std::to_integer<std::size_t>(data[8]) | std::to_integer<std::size_t>(data[9]) << 8;
+    if (data.size() - prefix_size < length) throw Error(ErrorCode::damaged, name + " is truncated");
     const auto* text = reinterpret_cast<const char*>(data.data() + prefix_size);
     const auto header = read_header({text, length});
     if (!header) throw Error(ErrorCode::damaged, name + " has a header that cannot be read");

@@ -39,8 +39,7 @@ struct Library {
 
 class OnnxProgram final : public Program {
   public:
-    OnnxProgram(std::shared_ptr<const Library> library, const ModelSource& source,
-                unsigned threads)
+    OnnxProgram(std::shared_ptr<const Library> library, const ModelSource& source, unsigned threads)
         : library_(std::move(library)),
           input_name_(source.contract.input.name),
           session_(open(source, threads)) {
@@ -67,13 +66,12 @@ class OnnxProgram final : public Program {
       public:
         Call(const Library& library, const TensorView& input, std::span<const OutputView> outputs)
             : api_(library.api),
-              input_(library.tensor(input.data(), input.size_bytes(), input.shape(),
-                                    input.dtype())) {
+              input_(
+                  library.tensor(input.data(), input.size_bytes(), input.shape(), input.dtype())) {
             for (const auto& output : outputs) {
                 names_.push_back(output.name);
-                outputs_.push_back(library.tensor(output.values.data(),
-                                                  output.values.size_bytes(), output.shape,
-                                                  DType::float32));
+                outputs_.push_back(library.tensor(output.values.data(), output.values.size_bytes(),
+                                                  output.shape, DType::float32));
                 targets_.push_back(outputs_.back().get());
             }
         }
@@ -144,8 +142,8 @@ class OnnxProgram final : public Program {
     }
 
     template <class GetType>
-    [[nodiscard]] bool matches(const TensorInfo& wanted, const std::string& name,
-                               GetType get_type, std::size_t index) const {
+    [[nodiscard]] bool matches(const TensorInfo& wanted, const std::string& name, GetType get_type,
+                               std::size_t index) const {
         const auto& api = library_->api;
         const auto type = api.make(get_type, ort::release_type_info, session_.get(), index);
         const ort::TensorInfo* tensor = nullptr;

@@ -98,8 +98,9 @@ Image parse_png(std::span<const std::byte> data, const std::string& name) {
     require(decoder.read_header());
     if (decoder.transparent() || decoder.depth() > 8)
         throw Error(ErrorCode::contract,
-                    name + (decoder.transparent() ? " has an alpha channel or transparency"
-                                                  : " has 16 bits a channel") +
+                    name +
+                        (decoder.transparent() ? " has an alpha channel or transparency"
+                                               : " has 16 bits a channel") +
                         "; save it with 8 bits a channel, grey or RGB");
     std::size_t row_bytes = 0;
     require(decoder.expand(row_bytes));

@@ -9,8 +9,8 @@ namespace {
 
 void check_count(std::size_t count, const Shape& shape) {
     if (count != element_count(shape))
-        throw Error(ErrorCode::contract, std::to_string(count) + " values do not fill the shape " +
-                                             to_string(shape));
+        throw Error(ErrorCode::contract,
+                    std::to_string(count) + " values do not fill the shape " + to_string(shape));
 }
 
 }  // namespace

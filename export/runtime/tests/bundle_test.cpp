@@ -139,8 +139,8 @@ TEST(a_library_that_is_not_there) {
 #ifdef MAMMOTH_HAS_TORCH
 TEST(garbage_for_libtorch) {
     const std::string junk(1000, '\x5a');
-    for (const std::string_view text : {std::string_view(junk), std::string_view("PK\x03\x04"),
-                                        std::string_view()}) {
+    for (const std::string_view text :
+         {std::string_view(junk), std::string_view("PK\x03\x04"), std::string_view()}) {
         SmallBundle bundle;
         bundle.add("model.aoti-cpu.pt2", "aoti", text);
         bundle.add("model.ts.pt", "torchscript", text);

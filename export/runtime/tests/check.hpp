@@ -46,8 +46,10 @@ inline void check_error(ErrorCode code, std::string_view text, const std::functi
     } catch (const std::exception& error) {
         got = std::string("another exception: ") + error.what();
     }
-    check(false, "wanted " + std::string(to_string(code)) + " with '" + std::string(text) +
-                     "', got " + got, file, line);
+    check(
+        false,
+        "wanted " + std::string(to_string(code)) + " with '" + std::string(text) + "', got " + got,
+        file, line);
 }
 
 inline int run_all() {
@@ -65,9 +67,9 @@ inline int run_all() {
 
 }  // namespace mammoth::test
 
-#define TEST(name)                                                             \
-    static void name();                                                        \
-    static const bool name##_added = mammoth::test::add({#name, name});        \
+#define TEST(name)                                                      \
+    static void name();                                                 \
+    static const bool name##_added = mammoth::test::add({#name, name}); \
     static void name()
 #define CHECK(condition) mammoth::test::check((condition), #condition, __FILE__, __LINE__)
 #define CHECK_ERROR(code, text, ...) \

@@ -95,9 +95,9 @@ class JsonMutator {
 
   private:
     std::mt19937_64 generator_{20240712};
-    std::vector<nlohmann::json> values_{nullptr, true,    0,         -1,    2,       4096,     1e39,
-                                        0.5,     1 << 30, INT64_MIN, INT64_MAX, UINT64_MAX, "",
-                                        "batch", "out",   "../x",    "uint8", "NHWC",  "seen"};
+    std::vector<nlohmann::json> values_{
+        nullptr,   true,       0,  -1,      2,     4096,   1e39,    0.5,    1 << 30, INT64_MIN,
+        INT64_MAX, UINT64_MAX, "", "batch", "out", "../x", "uint8", "NHWC", "seen"};
 };
 
 /// Writes the right checksum behind every chunk, so that what is in it gets read.
@@ -168,7 +168,8 @@ TEST(arrays) {
                   "<f8", "|u1", "{", "}"}),
          [](const std::string& text) {
              const auto tensor = parse_npy(bytes_of(text), "fuzzed");
-             CHECK(tensor.view().size_bytes() == element_count(tensor.shape()) * size_of(tensor.dtype()));
+             CHECK(tensor.view().size_bytes() ==
+                   element_count(tensor.shape()) * size_of(tensor.dtype()));
          });
 }
 
@@ -179,9 +180,10 @@ TEST(ppm_images) {
 }
 
 TEST(png_images) {
-    Mutator mutate({"IHDR", "IDAT", "IEND", "PLTE", "tRNS", std::string(4, '\0'),
-                    "\x7f\xff\xff\xff"});
+    Mutator mutate(
+        {"IHDR", "IDAT", "IEND", "PLTE", "tRNS", std::string(4, '\0'), "\x7f\xff\xff\xff"});
     fuzz(small_png(), mutate, read_image_text);
-    fuzz(small_png(), [&](const std::string& text) { return with_checksums(mutate(text)); },
-         read_image_text);
+    fuzz(
+        small_png(), [&](const std::string& text) { return with_checksums(mutate(text)); },
+        read_image_text);
 }

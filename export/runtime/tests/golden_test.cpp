@@ -23,9 +23,13 @@ Backend backend;
 
 constexpr std::array types{ReturnType::out, ReturnType::features, ReturnType::both};
 
-Bundle open() { return Bundle::open(directory, backend); }
+Bundle open() {
+    return Bundle::open(directory, backend);
+}
 
-Tensor golden_input() { return read_npy(directory / open().manifest().golden->input); }
+Tensor golden_input() {
+    return read_npy(directory / open().manifest().golden->input);
+}
 
 Tensor golden_output(const std::string& name) {
     return read_npy(directory / open().manifest().golden->outputs.at(name));
@@ -35,9 +39,8 @@ Tensor golden_output(const std::string& name) {
 bool near(std::span<const float> got, std::span<const float> wanted) {
     const auto largest = [](float most, float value) { return std::max(most, std::abs(value)); };
     const auto size = std::accumulate(wanted.begin(), wanted.end(), 0.0F, largest);
-    return std::ranges::equal(got, wanted, [&](float a, float b) {
-        return std::abs(a - b) <= 1e-5F + 1e-4F * size;
-    });
+    return std::ranges::equal(
+        got, wanted, [&](float a, float b) { return std::abs(a - b) <= 1e-5F + 1e-4F * size; });
 }
 
 bool golden(const Outputs& outputs, ReturnType type) {
@@ -106,8 +109,8 @@ TEST(every_batch_size) {
     for (std::int64_t batch = 1; batch <= input.shape().front(); ++batch) {
         const auto got = bundle.run(first(input, batch));
         CHECK((got.out.shape() == Shape{batch, wanted.shape().back()}));
-        CHECK(near(got.out.floats(),
-                   wanted.floats().first(static_cast<std::size_t>(batch) * width)));
+        CHECK(
+            near(got.out.floats(), wanted.floats().first(static_cast<std::size_t>(batch) * width)));
     }
 }
 
@@ -136,8 +139,7 @@ TEST(inputs_that_do_not_fit) {
         const auto count = element_count(shape);
         const auto wrong = stored ? Tensor(std::vector<std::uint8_t>(count), shape)
                                   : Tensor(std::vector<float>(count), shape);
-        CHECK_ERROR(contract, ", not " + dtype + " " + to_string(shape),
-                    bundle.run(wrong.view()));
+        CHECK_ERROR(contract, ", not " + dtype + " " + to_string(shape), bundle.run(wrong.view()));
     };
     for (std::size_t axis = 1; axis < input.shape().size(); ++axis) {
         Shape shape = input.shape();
@@ -147,8 +149,7 @@ TEST(inputs_that_do_not_fit) {
     refused({static_cast<std::int64_t>(element_count(input.shape()))});
     refused({});
     refused(Shape(input.shape().begin() + 1, input.shape().end()));
-    CHECK_ERROR(contract, "the input must be " + dtype + " [batch, ",
-                bundle.run(first(input, 0)));
+    CHECK_ERROR(contract, "the input must be " + dtype + " [batch, ", bundle.run(first(input, 0)));
     const auto count = element_count(input.shape());
     const auto other = stored ? Tensor(std::vector<float>(count), input.shape())
                               : Tensor(std::vector<std::uint8_t>(count), input.shape());

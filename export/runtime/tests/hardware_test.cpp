@@ -14,7 +14,9 @@ bool refused(const Requirements& required, const char* reason) {
 }
 }  // namespace
 
-TEST(what_asks_for_nothing_runs) { CHECK(!why_not({}, "2.15.0")); }
+TEST(what_asks_for_nothing_runs) {
+    CHECK(!why_not({}, "2.15.0"));
+}
 
 TEST(libtorch_of_another_release) {
     CHECK(!why_not({.torch = "2.15.0"}, "2.15.1+cpu"));

@@ -1,15 +1,18 @@
+#include "mammoth/image.hpp"
+
 #include <png.h>
 
 #include "check.hpp"
 #include "files.hpp"
-#include "mammoth/image.hpp"
 
 using namespace mammoth;
 using namespace mammoth::test;
 
 namespace {
 
-Image parse(const std::string& text) { return parse_image(bytes_of(text), "x"); }
+Image parse(const std::string& text) {
+    return parse_image(bytes_of(text), "x");
+}
 
 std::string pixels(std::size_t count) {
     std::string text(count, '\0');
@@ -88,15 +91,16 @@ TEST(damaged_png) {
 TEST(pixels_become_the_input) {
     const Image image{2, 4, 3, {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                                 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}};
-    const auto planes = preprocess(manifest_with(nlohmann::json::object()), std::vector{image, image});
+    const auto planes =
+        preprocess(manifest_with(nlohmann::json::object()), std::vector{image, image});
     CHECK((planes.shape() == Shape{2, 3, 2, 4}));
     // (pixel * scale - mean) / std, channel after channel.
     CHECK(planes.floats()[1] == (3 * 0.5F - 1) / 1);
     CHECK(planes.floats()[8] == (1 * 0.5F - 2) / 2);
     CHECK(planes.floats()[24 + 23] == (23 * 0.5F - 3) / 4);
 
-    const nlohmann::json last{{"contract", {{"input", {{"layout", "NHWC"},
-                                                       {"shape", {"batch", 2, 4, 3}}}}}}};
+    const nlohmann::json last{
+        {"contract", {{"input", {{"layout", "NHWC"}, {"shape", {"batch", 2, 4, 3}}}}}}};
     CHECK(preprocess(manifest_with(last), std::vector{image}).floats()[1] == (1 * 0.5F - 2) / 2);
 
     auto folded = last;
@@ -118,7 +122,8 @@ TEST(images_that_do_not_fit) {
     CHECK_ERROR(contract, "an image is 3 x 4 with 3 channels, and the bundle takes 2 x 4",
                 preprocess(manifest_with(nlohmann::json::object()), std::vector{large}));
     const Image lying{2, 4, 3, std::vector<std::uint8_t>(5)};
-    CHECK_ERROR(contract, "number of pixels", preprocess(manifest_with(nlohmann::json::object()), std::vector{lying}));
+    CHECK_ERROR(contract, "number of pixels",
+                preprocess(manifest_with(nlohmann::json::object()), std::vector{lying}));
     CHECK_ERROR(contract, "one image", preprocess(manifest_with(nlohmann::json::object()), {}));
     const Image image{2, 4, 3, std::vector<std::uint8_t>(24)};
     CHECK_ERROR(contract, "does not say how",

@@ -1,3 +1,5 @@
 #include "check.hpp"
 
-int main() { return mammoth::test::run_all(); }
+int main() {
+    return mammoth::test::run_all();
+}

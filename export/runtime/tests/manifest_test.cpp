@@ -17,9 +17,12 @@ std::string with(const std::string& pointer, const json& value) {
 }
 
 json model_entry(const std::string& path) {
-    return {{"path", path},     {"format", "onnx"},
-            {"bytes", 1},       {"sha256", std::string(64, 'a')},
-            {"outputs", {"out"}}, {"precision", "fp32"},
+    return {{"path", path},
+            {"format", "onnx"},
+            {"bytes", 1},
+            {"sha256", std::string(64, 'a')},
+            {"outputs", {"out"}},
+            {"precision", "fp32"},
             {"requires", {{"device", "cpu"}, {"isa", "avx2"}}}};
 }
 

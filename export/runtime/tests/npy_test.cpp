@@ -6,7 +6,9 @@ using namespace mammoth;
 using namespace mammoth::test;
 
 namespace {
-Tensor parse(const std::string& text) { return parse_npy(bytes_of(text), "x.npy"); }
+Tensor parse(const std::string& text) {
+    return parse_npy(bytes_of(text), "x.npy");
+}
 }  // namespace
 
 TEST(floats) {
@@ -24,12 +26,14 @@ TEST(bytes_scalars_and_empty_arrays) {
 }
 
 TEST(keys_in_any_order) {
-    const auto text = npy_bytes("{'shape': (2,), 'descr': '|u1', 'fortran_order': False}   \n", "ab");
+    const auto text =
+        npy_bytes("{'shape': (2,), 'descr': '|u1', 'fortran_order': False}   \n", "ab");
     CHECK(parse(text).bytes()[1] == 'b');
 }
 
 TEST(what_is_not_read_is_said) {
-    CHECK_ERROR(contract, "'<f8'; valid: '<f4'", parse(npy_bytes(npy_header("<f8", "1,"), "12345678")));
+    CHECK_ERROR(contract, "'<f8'; valid: '<f4'",
+                parse(npy_bytes(npy_header("<f8", "1,"), "12345678")));
     CHECK_ERROR(contract, "Fortran order",
                 parse(npy_bytes("{'descr': '|u1', 'fortran_order': True, 'shape': (1,), }", "a")));
     auto version2 = npy_bytes(npy_header("|u1", "1,"), "a");

@@ -37,9 +37,8 @@ Number number(std::string_view option, std::string_view text, Number least, Numb
     if (error != std::errc() || stop != text.data() + text.size() ||
         !(value >= least && value <= most))
         throw Error(ErrorCode::contract, std::string(option) + " must be a number from " +
-                                             std::to_string(least) + " to " +
-                                             std::to_string(most) + ", not '" +
-                                             std::string(text) + "'");
+                                             std::to_string(least) + " to " + std::to_string(most) +
+                                             ", not '" + std::string(text) + "'");
     return value;
 }
 

@@ -14,9 +14,10 @@ std::vector<Image> images_of(const Tensor& array) {
     Shape shape = array.shape();
     if (shape.size() == 3) shape.insert(shape.begin(), 1);
     if (shape.size() != 4)
-        throw Error(ErrorCode::contract, "an array of images must be uint8 [H, W, C] or "
-                                         "[B, H, W, C], not " +
-                                             to_string(array.shape()));
+        throw Error(ErrorCode::contract,
+                    "an array of images must be uint8 [H, W, C] or "
+                    "[B, H, W, C], not " +
+                        to_string(array.shape()));
     const auto size = element_count({shape[1], shape[2], shape[3]});
     std::vector<Image> images;
     for (auto rest = array.bytes(); !rest.empty(); rest = rest.subspan(size)) {

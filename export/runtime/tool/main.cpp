@@ -70,8 +70,7 @@ Json to_json(const Latency& latency) {
 }
 
 void run_benchmark(const Bundle& bundle, const tool::Arguments& arguments) {
-    const auto result =
-        benchmark(bundle, arguments.returnt, arguments.batch, arguments.seconds);
+    const auto result = benchmark(bundle, arguments.returnt, arguments.batch, arguments.seconds);
     auto report = describe(bundle, arguments);
     report["batch"] = arguments.batch;
     report["threads"] = arguments.options.threads;
@@ -86,8 +85,7 @@ void run_benchmark(const Bundle& bundle, const tool::Arguments& arguments) {
 
 int main(int count, char** words) {
     try {
-        const auto arguments =
-            tool::parse({words + 1, words + std::max(count, 1)});
+        const auto arguments = tool::parse({words + 1, words + std::max(count, 1)});
         if (arguments.help) {
             std::cout << tool::usage;
             return 0;

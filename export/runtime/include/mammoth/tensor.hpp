@@ -24,7 +24,9 @@ constexpr std::string_view to_string(DType dtype) noexcept {
 }
 
 /// Bytes of one value.
-constexpr std::size_t size_of(DType dtype) noexcept { return dtype == DType::float32 ? 4 : 1; }
+constexpr std::size_t size_of(DType dtype) noexcept {
+    return dtype == DType::float32 ? 4 : 1;
+}
 
 /// Sizes of the axes, outermost first.
 using Shape = std::vector<std::int64_t>;

@@ -26,11 +26,11 @@ class AotiProgram final : public Program {
             const std::string name(to_string(type));
             // As many runs at once as there are cores; they share the weights.
             const auto runners = std::max(1U, std::thread::hardware_concurrency());
-            translate_errors(
-                ErrorCode::damaged, path_ + " cannot be loaded as '" + name + "'", [&] {
-                    entry.loader = std::make_unique<AOTIModelPackageLoader>(
-                        path_, name, /*run_single_threaded=*/false, runners);
-                });
+            translate_errors(ErrorCode::damaged, path_ + " cannot be loaded as '" + name + "'",
+                             [&] {
+                                 entry.loader = std::make_unique<AOTIModelPackageLoader>(
+                                     path_, name, /*run_single_threaded=*/false, runners);
+                             });
         });
     }
 
@@ -76,6 +76,8 @@ class AotiEngine final : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_aoti_engine() { return std::make_unique<AotiEngine>(); }
+std::unique_ptr<Engine> make_aoti_engine() {
+    return std::make_unique<AotiEngine>();
+}
 
 }  // namespace mammoth::detail

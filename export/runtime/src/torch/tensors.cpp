@@ -10,9 +10,10 @@ at::Tensor to_tensor(const TensorView& view) {
 }
 
 void copy_outputs(const std::vector<at::Tensor>& tensors, std::span<const OutputView> outputs) {
-    const bool fits = std::ranges::equal(tensors, outputs, [](const auto& tensor, const auto& view) {
-        return tensor.sizes() == at::IntArrayRef(view.shape);
-    });
+    const bool fits =
+        std::ranges::equal(tensors, outputs, [](const auto& tensor, const auto& view) {
+            return tensor.sizes() == at::IntArrayRef(view.shape);
+        });
     if (!fits)
         throw Error(ErrorCode::backend,
                     "the model answers with other shapes than manifest.json says");

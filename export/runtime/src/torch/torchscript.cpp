@@ -56,11 +56,11 @@ class TorchScriptProgram final : public Program {
 
     std::function<void()> bare_call(const TensorView& input, ReturnType type,
                                     std::span<const OutputView>) const override {
-        return [method = module_.get_method(std::string(to_string(type))),
-                tensor = to_tensor(input)] {
-            const c10::InferenceMode guard;
-            method({tensor});
-        };
+        return
+            [method = module_.get_method(std::string(to_string(type))), tensor = to_tensor(input)] {
+                const c10::InferenceMode guard;
+                method({tensor});
+            };
     }
 
   private:
@@ -92,6 +92,8 @@ class TorchScriptEngine final : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_torchscript_engine() { return std::make_unique<TorchScriptEngine>(); }
+std::unique_ptr<Engine> make_torchscript_engine() {
+    return std::make_unique<TorchScriptEngine>();
+}
 
 }  // namespace mammoth::detail
