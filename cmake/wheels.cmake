@@ -14,7 +14,9 @@ function(mammoth_package_directory package result)
     set(code "import importlib.util as u; s = u.find_spec('${package}'); print(s.submodule_search_locations[0] if s else '')")
     set(directory "")
     if(MAMMOTH_PYTHON)
+        # Python looks for packages where it is started, too: not in the checkout.
         execute_process(COMMAND ${MAMMOTH_PYTHON} -c "${code}" OUTPUT_VARIABLE directory
+                        WORKING_DIRECTORY ${CMAKE_BINARY_DIR}
                         OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
     endif()
     set(${result} "${directory}" PARENT_SCOPE)
