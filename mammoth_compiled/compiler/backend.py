@@ -11,6 +11,15 @@ import torch
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.patterns import apply_patterns
 
+# Part of the key of what Inductor keeps on disk: to be changed with the functions below.
+CACHE_TAG = "mammoth-1"
+
+# Functions that patterns write into graphs. torch cannot see whether they changed.
+_IN_GRAPHS = (
+    "mammoth_compiled.kernels.relu_pool.relu_pool",
+    "mammoth_compiled.kernels.attention.projections",
+)
+
 
 def mammoth(
     graph: torch.fx.GraphModule,
@@ -32,21 +41,41 @@ def mammoth(
         options: Inductor's options; they win over `mode`.
     """
     # Inductor takes seconds to import: only who compiles waits for it.
-    import torch._functorch.config
+    import torch.compiler.config
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
-    from torch._inductor.decomposition import select_decomp_table
 
     apply_patterns(graph.graph)
     graph.recompile()
-    kept = torch.ops.aten.max_pool2d_with_indices_backward.default
-    decompositions = {op: rule for op, rule in select_decomp_table().items() if op is not kept}
-    patches = {**(list_mode_options(mode) if mode else {}), **(options or {})}
-    # AOTAutograd's cache does not look at the decompositions, and would mix up ours with stock.
-    with torch._functorch.config.patch(enable_autograd_cache=False):
+    patches = {
+        "unsafe_marked_cacheable_functions": dict.fromkeys(_IN_GRAPHS, CACHE_TAG),
+        **(list_mode_options(mode) if mode else {}),
+        **(options or {}),
+    }
+    # AOTAutograd's cache does not look at the decompositions: the tag keeps ours from stock's.
+    tag = f"{torch.compiler.config.cache_key_tag} {CACHE_TAG}"
+    with torch.compiler.config.patch(cache_key_tag=tag):
         compiled: Any = compile_fx(
-            graph, example_inputs, config_patches=patches, decompositions=decompositions
+            graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
         )
     counters.count_graph()
     result: Callable[..., Any] = compiled
     return result
+
+
+class _Decompositions(dict[Any, Any]):
+    """Inductor's decompositions but that of the backward of max pooling.
+
+    It is pickled as a call that makes it: some of its functions cannot be pickled, without which
+    Inductor keeps nothing for the next run.
+    """
+
+    @classmethod
+    def make(cls) -> "_Decompositions":
+        from torch._inductor.decomposition import select_decomp_table
+
+        kept = torch.ops.aten.max_pool2d_with_indices_backward.default
+        return cls((op, rule) for op, rule in select_decomp_table().items() if op is not kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Decompositions.make, ()

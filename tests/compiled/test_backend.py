@@ -65,3 +65,27 @@ def test_a_compiled_run_follows_eager(tiny):
     assert notes["graph_breaks"] == 0
     assert notes["seconds"] > 0
     assert "compiler" not in eager.notes
+
+
+TWICE = """
+import sys, torch
+from torch import nn
+from torch._dynamo.utils import counters
+net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+torch.compile(net, backend=sys.argv[1])(torch.randn(2, 3, 8, 8)).sum().backward()
+print(counters["aot_autograd"]["autograd_cache_hit"], counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+@pytest.mark.slow
+def test_the_next_process_finds_the_graphs_and_not_those_of_stock(run_python, tmp_path):
+    cache = str(tmp_path / "inductor")
+
+    def hits(backend):
+        done = run_python("-c", TWICE, backend, TORCHINDUCTOR_CACHE_DIR=cache)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert hits("inductor") == ["0", "0"]
+    assert hits("mammoth") == ["0", "0"]
+    assert hits("mammoth") == ["1", "2"]
