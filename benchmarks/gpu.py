@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from common import environment, spread, write_results
+from gpu_data import time_data
 from gpu_problems import ATTENTION, CONVOLUTIONS, attention_work, conv_work
 from kernel_table import floors, kernels
 from torch.nn import functional as F
@@ -39,7 +40,7 @@ from mammoth_compiled.registry import backbones
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TUNED = REPOSITORY / "kernels" / "configs" / "tuned"
-SECTIONS = ("checks", "limits", "tune", "ops", "steps")
+SECTIONS = ("checks", "limits", "data", "tune", "ops", "steps")
 # More than the second-level cache holds, so that inputs come from memory as in training.
 FRESH_BYTES = 256 * 2**20
 
@@ -273,6 +274,7 @@ def main():
     sections = {
         "checks": lambda: run_checks(start + 0.3 * args.budget),
         "limits": limits,
+        "data": time_data,
         "tune": lambda: (precompile(), tune_kernels(args.out, start + 0.6 * args.budget))[1],
         "ops": lambda: time_ops(results["limits"], args.out, start + 0.85 * args.budget),
         "steps": lambda: time_steps(start + args.budget),

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels import philox
-from mammoth_compiled.kernels.launch import on_gpu
+from mammoth_compiled.kernels.launch import on_gpu, operator
 from mammoth_compiled.kernels.problem import Work
 
 # Keeps these draws apart from those of other operations in the same step.
@@ -178,7 +178,7 @@ def augment(
     return batch, untouched if plain else None
 
 
-@torch.library.triton_op("mammoth::augment", mutates_args=())
+@operator("augment")
 def augment_op(
     images: torch.Tensor,
     index: torch.Tensor,

@@ -80,13 +80,15 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Returns the decorator that registers `mammoth::name`: a triton_op where Triton is there.
 
     Without it, `torch.library.triton_op` warns of every operator; the references need no Triton.
     """
     register: Any = torch.library.triton_op if has_triton() else torch.library.custom_op
-    decorate: Callable[[Callable[..., Any]], Any] = register(f"mammoth::{name}", mutates_args=())
+    decorate: Callable[[Callable[..., Any]], Any] = register(
+        f"mammoth::{name}", mutates_args=mutates
+    )
     return decorate
 
 

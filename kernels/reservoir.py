@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.kernels import philox
-from mammoth_compiled.kernels.launch import on_gpu
+from mammoth_compiled.kernels.launch import on_gpu, operator
 from mammoth_compiled.kernels.problem import Work
 
 # Keeps these draws apart from those of other operations in the same step.
@@ -150,7 +150,7 @@ def update(
     reservoir_op(list(stores), list(rows), flags, index, num_seen, state, stream)
 
 
-@torch.library.triton_op("mammoth::reservoir", mutates_args={"stores"})
+@operator("reservoir", mutates=("stores",))
 def reservoir_op(
     stores: Sequence[torch.Tensor],
     rows: Sequence[torch.Tensor],

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Graph, Node
@@ -101,6 +102,7 @@ def _on_gpu(graph: Graph, place: _Place) -> str:
     if way == UNFUSED:
         return ""
     conv, pool = as_conv(place.producer), place.pool
+    args: tuple[Any, ...]
     if way == FUSED:
         assert conv is not None
         dtype = place.value.dtype
@@ -146,9 +148,13 @@ def _fastest(place: _Place) -> str:
     precision = launch.input_precision(value.dtype, convolution=True)
     if value.dtype == torch.float32 and precision == "ieee":
         return POOL  # without tensor cores cuDNN has algorithms that do less work
+    batch, channels, height, width = images.shape
     problem = ConvProblem(
         value.dtype,
-        *images.shape,
+        batch,
+        channels,
+        height,
+        width,
         value.shape[1],
         bias=conv.bias is not None,
         needs_input_grad=images.requires_grad,

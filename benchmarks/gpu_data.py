@@ -1,0 +1,64 @@
+"""The data kernel and the reservoir on a GPU against their references in torch on the same GPU."""
+
+import contextlib
+from unittest import mock
+
+import torch
+from common import spread
+
+from mammoth_compiled.compiler.dispatch import replays
+from mammoth_compiled.kernels import augment, philox, reservoir
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2615)
+
+
+@contextlib.contextmanager
+def references():
+    """Lets the operators compute with torch alone."""
+    with (
+        mock.patch.object(augment, "on_gpu", lambda *tensors: False),
+        mock.patch.object(reservoir, "on_gpu", lambda *tensors: False),
+    ):
+        yield
+
+
+def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
+    """Rows of times, ms: a batch of CIFAR's size with replay, and the buffer's update after it."""
+    store = torch.randint(0, 256, (stored, 3, 32, 32), dtype=torch.uint8, device="cuda")
+    labels = torch.randint(0, 10, (stored,), device="cuda")
+    examples, kept = store[:capacity].clone(), labels[:capacity].clone()
+    state = philox.random_state(0, store.device)
+    mean, std = torch.tensor(MEAN, device="cuda"), torch.tensor(STD, device="cuda")
+    seen = torch.tensor([10 * capacity], device="cuda")
+    rows = []
+    for batch in batches:
+        index = torch.randint(0, stored, (batch,), device="cuda")
+        replayed = torch.randint(0, capacity, (batch,), device="cuda")
+
+        def make(index=index, replayed=replayed):
+            augment.augment(
+                *(store, index, state, mean, std),
+                size=(32, 32),
+                padding=(4, 4, 4, 4),
+                flip=0.5,
+                replay=(examples, replayed),
+                dtype=torch.bfloat16,
+            )
+
+        def keep(index=index):
+            reservoir.update(
+                [examples, kept], [store, labels], seen, state, index=index, by_index=[True, True]
+            )
+
+        for name, function in (("augment", make), ("reservoir", keep)):
+            kernel = replays([function] * 10, count=21)
+            with references():
+                torchs = replays([function] * 10, count=21)
+            rows.append(
+                {
+                    "op": name,
+                    "batch": batch,
+                    "ms": {"fused": spread(kernel), "torch": spread(torchs)},
+                }
+            )
+    return rows
