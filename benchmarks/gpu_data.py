@@ -16,8 +16,8 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2615)
 def references():
     """Lets the operators compute with torch alone."""
     with (
-        mock.patch.object(augment, "on_gpu", lambda *tensors: False),
-        mock.patch.object(reservoir, "on_gpu", lambda *tensors: False),
+        mock.patch.object(augment, "on_gpu", return_value=False),
+        mock.patch.object(reservoir, "on_gpu", return_value=False),
     ):
         yield
 
