@@ -310,23 +310,25 @@ def _check(x: torch.Tensor | np.ndarray, interface: Interface) -> torch.Tensor:
         raise ExportError(
             f"x must be a torch tensor or a numpy array, not {type(x).__name__}", "contract"
         )
-    values = x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(x)
-    shape = interface.item_shape
-    if values.dtype != interface.dtype or values.dim() != 4 or values.shape[1:] != shape:
+    shape, dtype = interface.item_shape, _name(x.dtype)
+    if dtype != _name(interface.dtype) or x.ndim != 4 or tuple(x.shape[1:]) != shape:
         hint = ""
-        if values.shape == shape:
+        if tuple(x.shape) == shape:
             hint = ". A single image needs a batch axis: x[None]"
-        elif values.dtype == torch.uint8:
+        elif dtype == "uint8":
             hint = ". bundle.preprocess(images) turns uint8 images into it"
         raise ExportError(
-            f"x must be {_short(interface.dtype)} [B, {', '.join(map(str, shape))}], but is "
-            f"{_short(values.dtype)} {list(values.shape)}{hint}",
+            f"x must be {_name(interface.dtype)} [B, {', '.join(map(str, shape))}], but is "
+            f"{dtype} {list(x.shape)}{hint}",
             "contract",
         )
-    return values
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    # torch shares no memory that is read-only or runs backwards.
+    return torch.from_numpy(np.require(x, requirements=["C", "W"]))
 
 
-def _short(dtype: torch.dtype) -> str:
+def _name(dtype: torch.dtype | np.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

@@ -138,10 +138,18 @@ def open_run(
     outputs: Sequence[str] | None = None,
     device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
 ) -> Run:
-    """Opens a model file; one for a device on that, others on the CPU."""
+    """Opens a model file; one for a device on that, others on the CPU.
+
+    Args:
+        folder: Where it is.
+        file: Its entry.
+        outputs: One of its selections; None takes the first, in which `out` is if anywhere.
+        device: Where code that was compiled for a device runs.
+    """
     place = device if file.requires.get("device") == device.type else torch.device("cpu")
     runtime = RUNTIMES[file.format]
-    return runtime.open_file(folder / file.path, file, outputs or file.outputs, place)
+    wanted = runtime.selections(file)[0] if outputs is None else outputs
+    return runtime.open_file(folder / file.path, file, wanted, place)
 
 
 def add_variants(

@@ -91,13 +91,14 @@ class Mask(nn.Module):
 
     def __init__(self, classes: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        seen = torch.zeros(num_classes, dtype=torch.bool)
-        seen[list(classes)] = True
+        # Numbers, as formats cannot replace truth values in what is compiled.
+        seen = torch.zeros(num_classes)
+        seen[list(classes)] = 1
         self.register_buffer("seen", seen)
 
     def forward(self, out: torch.Tensor) -> torch.Tensor:
         """Maps [B, K] to the same shape."""
-        return torch.where(self.seen, out, LOWEST)
+        return torch.where(self.seen > 0, out, LOWEST)
 
 
 def before(options: Options, info: DatasetInfo | None) -> nn.Module:

@@ -170,7 +170,7 @@ def _compile(
     before = {name: value.clone() for name, value in program.state_dict.items()}
     try:
         for name, value in program.state_dict.items():
-            value.copy_(markers[name])
+            value.copy_(markers.get(name, value))
         example = source.graph.interface.example(2)
         if source.device.type != "cpu":
             from torch.export.passes import move_to_device_pass
@@ -191,6 +191,8 @@ def _markers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     by_storage: dict[tuple[int, torch.Size], torch.Tensor] = {}
     markers = {}
     for name, value in weights.items():
+        if value.dtype == torch.bool:
+            continue  # has no room for random bits; stays as it is
         key = (value.data_ptr(), value.shape)
         if key not in by_storage:
             # Whole numbers in float, as any bits would do but those that are no number.

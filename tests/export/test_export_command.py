@@ -86,6 +86,51 @@ def test_checkpoint_becomes_a_bundle(tmp_path, capsys):
         )
 
 
+def test_options_and_the_weights_after_the_next_task(tmp_path, capsys):
+    target = str(tmp_path / "bundle")
+    first, second = build(), build()
+    data = DATA | {"tasks_seen": 1}
+    words = [checkpoint(tmp_path, first, data=data), target, "--formats", "onnx,safetensors"]
+    options = ["--classes", "masked", "--softmax", "--fold_preprocessing", "--variants", "fp16"]
+    serving = ["--serve-layout", "triton", "--repository", str(tmp_path / "models")]
+    assert command.main(["export", *words, *options, *serving]) == 0
+    assert (tmp_path / "models" / "cnn" / "config.pbtxt").is_file()
+    assert "serving" in capsys.readouterr().out
+    bundle = load_bundle(target)
+    pixels = torch.randint(0, 256, (3, 8, 8, 1), dtype=torch.uint8)
+    assert (bundle(pixels)[:, 2:] == 0).all()
+
+    assert command.main(["update", target, checkpoint(tmp_path, second)]) == 0
+    assert "model.fp16.onnx" in capsys.readouterr().out
+    assert bundle.reload()
+    assert bundle.manifest.name == "cnn"
+    with torch.no_grad():
+        want = second((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).softmax(1)
+    torch.testing.assert_close(bundle(pixels), want, rtol=1e-4, atol=1e-5)
+    half = load_bundle(target, precision="fp16")(pixels)
+    torch.testing.assert_close(half, want, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["verify", "nothing"], "no bundle at nothing"),
+        (["update", "nothing", "last.pt"], "no bundle at nothing"),
+        (["last.pt", "bundle"], "no checkpoint at last.pt"),
+    ],
+)
+def test_errors_of_the_commands(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_unknown_formats_are_an_error_in_one_line(tmp_path, capsys):
+    words = [checkpoint(tmp_path, build()), str(tmp_path / "bundle"), "--formats", "onnx,tflite"]
+    assert command.main(words) == 2
+    assert "unknown format 'tflite'" in capsys.readouterr().err
+
+
 def test_backbone_of_the_user_is_imported_first(tmp_path, capsys, monkeypatch):
     plugin = tmp_path / "plugged_for_export.py"
     plugin.write_text(PLUGIN)

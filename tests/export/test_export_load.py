@@ -45,6 +45,10 @@ def test_bundle_takes_any_batch_and_layout(small_bundle):
     close(bundle(IMAGES.clone().requires_grad_()), eager(net, "out"))
     close(bundle(IMAGES.repeat(20, 1, 1, 1)), eager(net, "out").repeat(20, 1))
     assert bundle(IMAGES[:0]).shape == (0, 4)
+    array = IMAGES.numpy().copy()
+    array.flags.writeable = False
+    close(bundle(array), eager(net, "out"))
+    close(bundle(array[::-1]), eager(net, "out").flip(0))
     assert isinstance(bundle(IMAGES, "both"), tuple)
     assert not bundle(IMAGES).requires_grad
 
@@ -100,6 +104,7 @@ def test_unknown_returnt_lists_the_valid_ones(small_bundle):
         (IMAGES.transpose(2, 3), r"\[B, 3, 8, 6\], but is float32 \[5, 3, 6, 8\]"),
         (IMAGES[0], r"\[3, 8, 6\]. A single image needs a batch axis"),
         (np.zeros((2, 8, 6, 3), np.uint8), "bundle.preprocess"),
+        (np.zeros((2, 3, 8, 6), np.uint16), r"but is uint16 \[2, 3, 8, 6\]"),
         ([[1.0]], "tensor or a numpy array, not list"),
     ],
 )

@@ -197,3 +197,31 @@ def test_variants_and_accuracy_are_in_the_manifest(tmp_path, small_net, small_in
     update_bundle(path, net, calibration=images, test_set=(images, labels))
     assert load_bundle(path, precision="int8").manifest.file("model.int8.onnx").accuracy
     assert isinstance(load_bundle(path).info, DatasetInfo)
+
+
+@pytest.mark.slow
+def test_all_options_in_compiled_code(tmp_path, info):
+    net, other = Maps().eval(), Maps().eval()
+    path = export_bundle(
+        net,
+        tmp_path / "b",
+        info=info,
+        formats="aoti",
+        fold_preprocessing=True,
+        classes="masked",
+        softmax=True,
+        full=True,
+        test_set=(torch.rand(8, *SHAPE), torch.arange(8) % 4),
+    )
+    pixels = torch.randint(0, 256, (5, 8, 6, 3), dtype=torch.uint8)
+    bundle = load_bundle(path, runtime="aoti")
+    assert bundle.supports == ("out", "features", "both", "full")
+    assert (bundle(pixels)[:, :2] == 0).all()
+    update_bundle(path, other, info=replace(info, tasks_seen=2))
+    assert bundle.reload()
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
+    with torch.no_grad():
+        logits, maps = other((pixels.permute(0, 3, 1, 2) / 255 - mean) / std, "full")
+    out, got = bundle(pixels, "full")
+    close(out, logits.softmax(1))
+    close(got, maps)

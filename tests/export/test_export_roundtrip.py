@@ -1,4 +1,4 @@
-"""Every registered backbone goes to ONNX and answers there as it does in eager."""
+"""Every registered backbone goes to ONNX and torch.export and answers there as in eager."""
 
 import sys
 import sysconfig
@@ -97,6 +97,7 @@ def test_registered_backbone_roundtrip(name, tmp_path):
         assert not [text for text in texts if folder.encode() in text]
 
     net.eval()
+    program = load_bundle(path, runtime="pt2")
     for batch_size in (1, 5):
         images = torch.randn(batch_size, *shape)
         with torch.no_grad():
@@ -104,6 +105,7 @@ def test_registered_backbone_roundtrip(name, tmp_path):
         torch.testing.assert_close(bundle(images), want[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(bundle(images, "features"), want[1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(bundle(images, returnt="both"), want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program(images, returnt="both"), want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_path_check_can_fail():
