@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled.kernels.configs import Config, choosing
+from mammoth_compiled.kernels.configs import Config, Policy, choosing
 from mammoth_compiled.kernels.launch import Launch, has_triton, recording
 from mammoth_compiled.kernels.problem import Problem
 
@@ -103,7 +103,7 @@ def launches(op: str, *, first: bool = False) -> Iterator[tuple[str, Launch]]:
     for problem in problems(op)[: 1 if first else None]:
         fitting = _candidates(problem)
         for number in range(max(map(len, fitting.values()))):
-            with recording() as launched, choosing(lambda _, c, n=number: c[min(n, len(c) - 1)]):
+            with recording() as launched, choosing(_take(number)):
                 problem.call()
             for launch in launched:
                 key = (launch.config, *_signature(launch, hashable=True))
@@ -148,6 +148,10 @@ def _wants_tensor_cores(launch: Launch) -> bool:
     precision = launch.constants.get("PRECISION")
     operand = next(arg.dtype for arg in launch.args if isinstance(arg, torch.Tensor))
     return precision == "tf32" or (precision is not None and operand != torch.float32)
+
+
+def _take(number: int) -> Policy:
+    return lambda _, fitting: fitting[min(number, len(fitting) - 1)]
 
 
 def _candidates(problem: Problem) -> dict[str, list[Config]]:

@@ -101,9 +101,12 @@ def choose(
     return next((config for config in fitting if str(config) == best), fitting[0])
 
 
-def tuned(chip: str) -> dict[str, dict[str, str]]:
-    """Returns what was measured on a chip: kernel → problem → configuration; empty if nothing."""
-    table: dict[str, dict[str, str]] = _read(f"tuned/{chip}.json", missing={})
+def tuned(chip: str) -> dict[str, Any]:
+    """Returns what was measured on a chip, empty if nothing was.
+
+    Kernel → problem → configuration; and under "winners", operation → problem → the fastest way.
+    """
+    table: dict[str, Any] = _read(f"tuned/{chip}.json", missing={})
     return table
 
 

@@ -53,8 +53,8 @@ def mammoth(
         **(options or {}),
     }
     # AOTAutograd's cache does not look at the decompositions: the tag keeps ours from stock's.
-    tag = f"{torch.compiler.config.cache_key_tag} {CACHE_TAG}"
-    with torch.compiler.config.patch(cache_key_tag=tag):
+    settings: Any = torch.compiler.config  # whose methods are made at run time
+    with settings.patch(cache_key_tag=f"{settings.cache_key_tag} {CACHE_TAG}"):
         compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
         )
