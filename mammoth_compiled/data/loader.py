@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from mammoth_compiled.data.source import ArraySource, array_source
+from mammoth_compiled.data.stream import stream
 from mammoth_compiled.data.transforms import CannotBatchError
 
 
@@ -17,8 +18,9 @@ class TaskLoader:
     """Iterates over a dataset in batches on a device.
 
     A dataset whose items are proven to be its array under a known transform is read by index on
-    the device; any other goes through a DataLoader. Data that a model replaces is noticed at the
-    start of the next epoch.
+    the device; any other goes through a DataLoader. Images that take more than 40 % of a GPU's free
+    memory stay in host memory and are copied one batch ahead. Data that a model replaces is noticed
+    at the start of the next epoch.
 
     Args:
         dataset: Has `data`, `targets`, `__len__` and `__getitem__` in Mammoth's style.
@@ -58,9 +60,24 @@ class TaskLoader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yields (inputs, labels, not_aug_inputs) on the device; see `Batch`."""
+        source = self._current_source()
+        return self._from_loader() if source is None else self._from_source(source)
+
+    def take(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the items of these numbers as a batch on the device.
+
+        Args:
+            index: Item numbers, int64, [B].
+        """
+        source = self._current_source()
+        if source is not None:
+            return source.batch(index.to(source.images.device))
+        return self._to_device(default_collate([self.dataset[i] for i in index.tolist()]))
+
+    def _current_source(self) -> ArraySource | None:
         if self._source is not None and not self._source.is_current(self.dataset):
             self._find_source()
-        return self._from_loader() if self._source is None else self._from_source(self._source)
+        return self._source
 
     def _find_source(self) -> None:
         try:
@@ -71,10 +88,14 @@ class TaskLoader:
             self.fallback_reason = str(error)
 
     def _from_source(self, source: ArraySource) -> Iterator[tuple[torch.Tensor, ...]]:
-        n = len(source.labels)
         order = torch.randperm if self.shuffle else torch.arange
-        for index in order(n, device=self.device).split(self.batch_size):
-            yield source.batch(index)
+        batches = order(len(source.labels), device=source.images.device).split(self.batch_size)
+        if source.streamed:
+            for rows in stream((source.images, source.labels), batches, self.device):
+                yield source.finish(*rows)
+        else:
+            for index in batches:
+                yield source.batch(index)
 
     def _from_loader(self) -> Iterator[tuple[torch.Tensor, ...]]:
         loader = DataLoader(
@@ -86,10 +107,13 @@ class TaskLoader:
             worker_init_fn=_seed_worker,
         )
         for batch in loader:
-            inputs, labels, *not_aug = batch
-            inputs = inputs.to(self.device, non_blocking=True)
-            labels = labels.to(self.device, dtype=torch.int64, non_blocking=True)
-            yield inputs, labels, *(t.to(self.device, non_blocking=True) for t in not_aug)
+            yield self._to_device(batch)
+
+    def _to_device(self, batch: Any) -> tuple[torch.Tensor, ...]:
+        inputs, labels, *not_aug = batch
+        inputs = inputs.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, dtype=torch.int64, non_blocking=True)
+        return inputs, labels, *(t.to(self.device, non_blocking=True) for t in not_aug)
 
 
 def _seed_worker(worker: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mammoth_compiled.data.stream import fits, say_streamed
 from mammoth_compiled.data.transforms import Batched, CannotBatchError, batch_transform, to_float
 
 # So many that a change made to every tenth image at random escapes once in 850 times.
@@ -22,8 +23,10 @@ class ArraySource:
         data: The dataset's own array, to notice when it is replaced.
         targets: The dataset's own labels, likewise.
         own_transform: The dataset's own `transform`, likewise.
-        images: uint8, [N, H, W] or [N, H, W, C], on the device.
-        labels: int64, [N], on the device.
+        images: uint8, [N, H, W] or [N, H, W, C], on the device unless `streamed`.
+        labels: int64, [N], likewise.
+        device: Where batches are wanted.
+        streamed: Whether images and labels stay in host memory, as they are too large.
         transform: Stands for the dataset's `transform`.
         not_aug: Stands for its `not_aug_transform`; None where items have no third part.
     """
@@ -33,6 +36,8 @@ class ArraySource:
     own_transform: Any
     images: torch.Tensor
     labels: torch.Tensor
+    device: torch.device
+    streamed: bool
     transform: Batched
     not_aug: Batched | None
 
@@ -48,16 +53,19 @@ class ArraySource:
         """Returns what the dataset's items of these numbers, collated, would be.
 
         Args:
-            index: Item numbers, int64, [B], on the device.
+            index: Item numbers, int64, [B], where `images` are.
 
         Returns:
             inputs [B, C, H, W], labels [B] and, where items have it, not_aug_inputs [B, C, H, W].
         """
-        images = channels_first(self.images[index])
+        images, labels = self.images[index], self.labels[index]
+        return self.finish(images.to(self.device), labels.to(self.device))
+
+    def finish(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the same from rows of `images` and `labels` on the device."""
+        images = channels_first(images)
         inputs = self.transform(images)
-        if self.not_aug is None:
-            return inputs, self.labels[index]
-        return inputs, self.labels[index], self.not_aug(images)
+        return (inputs, labels) if self.not_aug is None else (inputs, labels, self.not_aug(images))
 
 
 def channels_first(images: torch.Tensor) -> torch.Tensor:
@@ -99,10 +107,15 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
     if len(labels) != len(data) or len(dataset) != len(data):
         raise CannotBatchError("the lengths of data, targets and the dataset differ")
     not_aug = _prove(dataset, data, labels)
-    # On a CPU the tensor shares the array's memory, so changes in place are seen.
-    images = torch.from_numpy(data).to(device)
+    # In host memory the tensor shares the array's, so changes in place are seen.
+    images = torch.from_numpy(data)
+    streamed = not fits(images.nbytes, device)
+    if streamed:
+        say_streamed(device)
+    else:
+        images, labels = images.to(device), labels.to(device)
     own = dataset.transform
-    return ArraySource(data, targets, own, images, labels.to(device), transform, not_aug)
+    return ArraySource(data, targets, own, images, labels, device, streamed, transform, not_aug)
 
 
 def _prove(dataset: Any, data: np.ndarray, labels: torch.Tensor) -> Batched | None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import transforms
 
-from mammoth_compiled.data import TaskLoader
+from mammoth_compiled.data import TaskLoader, source, stream
 
 CPU = torch.device("cpu")
 
@@ -154,3 +154,105 @@ def test_workers_draw_different_numbers_and_follow_the_seed(split):
 
 def test_workers_are_few_by_default(split):
     assert TaskLoader(split, 5, shuffle=False, device=CPU).num_workers == 0
+
+
+@pytest.mark.parametrize("fixture", ["split", "slow_split"])
+def test_take_gives_the_items_in_the_order_asked(fixture, request):
+    split = request.getfixturevalue(fixture)
+    inputs, labels, plain = TaskLoader(split, 5, shuffle=True, device=CPU).take(
+        torch.tensor([7, 0, 7])
+    )
+    assert labels.tolist() == [7, 0, 7]
+    for row, index in enumerate((7, 0, 7)):
+        image, _, not_aug = split[index]
+        assert torch.equal(inputs[row], image)
+        assert torch.equal(plain[row], not_aug)
+
+
+@pytest.fixture
+def too_large(monkeypatch):
+    """No image fits on the device."""
+    monkeypatch.setattr(source, "fits", lambda num_bytes, device: False)
+    stream.say_streamed.cache_clear()
+    yield
+    stream.say_streamed.cache_clear()
+
+
+@pytest.fixture
+def augmented(split):
+    split.transform = transforms.Compose([transforms.RandomCrop(4, padding=2), split.transform])
+    return split
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_streamed_batches_are_those_of_the_device(augmented, shuffle, monkeypatch):
+    def epochs():
+        loader = TaskLoader(augmented, 8, shuffle, CPU)
+        torch.manual_seed(3)
+        return [batch for _ in range(2) for batch in loader], loader
+
+    resident, _ = epochs()
+    monkeypatch.setattr(source, "fits", lambda num_bytes, device: False)
+    streamed, loader = epochs()
+    assert loader.fallback_reason is None
+    assert [len(labels) for _, labels, _ in streamed] == [8, 8, 4] * 2
+    for one, other in zip(resident, streamed, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_one_batch_is_on_its_way(split):
+    sent = []
+
+    def batches():
+        for start in range(0, 20, 5):
+            sent.append(start)
+            yield torch.arange(start, start + 5)
+
+    labels = torch.arange(20)
+    for k, (rows,) in enumerate(stream.stream((labels,), batches(), CPU)):
+        assert rows.tolist() == list(range(5 * k, 5 * k + 5))
+        assert len(sent) == min(k + 2, 4)
+    assert list(stream.stream((labels,), [], CPU)) == []
+
+
+@pytest.mark.usefixtures("too_large")
+def test_streaming_is_said_once(split, capsys):
+    for _ in range(3):
+        TaskLoader(split, 8, shuffle=False, device=CPU)
+    out = capsys.readouterr().out
+    assert out == (
+        "data: a task's images take more than 40% of the free memory of cpu, so they stay in host "
+        "memory and are copied batch by batch\n"
+    )
+
+
+@pytest.mark.usefixtures("too_large")
+def test_streamed_data_may_be_replaced_or_changed(split):
+    loader = TaskLoader(split, 20, shuffle=False, device=CPU)
+    split.data[3] = 255
+    assert next(iter(loader))[0][3].unique().tolist() == [1.0]
+    assert loader.take(torch.tensor([3]))[0].unique().tolist() == [1.0]
+    split.data, split.targets = split.data[:4], split.targets[:4]
+    assert numbers(loader) == [[0, 1, 2, 3]]
+
+
+def test_images_may_take_two_fifths_of_the_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    gpu = torch.device("cuda", 0)
+    assert stream.fits(400, gpu)
+    assert not stream.fits(401, gpu)
+    assert stream.fits(10**15, CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("too_large")
+def test_streamed_to_a_gpu(augmented):
+    gpu = torch.device("cuda")
+    augmented.data = np.repeat(augmented.data, 50, 0)
+    augmented.targets = np.repeat(augmented.targets, 50)
+    seen = []
+    for inputs, labels, plain in TaskLoader(augmented, 32, shuffle=True, device=gpu):
+        assert inputs.is_cuda
+        assert torch.equal(plain[:, 0, 0, 0], labels / 255)
+        seen.append(labels)
+    assert torch.cat(seen).bincount().tolist() == [50] * 20
