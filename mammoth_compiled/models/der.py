@@ -4,14 +4,14 @@ Source: Buzzega et al. 2020, "Dark Experience for General Continual Learning", a
 """
 
 from argparse import ArgumentParser
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.buffers import Buffer
-from mammoth_compiled.config import add_rehearsal_args, non_negative_float
-from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.config import non_negative_float
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -19,7 +19,7 @@ _CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32}
 
 
 @register_model("der")
-class DER(ContinualModel):
+class DER(RehearsalModel):
     """Dark Experience Replay: keeps past logits and holds the network to them (eq. 4)."""
 
     # Buzzega et al. 2020, appendix F.
@@ -34,7 +34,7 @@ class DER(ContinualModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         """Adds the buffer's arguments and `--alpha`."""
-        add_rehearsal_args(parser)
+        RehearsalModel.get_parser(parser)
         parser.add_argument(
             "--alpha",
             type=non_negative_float,
@@ -42,10 +42,6 @@ class DER(ContinualModel):
             help="Weight of the squared distance to the stored logits.",
         )
         return parser
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.buffer = Buffer(self.args.buffer_size, self.device)
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of the batch plus alpha times the distance to stored logits, 0-d."""
@@ -65,9 +61,9 @@ class DER(ContinualModel):
         data = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
         return data[0], data[self.buffer.used_attributes.index(target)]
 
-    def after_step(self, batch: Batch) -> None:
-        """Offers the images and their logits to the buffer."""
-        self.buffer.add_data(batch.not_aug_inputs, logits=batch.logits)
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns the logits."""
+        return {"logits": batch.logits}
 
 
 @register_model("derpp")
@@ -103,6 +99,6 @@ class DERpp(DER):
         inputs, labels = self._replay("labels")
         return super().replay_loss() + self.args.beta * self.loss(self.net(inputs), labels)
 
-    def after_step(self, batch: Batch) -> None:
-        """Offers the images, their labels and logits to the buffer."""
-        self.buffer.add_data(batch.not_aug_inputs, batch.labels, batch.logits)
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns labels and logits."""
+        return {"labels": batch.labels, "logits": batch.logits}

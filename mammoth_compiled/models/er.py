@@ -4,20 +4,18 @@ Source: Ratcliff 1990; Riemer et al. 2019, arXiv 1810.11910; the form of Buzzega
 arXiv 2004.07211.
 """
 
-from argparse import ArgumentParser
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from mammoth_compiled.buffers import Buffer
-from mammoth_compiled.config import add_rehearsal_args
-from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 
 @register_model("er")
-class ER(ContinualModel):
+class ER(RehearsalModel):
     """Experience Replay: learns from the stream and from a buffer of past images together."""
 
     # Buzzega et al. 2020, appendix F (CIFAR-10); X-DER's setting (CIFAR-100).
@@ -28,16 +26,6 @@ class ER(ContinualModel):
         "seq-fmnist": {"buffer_size": 500},
         "seq-fmnist-mini": {"buffer_size": 500},
     }
-
-    @staticmethod
-    def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        """Adds `--buffer_size` and `--minibatch_size`."""
-        add_rehearsal_args(parser)
-        return parser
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.buffer = Buffer(self.args.buffer_size, self.device)
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the mean loss over the batch and the replayed images, 0-d."""
@@ -50,6 +38,6 @@ class ER(ContinualModel):
             labels = torch.cat((labels, replay[1]))
         return self.loss(self.net(inputs), labels)
 
-    def after_step(self, batch: Batch) -> None:
-        """Offers the images and labels of the batch to the buffer."""
-        self.buffer.add_data(batch.not_aug_inputs, batch.labels)
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns the labels."""
+        return {"labels": batch.labels}

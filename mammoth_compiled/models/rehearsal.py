@@ -1,0 +1,81 @@
+"""RehearsalModel: what the models with a replay buffer share."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+import torch
+
+from mammoth_compiled.buffers import Buffer, apply_transform
+from mammoth_compiled.buffers.policies import POLICIES
+from mammoth_compiled.config import add_rehearsal_args
+from mammoth_compiled.data import TaskLoader
+from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.types import Batch
+
+
+class RehearsalModel(ContinualModel):
+    """A model whose buffer is filled by the policy that `--buffer_policy` names.
+
+    A subclass says in `stored` what is kept beside the images.
+    """
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds `--buffer_size`, `--minibatch_size` and `--buffer_policy`."""
+        add_rehearsal_args(parser)
+        parser.add_argument(
+            "--buffer_policy",
+            choices=list(POLICIES),
+            default="reservoir",
+            help="Which images of the stream the buffer keeps.",
+        )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.buffer = Buffer(
+            self.args.buffer_size, self.device, self.args.buffer_policy, self.num_classes
+        )
+
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns what the buffer keeps of a batch beside its images, by name, [B, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define stored(batch)")
+
+    def after_step(self, batch: Batch) -> None:
+        """Offers the images of the batch to the buffer."""
+        self.buffer.add_data(batch.not_aug_inputs, **self._rows(batch))
+
+    def _rows(self, batch: Batch) -> dict[str, Any]:
+        labels = {"labels": batch.labels} if self.buffer.by_class else {}
+        return {**labels, **self.stored(batch)}
+
+    @torch.no_grad()
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Lets the policy "herding" choose among all images of the task, by their features."""
+        if self.buffer.policy != "herding":
+            return
+        loader = dataset.train_loader
+        was_training = self.net.training
+        self.net.eval()
+        parts = torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE)
+        features, labels = [], []
+        for part in parts:
+            batch, found = self._look_at(loader, part)
+            features.append(found)
+            labels.append(batch.labels)
+
+        def fetch(index: torch.Tensor) -> dict[str, Any]:
+            batches = [self._look_at(loader, part)[0] for part in index.split(EVAL_BATCH_SIZE)]
+            rows = [{"examples": b.not_aug_inputs, **self._rows(b)} for b in batches]
+            return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+        self.buffer.end_task(torch.cat(features), torch.cat(labels), fetch)
+        self.net.train(was_training)
+
+    def _look_at(self, loader: TaskLoader, index: torch.Tensor) -> tuple[Batch, torch.Tensor]:
+        """Returns images of the task, without augmentation, and their features [B, F]."""
+        _, labels, images = loader.take(index)
+        inputs = apply_transform(images, getattr(self, "normalization_transform", None))
+        logits, features = self.net(inputs, returnt="both")
+        return Batch(inputs, labels, images, logits), features
