@@ -97,6 +97,26 @@ def add_base_args(parser: ArgumentParser) -> None:
         metavar="{0,1}",
         help="Nesterov momentum; needs --optim_mom.",
     )
+    add("--clip_grad", type=positive_float, help="Largest norm of the gradient (default: any).")
+    add(
+        "--lr_scheduler",
+        choices=["none", "cosine", "multistep"],
+        default="none",
+        help="How the step size falls within a task; each task begins with --lr.",
+    )
+    add(
+        "--lr_milestones",
+        type=positive_int,
+        nargs="+",
+        metavar="EPOCH",
+        help="Epochs of a task after which multistep lowers the step size.",
+    )
+    add(
+        "--lr_gamma",
+        type=positive_float,
+        default=0.1,
+        help="What multistep multiplies the step size by.",
+    )
 
     add = parser.add_argument_group("Compute").add_argument
     add("--device", help="cpu, cuda or cuda:N (default: the first GPU, else the CPU).")
@@ -331,6 +351,8 @@ def _check(args: Namespace) -> None:
     device = get_device(args.device)
     if args.optim_nesterov and not (args.optimizer == "sgd" and args.optim_mom > 0):
         raise ConfigError("--optim_nesterov 1 needs --optimizer sgd and --optim_mom > 0")
+    if (args.lr_scheduler == "multistep") != (args.lr_milestones is not None):
+        raise ConfigError("--lr_scheduler multistep and --lr_milestones EPOCH... go together")
     if args.amp == "fp16" and device.type == "cpu":
         raise ConfigError("--amp fp16 needs a GPU; valid on the CPU: off, bf16")
     for name in ("formats", "export_variants", "export_each_task"):

@@ -20,6 +20,7 @@ from mammoth_compiled.engine.forward import policy_of
 from mammoth_compiled.engine.monitor import LossMonitor
 from mammoth_compiled.engine.policy import batch_sizes, decide
 from mammoth_compiled.engine.saving import resume, save
+from mammoth_compiled.engine.schedule import schedule
 from mammoth_compiled.errors import DataError, TrainingError
 from mammoth_compiled.metrics import Results, average, plain_arguments
 from mammoth_compiled.models.base import ContinualModel
@@ -115,11 +116,15 @@ def _train_stage(
     model.begin_task(dataset)
     monitor = LossMonitor(model, stage + 1)
     images = 0
-    with _progress(_steps_per_epoch(loader, args) * args.n_epochs) as bar:
+    with (
+        _progress(_steps_per_epoch(loader, args) * args.n_epochs) as bar,
+        schedule(model, args) as end_of_epoch,
+    ):
         for epoch in range(args.n_epochs):
             bar.set_description(f"Task {stage + 1}/{dataset.num_stages}, epoch {epoch + 1}")
             model.begin_epoch(epoch, dataset)
             images += _train_epoch(model, loader, args, epoch, monitor, bar)
+            end_of_epoch()
             model.end_epoch(epoch, dataset)
     monitor.read()
     model.end_task(dataset)

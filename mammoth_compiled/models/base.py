@@ -194,6 +194,9 @@ class ContinualModel(nn.Module):
         self.opt.zero_grad()
         loss = self.training_loss(batch)
         self.scaler.scale(loss).backward()
+        if max_norm := getattr(self.args, "clip_grad", None):
+            self.scaler.unscale_(self.opt)
+            nn.utils.clip_grad_norm_(self.net.parameters(), max_norm)
         self.scaler.step(self.opt)
         self.scaler.update()
         with torch.no_grad():
