@@ -85,10 +85,10 @@ def _interpolate(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torc
 
     def line(row: torch.Tensor) -> torch.Tensor:
         first, second = (_take(images, c, row).double() for c in (column, column + 1))
-        return first + (second - first) * across
+        return second.sub_(first).mul_(across).add_(first)
 
     upper = line(row)
-    return upper + (line(row + 1) - upper) * down
+    return line(row + 1).sub_(upper).mul_(down).add_(upper)
 
 
 def rotate_tensor(

@@ -63,7 +63,7 @@ class Buffer:
         self.device = torch.device(device)
         self.attributes = list(ATTRIBUTES)
         self.policy = policy
-        self.num_classes = num_classes
+        self.num_classes = num_classes or 0
         self._policy = find_policy(policy, self.buffer_size, num_classes)
         self.by_class = self._policy.by_class
         self._start()
@@ -71,7 +71,7 @@ class Buffer:
     def _start(self) -> None:
         self.num_seen_examples = 0
         self._set_state(
-            self._policy.initial(self.buffer_size, self.num_classes or 0, self.device), num_filled=0
+            self._policy.initial(self.buffer_size, self.num_classes, self.device), num_filled=0
         )
 
     def _set_state(self, state: State, num_filled: int | None = None) -> None:
@@ -197,7 +197,7 @@ class Buffer:
         if self.policy != "herding":
             raise ValueError(f"end_task: the policy is {self.policy!r}, not 'herding'")
         kept, chosen, state = herding.end_task(
-            self._state, features.to(self.device), labels.to(self.device), self.num_classes or 0
+            self._state, features.to(self.device), labels.to(self.device), self.num_classes
         )
         rows = {name: value.detach() for name, value in fetch(chosen).items()}
         self._accept(rows)

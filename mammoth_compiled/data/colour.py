@@ -21,6 +21,6 @@ def colour_jitter(transform: Any, pil: bool) -> BatchTransform:
             for bounds in ranges
         ]
         arithmetic = FLOATS if images.is_floating_point() else of_bytes
-        return jitter(images, order, *factors, arithmetic)
+        return jitter(images, order, factors, arithmetic)
 
     return apply

@@ -70,7 +70,7 @@ def test_every_order_equals_pillows(images, functional, channels):
     images, orders = images[:, :channels], ORDERS.repeat(2, 1)
     factors = draw(len(images))
     want = from_pillow(expected(as_pillow(images), orders, factors, functional))
-    assert torch.equal(jitter(images, orders, *factors, PILLOW), want)
+    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 @pytest.mark.parametrize("given", [(0,), (1,), (2,), (3,), (0, 2), (1, 3), (0, 1, 2)], ids=str)
@@ -78,7 +78,7 @@ def test_steps_left_out(images, given):
     orders = ORDERS.repeat(2, 1)
     factors = [f if k in given else None for k, f in enumerate(draw(len(images)))]
     want = from_pillow(expected(as_pillow(images), orders, factors, v1))
-    assert torch.equal(jitter(images, orders, *factors, PILLOW), want)
+    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.0, 1e6])
@@ -87,7 +87,7 @@ def test_round_factors(images, kind, factor):
     orders = ORDERS.repeat(2, 1)
     factors = [torch.full((len(images),), factor) if k == kind else None for k in range(4)]
     want = from_pillow(expected(as_pillow(images), orders, factors, v1))
-    assert torch.equal(jitter(images, orders, *factors, PILLOW), want)
+    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 def test_contrast_rounds_the_mean_as_pillow():
@@ -97,7 +97,7 @@ def test_contrast_rounds_the_mean_as_pillow():
     factors = [None, torch.full((len(images),), 0.0), None, None]
     orders = ORDERS[:1].expand(len(images), 4)
     want = from_pillow(expected(as_pillow(images), orders, factors, v1))
-    assert torch.equal(jitter(images, orders, *factors, PILLOW), want)
+    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 def triples(step):
@@ -128,7 +128,7 @@ def test_all_hues_and_turns():
     turns = torch.linspace(-0.5, 0.5, 511)
     images, orders = wheel.expand(511, 3, 1, 256), ORDERS[:1].expand(511, 4)
     want = [v1.adjust_hue(v1.to_pil_image(wheel[0]), float(turn)) for turn in turns]
-    got = jitter(images, orders, None, None, None, turns, PILLOW)
+    got = jitter(images, orders, [None, None, None, turns], PILLOW)
     assert torch.equal(got, from_pillow(want))
 
 
@@ -138,7 +138,7 @@ def test_floats_are_torchvisions(images, functional, channels):
     images, orders = images[:, :channels].float() / 255, ORDERS.repeat(2, 1)
     factors = draw(len(images))
     want = torch.stack(expected(images, orders, factors, functional))
-    torch.testing.assert_close(jitter(images, orders, *factors, FLOATS), want, rtol=0, atol=2e-5)
+    torch.testing.assert_close(jitter(images, orders, factors, FLOATS), want, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("functional", [v1, v2], ids=["v1", "v2"])
@@ -147,7 +147,7 @@ def test_bytes_are_within_one_level_of_torchvisions(images, functional, kind):
     orders = ORDERS.repeat(2, 1)
     factors = [f if k == kind else None for k, f in enumerate(draw(len(images)))]
     want = torch.stack(expected(images, orders, factors, functional))
-    got = jitter(images, orders, *factors, BYTES)
+    got = jitter(images, orders, factors, BYTES)
     assert got.dtype == torch.uint8
     distance = (got.int() - want.int()).abs()
     assert distance.max() <= 1
@@ -156,9 +156,9 @@ def test_bytes_are_within_one_level_of_torchvisions(images, functional, kind):
 
 def test_input_is_left_alone(images):
     before = images.clone()
-    jitter(images, ORDERS.repeat(2, 1), *draw(len(images)), PILLOW)
+    jitter(images, ORDERS.repeat(2, 1), draw(len(images)), PILLOW)
     floats = images.float() / 255
     kept = floats.clone()
-    jitter(floats, ORDERS.repeat(2, 1), *draw(len(images)), FLOATS)
+    jitter(floats, ORDERS.repeat(2, 1), draw(len(images)), FLOATS)
     assert torch.equal(images, before)
     assert torch.equal(floats, kept)

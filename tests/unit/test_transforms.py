@@ -174,9 +174,9 @@ def jitter_draws(monkeypatch):
     """Returns a list of the (order, factors) that ColorJitter's batched code has drawn."""
     draws, real = [], colour.jitter
 
-    def spy(images, order, *rest):
-        draws.append((order, rest[:4]))
-        return real(images, order, *rest)
+    def spy(images, order, factors, arithmetic):
+        draws.append((order, factors))
+        return real(images, order, factors, arithmetic)
 
     monkeypatch.setattr(colour, "jitter", spy)
     return draws

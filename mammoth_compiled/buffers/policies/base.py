@@ -39,3 +39,8 @@ class Policy:
 def draw_nothing(batch: int, device: torch.device) -> torch.Tensor:
     """Draws no random numbers: [B, 0]."""
     return torch.empty(batch, 0, device=device)
+
+
+def place_in_class(labels: torch.Tensor) -> torch.Tensor:
+    """Returns how many items of its class come before each item of a batch, int64, [B]."""
+    return (labels[:, None] == labels).tril(-1).sum(1)

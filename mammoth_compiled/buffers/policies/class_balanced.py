@@ -11,7 +11,7 @@ equally likely to go.
 
 import torch
 
-from mammoth_compiled.buffers.policies.base import Policy, State
+from mammoth_compiled.buffers.policies.base import Policy, State, place_in_class
 
 
 def initial(capacity: int, num_classes: int, device: torch.device) -> State:
@@ -36,29 +36,32 @@ def choose(
     The items are taken one after the other, since each one's chance depends on what the former
     left: about twenty small operations an item once the buffer is full.
     """
-    classes, seen, full = (state[name].clone() for name in ("classes", "seen", "full"))
+    classes, full = state["classes"].clone(), state["full"].clone()
     slots = torch.arange(len(labels), device=labels.device) + num_seen
     free = min(max(capacity - num_seen, 0), len(labels))
     classes[num_seen : num_seen + free] = labels[:free]
-    seen.index_add_(0, labels[:free], torch.ones_like(labels[:free]))
+    # A full class keeps its n-th item with chance m / n if m are stored: if draw * n < m.
+    scaled = draws[:, 0] * (state["seen"][labels] + place_in_class(labels) + 1)
+    one = torch.ones_like(labels[:1])
+    stored = torch.zeros_like(state["seen"])
     if free < len(labels):
-        stored = torch.zeros_like(seen).index_add_(0, classes, torch.ones_like(classes))
+        stored.index_add_(0, classes, one.expand(capacity))
     for i in range(free, len(labels)):
         label = labels[i : i + 1]
         largest = stored == stored.max()
         full |= largest
-        seen.index_add_(0, label, torch.ones_like(label))
         own = full[label]
         # A full class with no row left has nothing to replace, and is not kept either.
-        kept = ~own | (draws[i, :1] * seen[label] < stored[label])
+        kept = ~own | (scaled[i] < stored[label])
         rivals = torch.where(own, classes == label, largest[classes]).cumsum(0)
-        nth = (draws[i, 1:] * rivals[-1:]).long() + 1
-        row = torch.searchsorted(rivals, nth).clamp(max=capacity - 1)
+        nth = (draws[i, 1] * rivals[-1:]).long() + one
+        row = torch.searchsorted(rivals, nth).clamp_(max=capacity - 1)
         slots[i : i + 1] = torch.where(kept, row, -1)
         replaced = classes[row]
         stored.index_add_(0, replaced, -kept.long())
         stored.index_add_(0, label, kept.long())
         classes[row] = torch.where(kept, label, replaced)
+    seen = state["seen"].index_add(0, labels, one.expand_as(labels))
     return slots, {"classes": classes, "seen": seen, "full": full}
 
 

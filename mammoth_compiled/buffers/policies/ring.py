@@ -7,7 +7,7 @@ classes from the start, the first N mod K of which have one more.
 
 import torch
 
-from mammoth_compiled.buffers.policies.base import Policy, State, draw_nothing
+from mammoth_compiled.buffers.policies.base import Policy, State, draw_nothing, place_in_class
 
 
 def initial(capacity: int, num_classes: int, device: torch.device) -> State:
@@ -26,9 +26,7 @@ def choose(
     share, rest = divmod(capacity, len(seen))
     first = labels * share + labels.clamp(max=rest)
     size = share + (labels < rest).long()
-    # How many items of its class come before each in the batch.
-    earlier = (labels[:, None] == labels).tril(-1).sum(1)
-    slots = first + (seen[labels] + earlier) % size
+    slots = first + (seen[labels] + place_in_class(labels)) % size
     return slots, {
         "seen": seen.index_add(0, labels, torch.ones_like(labels)),
         "filled": state["filled"].index_fill(0, slots, True),
