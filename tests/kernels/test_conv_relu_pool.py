@@ -18,7 +18,8 @@ CHANNELS_LAST = torch.channels_last
 def weight_kernels(triton_kernels, device):
     """Skips where Triton's interpreter cannot count to a number known only at run time.
 
-    That of Triton 3.6 cannot with numpy 2.4, which makes no number of an array with one element.
+    That of Triton 3.6 cannot: it makes a number of an array, of which numpy warns since 1.25 and
+    which it refuses since 2.4.
     """
     if device.type == "cuda":
         return
