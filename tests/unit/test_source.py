@@ -82,8 +82,15 @@ def one_channel(n=20):
     return dataset
 
 
+def coloured(n=20):
+    """Colours and angles that leave no choice, so that the order of the items does not matter."""
+    hue = transforms.ColorJitter(hue=(0.2, 0.2))
+    steps = [transforms.ColorJitter((1.3, 1.3)), transforms.RandomRotation((33, 33)), hue]
+    return Images(n, transform=transforms.Compose([*steps, transforms.ToTensor()]))
+
+
 @pytest.mark.parametrize(
-    "make", [Images, WithTargetTransformUnused, Pairs, WithoutPIL, grey, one_channel]
+    "make", [Images, WithTargetTransformUnused, Pairs, WithoutPIL, grey, one_channel, coloured]
 )
 @pytest.mark.parametrize("n", [1, 3, 20])
 def test_honest_datasets_are_accepted_and_equal(make, n):
