@@ -13,11 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels import relu_pool
-from mammoth_compiled.kernels.launch import input_precision, on_gpu, operator
+from mammoth_compiled.kernels.launch import KERNEL_DTYPES, input_precision, on_gpu, operator
 from mammoth_compiled.kernels.problem import Work
 
 _POOL = ((2, 2), (2, 2), (0, 0))
-_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def conv_relu_pool(
@@ -226,7 +225,7 @@ def work(
 
 
 def _has_kernel(x: torch.Tensor) -> bool:
-    return on_gpu(x) and x.dtype in _KERNEL_DTYPES
+    return on_gpu(x) and x.dtype in KERNEL_DTYPES
 
 
 def _empty_images(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,9 @@ import torch
 
 from mammoth_compiled.kernels.configs import Config
 
+# What the Triton kernels compute with.
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 _RECORDER: ContextVar[list["Launch"] | None] = ContextVar("recorder", default=None)
 
 

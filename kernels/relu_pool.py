@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels.launch import on_gpu, operator
+from mammoth_compiled.kernels.launch import KERNEL_DTYPES, on_gpu, operator
 
 # The operator keeps winners as int8, and one number past the last cell says that relu cut it off.
 MAX_CELLS = 126
@@ -113,7 +113,7 @@ def relu_pool_op(
     """Computes what `reference` does, with Triton on a GPU; the winners are int8."""
     sizes = (_pair(window), _pair(stride), _pair(padding))
     z = z.contiguous(memory_format=torch.channels_last)
-    if on_gpu(z):
+    if on_gpu(z) and z.dtype in KERNEL_DTYPES:
         from mammoth_compiled.kernels.gpu import relu_pool as gpu
 
         return gpu.forward(z, *sizes)
@@ -133,7 +133,7 @@ def relu_pool_backward_op(
     """Computes what `reference_backward` does, with Triton on a GPU."""
     sizes = (_pair(size), _pair(window), _pair(stride), _pair(padding))
     grad = grad.contiguous(memory_format=torch.channels_last)
-    if on_gpu(grad):
+    if on_gpu(grad) and grad.dtype in KERNEL_DTYPES:
         from mammoth_compiled.kernels.gpu import relu_pool as gpu
 
         return gpu.backward(grad, winner, *sizes)

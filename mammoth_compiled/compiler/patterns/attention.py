@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.nodes import argument, example, is_call, source
-from mammoth_compiled.compiler.patterns.layout import KERNEL_DTYPES, cast, product_dtype
+from mammoth_compiled.compiler.patterns.layout import cast, product_dtype
 from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.compiler.ways import FUSED, SDPA, UNFUSED, AttentionProblem
 from mammoth_compiled.kernels import launch
@@ -135,7 +135,7 @@ def _why_not(outer: _Product, inner: _Product, between: list[Node]) -> str:
         return f"under {CPU_MIN_TOKENS} tokens the fused form is not faster on a CPU" if few else ""
     if not launch.supports(query.device):
         return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
-    return "" if query.dtype in KERNEL_DTYPES else f"there is no kernel for {query.dtype}"
+    return "" if query.dtype in launch.KERNEL_DTYPES else f"there is no kernel for {query.dtype}"
 
 
 def _scaled(node: Any) -> tuple[list[Node], Any, float]:

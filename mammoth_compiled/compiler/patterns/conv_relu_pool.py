@@ -20,7 +20,6 @@ from mammoth_compiled.compiler.nodes import (
     source,
 )
 from mammoth_compiled.compiler.patterns.layout import (
-    KERNEL_DTYPES,
     cast,
     channels_last,
     replace_with,
@@ -85,7 +84,7 @@ def _why_not(producer: object, first: Node, pool: Pool, value: torch.Tensor | No
         return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
     if pool.dilation != (1, 1) or pool.ceil_mode:
         return "the pooling windows are dilated or rounded up"
-    return "" if value.dtype in KERNEL_DTYPES else f"there is no kernel for {value.dtype}"
+    return "" if value.dtype in launch.KERNEL_DTYPES else f"there is no kernel for {value.dtype}"
 
 
 def _on_cpu(graph: Graph, place: _Place) -> str:

@@ -7,9 +7,6 @@ from torch.fx import Graph, Node
 
 from mammoth_compiled.compiler.nodes import example
 
-# What the Triton kernels compute with.
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 # Set in the metadata of nodes whose value is in channels-last, whatever eager's is.
 _MARK = "mammoth_channels_last"
 

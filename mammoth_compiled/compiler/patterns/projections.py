@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.nodes import argument, example, is_call, source
-from mammoth_compiled.compiler.patterns.layout import KERNEL_DTYPES, product_dtype
+from mammoth_compiled.compiler.patterns.layout import product_dtype
 from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.compiler.ways import FUSED, ProjectionProblem
 from mammoth_compiled.kernels.attention import projections as projections_of
+from mammoth_compiled.kernels.launch import KERNEL_DTYPES
 
 # With fewer tokens nothing is gained, with more the products themselves take the time.
 MIN_TOKENS, MAX_TOKENS = 64, 256
