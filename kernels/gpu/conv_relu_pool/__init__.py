@@ -104,13 +104,12 @@ def weight_grad(
     grad_bias = weight.new_empty(out_channels)
     dims = {"elements": sizes[1], "splits": splits}
     config = choose("conv_relu_pool.sum_partial", partial.dtype, dims, x.device)
-    args = (partial, grad_weight, grad_bias, splits)
     strides = dict(zip(("WN", "WC", "WY", "WX"), grad_weight.stride(), strict=True))
     constants = {"CIN": in_channels, "COUT": out_channels, **strides}
     launch(
         kernels.sum_partial_kernel,
         (ceil_div(sizes[1], config["BLOCK"]),),
-        *args,
+        *(partial, grad_weight, grad_bias, splits),
         config=config,
         **constants,
     )
