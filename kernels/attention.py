@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels.launch import input_precision, on_gpu
+from mammoth_compiled.kernels.launch import input_precision, on_gpu, operator
 from mammoth_compiled.kernels.problem import Work
 
 # The Triton kernels keep a whole row on the chip.
@@ -90,7 +90,7 @@ def has_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     return q.dtype in (torch.bfloat16, torch.float16)
 
 
-@torch.library.triton_op("mammoth::attention", mutates_args=())
+@operator("attention")
 def attention_op(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +111,7 @@ def attention_op(
     return _by_token(o), lse
 
 
-@torch.library.triton_op("mammoth::attention_backward", mutates_args=())
+@operator("attention_backward")
 def attention_backward_op(
     grad: torch.Tensor,
     q: torch.Tensor,

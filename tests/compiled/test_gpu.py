@@ -28,7 +28,7 @@ def test_augmented_batches_stay_on_the_gpu(tiny):
 
 
 def test_the_slow_way_hands_over_gpu_batches(tiny):
-    slow = transforms.Compose([transforms.RandomRotation(5), transforms.ToTensor()])
+    slow = transforms.Compose([transforms.RandomPerspective(), transforms.ToTensor()])
     split = tiny.Split(*tiny.images(4), slow)
     inputs, *_ = next(iter(TaskLoader(split, 5, True, torch.device("cuda"), num_workers=0)))
     assert inputs.device.type == "cuda"

@@ -20,6 +20,29 @@ def triton_kernels():
 
 
 @pytest.fixture(scope="session")
+def looping_kernels(triton_kernels, device):
+    """Skips where Triton's interpreter cannot count to a number known only at run time.
+
+    That of Triton 3.6 cannot: it makes a number of an array, of which numpy warns since 1.25 and
+    which it refuses since 2.4.
+    """
+    if device.type == "cuda":
+        return
+    import triton
+    from triton.runtime.errors import InterpreterError
+
+    @triton.jit
+    def count(bound):
+        for _ in range(bound):
+            pass
+
+    try:
+        count[(1,)](2)
+    except InterpreterError:
+        pytest.skip("this interpreter cannot loop to a bound known only at run time")
+
+
+@pytest.fixture(scope="session")
 def assert_as_exact():
     """Returns a check: the error against float64 is at most `factor` times torch's own.
 

@@ -94,7 +94,7 @@ def test_operator_equals_torch(problem):
     torch.testing.assert_close(attention_op(q, k, v, scale)[1], log_sum(q, k, scale))
 
 
-@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 @settings(max_examples=15)
 @given(problem=problems(), dtype=st.sampled_from(DTYPES))
 def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, dtype):
@@ -102,7 +102,7 @@ def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, dtype):
     check_kernels(assert_as_exact, *(x.to(device, dtype) for x in tensors), scale)
 
 
-@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize(
     ("queries", "keys", "size"), [(37, 21, 33), (37, 21, 100), (64, 64, 128), (160, 130, 16)]
 )
@@ -125,7 +125,7 @@ def check_kernels(assert_as_exact, q, k, v, grad, scale):
     assert all(map(torch.equal, [*results, lse], [*again, lse_again]))
 
 
-@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 def test_one_key_has_all_the_weight(device):
     q, k, v, grad = torch.randn(4, 1, 1, 1, 24, device=device)
     (o, grad_q, grad_k, grad_v), _ = through_kernels(q, k, v, 0.5, grad)
@@ -146,7 +146,7 @@ STRANGE = {
 }
 
 
-@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
 @pytest.mark.parametrize("where", STRANGE)
 def test_nan_and_inf_are_as_in_the_reference(device, where):
@@ -175,7 +175,7 @@ def test_views_of_one_projection_are_read_where_they_are(device):
     assert [x.data_ptr() for x in launches[0].args[:3]] == [x.data_ptr() for x in parts]
 
 
-@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 def test_operator_takes_the_kernels_on_a_gpu(monkeypatch):
     q, k, v, grad = torch.randn(4, 2, 3, 20, 24)
     expected = gradients_of(through_operator, q, k, v, 0.2, grad)

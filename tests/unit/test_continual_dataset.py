@@ -137,13 +137,13 @@ def test_targets_as_a_list_and_data_as_a_tensor(stream, tiny):
 
 
 def test_the_slow_way_is_said_once(stream, capsys):
-    slow = transforms.Compose([transforms.RandomRotation(5), transforms.ToTensor()])
+    slow = transforms.Compose([transforms.RandomPerspective(), transforms.ToTensor()])
     dataset = stream(TRANSFORM=slow)
     for _ in range(3):
         dataset.meta_get_data_loaders()
     assert capsys.readouterr().out == (
-        "data: stream is loaded image by image (slower), because transform RandomRotation has no "
-        "batched code yet\n"
+        "data: stream is loaded image by image (slower), because transform RandomPerspective "
+        "has no batched code yet\n"
     )
 
 
