@@ -93,7 +93,7 @@ def precompile():
 
 
 def _compile_part(op, part, parts, chip_number):
-    for position, (_, launch) in enumerate(check.launches(op)):
+    for position, (_, launch) in enumerate(check.launches(op, chip_number)):
         if position % parts == part:
             check.resources(launch, chip_number)
 

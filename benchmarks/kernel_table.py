@@ -32,8 +32,8 @@ def occupancy(resources, num_warps, shared):
 def kernels(chips=tuple(CHIPS)):
     """One row per kernel, configuration and chip."""
     for op in check.op_names():
-        for problem, launch in check.launches(op):
-            for chip in chips:
+        for chip in chips:
+            for problem, launch in check.launches(op, chip):
                 took = check.resources(launch, chip)
                 yield {
                     "kernel": launch.config.kernel,

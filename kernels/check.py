@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("Triton is not installed: pip install triton")
     compiled = failed = 0
     for op in args.ops or op_names():
-        for problem, launched in launches(op, first=args.first):
-            for chip in args.chips:
+        for chip in args.chips:
+            for problem, launched in launches(op, chip, first=args.first):
                 faults, resources = examine(launched, chip)
                 compiled, failed = compiled + 1, failed + bool(faults)
                 if faults or not args.quiet:
@@ -92,18 +92,19 @@ def problems(op: str) -> list[Problem]:
     return list(module.problems())
 
 
-def launches(op: str, *, first: bool = False) -> Iterator[tuple[str, Launch]]:
+def launches(op: str, chip: int, *, first: bool = False) -> Iterator[tuple[str, Launch]]:
     """Yields the launches of an operation's problems with every candidate configuration, once each.
 
     Args:
         op: Name of the operation.
+        chip: 90 for sm_90.
         first: Take the first problem only.
     """
     seen: set[Any] = set()
     for problem in problems(op)[: 1 if first else None]:
-        fitting = _candidates(problem)
+        fitting = _candidates(problem, chip)
         for number in range(max(map(len, fitting.values()))):
-            with recording() as launched, choosing(_take(number)):
+            with recording() as launched, choosing(_take(number), f"sm_{chip}"):
                 problem.call()
             for launch in launched:
                 key = (launch.config, *_signature(launch, hashable=True))
@@ -154,14 +155,14 @@ def _take(number: int) -> Policy:
     return lambda _, fitting: fitting[min(number, len(fitting) - 1)]
 
 
-def _candidates(problem: Problem) -> dict[str, list[Config]]:
+def _candidates(problem: Problem, chip: int) -> dict[str, list[Config]]:
     found: dict[str, list[Config]] = {}
 
     def note(_: str, fitting: list[Config]) -> Config:
         found[fitting[0].kernel] = fitting
         return fitting[0]
 
-    with recording(), choosing(note):
+    with recording(), choosing(note, f"sm_{chip}"):
         problem.call()
     return found
 

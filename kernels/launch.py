@@ -63,7 +63,15 @@ def launch(
         recorder.append(Launch(kernel, grid, args, constants, config))
         return
     runner = torch.library.wrap_triton(kernel) if compiled else kernel
-    runner[grid](*args, **constants, num_warps=config.num_warps, num_stages=config.num_stages)
+    with _device_of(args):
+        runner[grid](*args, **constants, num_warps=config.num_warps, num_stages=config.num_stages)
+
+
+def _device_of(args: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:
+    """Makes the GPU of the tensors the current one; where a graph is traced, its compiler does."""
+    tensor = next(arg for arg in args if isinstance(arg, torch.Tensor))
+    real = type(tensor) is torch.Tensor and tensor.is_cuda
+    return torch.cuda.device(tensor.device) if real else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

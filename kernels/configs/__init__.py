@@ -1,7 +1,7 @@
 """Tile configurations as data: what a Triton kernel may take, and what was fastest where.
 
 `OP.json` lists for every kernel of an operation its candidates, best guess first. An entry holds
-for the dtypes it names and for problems whose dimensions lie in its `where` ranges.
+for the dtypes and chips it names, and for problems whose dimensions lie in its `where` ranges.
 `tuned/sm_90.json`, written by `benchmarks/gpu.py --tune`, says which candidate was measured to be
 fastest for a problem on a chip; a problem that was not measured takes the first candidate.
 """
@@ -46,7 +46,7 @@ class Config:
 
 # Picks one of the candidates that fit a problem, given its name.
 Policy = Callable[[str, list[Config]], Config]
-_POLICY: ContextVar[Policy | None] = ContextVar("policy", default=None)
+_POLICY: ContextVar[tuple[Policy, str | None] | None] = ContextVar("policy", default=None)
 
 
 def problem_key(dtype: torch.dtype, dims: Mapping[str, int]) -> str:
@@ -54,13 +54,16 @@ def problem_key(dtype: torch.dtype, dims: Mapping[str, int]) -> str:
     return " ".join([str(dtype).removeprefix("torch."), *(f"{k}={v}" for k, v in dims.items())])
 
 
-def candidates(kernel: str, dtype: torch.dtype, dims: Mapping[str, int]) -> list[Config]:
+def candidates(
+    kernel: str, dtype: torch.dtype, dims: Mapping[str, int], chip: str | None = None
+) -> list[Config]:
     """Returns the configurations that fit a problem, best guess first.
 
     Args:
         kernel: `op.kernel`, as in "relu_pool.forward".
         dtype: Of the tensors that the kernel computes with.
         dims: Sizes of the problem by name.
+        chip: As in "sm_90"; None leaves out what holds for some chips only.
 
     Raises:
         LookupError: If the data file has none; every problem must have one.
@@ -71,6 +74,7 @@ def candidates(kernel: str, dtype: torch.dtype, dims: Mapping[str, int]) -> list
         Config(kernel, tuple(entry["tile"].items()), entry["num_warps"], entry["num_stages"])
         for entry in _read(f"{op}.json")[name]
         if word in entry.get("dtypes", (word,))
+        and chip in entry.get("chips", (chip,))
         and all(low <= dims[k] <= high for k, (low, high) in entry.get("where", {}).items())
     ]
     if not found:
@@ -89,14 +93,15 @@ def choose(
         dims: Sizes of the problem by name.
         device: Where it runs.
     """
-    fitting = candidates(kernel, dtype, dims)
-    policy = _POLICY.get()
+    policy, chip = _POLICY.get() or (None, None)
+    if device.type == "cuda":
+        chip = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    fitting = candidates(kernel, dtype, dims, chip)
     if policy is not None:
         return policy(problem_key(dtype, dims), fitting)
-    if device.type != "cuda":
+    if chip is None:
         return fitting[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    best = tuned(f"sm_{major}{minor}").get(kernel, {}).get(problem_key(dtype, dims))
+    best = tuned(chip).get(kernel, {}).get(problem_key(dtype, dims))
     # A table of an earlier version may name a candidate that is gone.
     return next((config for config in fitting if str(config) == best), fitting[0])
 
@@ -111,9 +116,14 @@ def tuned(chip: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def choosing(policy: Policy) -> Iterator[None]:
-    """Lets a function pick the configuration of every kernel, to tune or to check them all."""
-    token = _POLICY.set(policy)
+def choosing(policy: Policy, chip: str | None = None) -> Iterator[None]:
+    """Lets a function pick the configuration of every kernel, to tune or to check them all.
+
+    Args:
+        policy: Picks a candidate.
+        chip: The chip that tensors on no device are meant for.
+    """
+    token = _POLICY.set((policy, chip))
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ found in neither is measured while its graph is compiled, which takes some milli
 
 import functools
 import json
+import math
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,18 @@ def _measure(ways: Callable[[], Ways], device: torch.device) -> dict[str, float]
     # The graph at hand is traced with fake tensors; random numbers stay the caller's.
     with unset_fake_temporarily(), torch.cuda.device(device), torch.random.fork_rng([device]):
         torch.cuda.synchronize()
-        return {name: statistics.median(replays([f] * _CALLS)) for name, f in ways().items()}
+        return {name: _median(function) for name, function in ways().items()}
+
+
+def _median(function: Callable[[], Any]) -> float:
+    """Returns milliseconds, infinity for a way that takes more of this GPU than it has."""
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return statistics.median(replays([function] * _CALLS))
+    except (CompilationError, OutOfResources, torch.OutOfMemoryError):
+        return math.inf
 
 
 def _path(device: torch.device) -> Path:

@@ -1,6 +1,7 @@
 """Which way is taken on a GPU: the shipped table, then what was measured before, then a measure."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -65,6 +66,22 @@ def test_a_folder_that_cannot_be_written_is_named_once(gpu, tmp_path):
     with pytest.warns(UserWarning, match="is not kept for the next run"):
         assert gpu.fastest() == "fused"
     assert gpu.fastest() == "fused"
+
+
+def test_a_way_that_the_gpu_cannot_go_is_not_taken(monkeypatch):
+    pytest.importorskip("triton")
+    from triton.runtime.errors import OutOfResources
+
+    def replays(functions):
+        if functions[0] == "fused":
+            raise OutOfResources(200_000, 100_000, "shared memory")
+        if functions[0] == "unfused":
+            raise torch.OutOfMemoryError
+        return [2.0]
+
+    monkeypatch.setattr(dispatch, "replays", replays)
+    assert dispatch._median("fused") == dispatch._median("unfused") == math.inf
+    assert dispatch._median("pool") == 2.0
 
 
 @pytest.mark.gpu

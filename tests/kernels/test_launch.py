@@ -57,6 +57,21 @@ def test_what_was_tuned_on_a_chip_is_taken_there(monkeypatch, tmp_path, known):
     assert choose("relu_pool.forward", torch.float32, DIMS, torch.device("cuda", 0)) == fitting[0]
 
 
+def test_candidates_for_some_chips_only(monkeypatch, tmp_path):
+    entry = {"tile": {}, "num_warps": 4, "num_stages": 1}
+    entries = [{**entry, "num_warps": 8, "chips": ["sm_90"]}, entry]
+    (tmp_path / "relu_pool.json").write_text(json.dumps({"forward": entries}))
+    monkeypatch.setattr(configs, "_FOLDER", tmp_path)
+
+    def warps(chip):
+        fitting = candidates("relu_pool.forward", torch.float32, DIMS, chip)
+        return [config.num_warps for config in fitting]
+
+    assert (warps("sm_90"), warps("sm_80"), warps(None)) == ([8, 4], [4], [4])
+    with choosing(lambda _, fitting: fitting[0], "sm_90"):
+        assert choose("relu_pool.forward", torch.float32, DIMS, torch.device("meta")).num_warps == 8
+
+
 def test_a_configuration_reads_like_its_table():
     config = Config("op.kernel", (("BLOCK_M", 64), ("BLOCK_N", 32)), 4, 3)
     assert str(config) == "BLOCK_M=64 BLOCK_N=32 warps=4 stages=3"
