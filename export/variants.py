@@ -5,11 +5,8 @@ every output, int8 by whether it says the same of real images, and both by their
 """
 
 import contextlib
-import io
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export.capture import quiet
 from mammoth_compiled.export.session import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -338,16 +336,9 @@ def _run(run: Run, images: torch.Tensor) -> dict[str, torch.Tensor]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences ONNX Runtime's tools and undoes what importing them does to `sys.path`."""
-    path, before = list(sys.path), logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    path = list(sys.path)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
-        logging.disable(before)
         sys.path[:] = path

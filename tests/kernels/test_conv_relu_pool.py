@@ -14,29 +14,6 @@ from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool
 CHANNELS_LAST = torch.channels_last
 
 
-@pytest.fixture(scope="module")
-def weight_kernels(triton_kernels, device):
-    """Skips where Triton's interpreter cannot count to a number known only at run time.
-
-    That of Triton 3.6 cannot: it makes a number of an array, of which numpy warns since 1.25 and
-    which it refuses since 2.4.
-    """
-    if device.type == "cuda":
-        return
-    import triton
-    from triton.runtime.errors import InterpreterError
-
-    @triton.jit
-    def count(bound):
-        for _ in range(bound):
-            pass
-
-    try:
-        count[(1,)](2)
-    except InterpreterError:
-        pytest.skip("this interpreter cannot loop to a bound known only at run time")
-
-
 def torchs(x, weight, bias=None):
     return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=1)), 2)
 
@@ -95,7 +72,7 @@ def test_operator_equals_torch(problem):
     kind=st.sampled_from(["float32 tf32", "float32 ieee", "bfloat16 ieee", "float16 ieee"]),
     candidate=st.integers(0, 7),
 )
-@pytest.mark.usefixtures("weight_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, candidate):
     from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
@@ -137,7 +114,7 @@ def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, c
         assert grads[0].stride() == torch.empty_like(weight).stride()
 
 
-@pytest.mark.usefixtures("weight_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize("programs", [1, 3, 7])
 def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch, programs):
     from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
@@ -154,7 +131,7 @@ def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch,
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("weight_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 def test_kernels_without_images(device):
     from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
@@ -166,7 +143,7 @@ def test_kernels_without_images(device):
     assert not any(g.any() for g in gpu.weight_grad(y, winner, x, weight, "ieee"))
 
 
-@pytest.mark.usefixtures("weight_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 def test_kernels_repeat_bit_by_bit(device):
     from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
@@ -181,7 +158,7 @@ def test_kernels_repeat_bit_by_bit(device):
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
 
-@pytest.mark.usefixtures("weight_kernels")
+@pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize("in_channels", [3, 16])
 def test_kernel_with_ties_nan_and_dead_windows(device, in_channels):
     from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
