@@ -52,6 +52,7 @@ RATIOS = {
 NATIVE = {
     "onnx both": ["--backend", "onnx", "--returnt", "both"],
     "onnx out": ["--backend", "onnx", "--returnt", "out"],
+    "onnx features": ["--backend", "onnx", "--returnt", "features"],
     "onnx int8 both": ["--backend", "onnx", "--returnt", "both", "--precision", "int8"],
     "aoti both": ["--backend", "aoti", "--returnt", "both"],
     "torchscript both": ["--backend", "torchscript", "--returnt", "both"],
