@@ -9,6 +9,7 @@ to kernels/configs/tuned/ and into DIR. Without a GPU it prints and writes what 
 
 import argparse
 import json
+import multiprocessing
 import shutil
 import statistics
 import subprocess
@@ -86,7 +87,8 @@ def _copy_rate(num_bytes=2**30):
 def precompile():
     """Compiles all candidates on all cores, so that tuning finds them in Triton's cache."""
     number = torch.cuda.get_device_capability()
-    with ProcessPoolExecutor() as pool:
+    # Not forked: this process has a CUDA context by now.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for op in ("conv_relu_pool", "attention", "relu_pool"):
             for part in range(8):
                 pool.submit(_compile_part, op, part, 8, 10 * number[0] + number[1])
