@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,12 +25,15 @@ from gpu_data import time_data
 from gpu_problems import ATTENTION, CONVOLUTIONS, attention_work, conv_work
 from kernel_table import floors, kernels
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tuning import tune
 
 import mammoth_compiled
 from mammoth_compiled.compiler.dispatch import replays
 from mammoth_compiled.compiler.ways import (
     FUSED,
+    POOL,
+    SDPA,
     UNFUSED,
     AttentionProblem,
     step,
@@ -126,7 +130,8 @@ def time_ops(found_limits, out, deadline):
                 continue
             row = time_problem(op, problem, work(problem), found_limits)
             rows.append(row)
-            ours = {name: ms["median"] for name, ms in row["ms"].items() if name != "stock"}
+            taken = (FUSED, POOL, SDPA, UNFUSED)  # the others are for comparison
+            ours = {name: ms["median"] for name, ms in row["ms"].items() if name in taken}
             fastest = min(ours, key=ours.get)
             # Inductor's own form is what UNFUSED becomes when a graph is left alone.
             if row["ms"]["stock"]["median"] < ours[fastest]:
@@ -158,6 +163,8 @@ def time_problem(op, problem, work, found_limits):
         functions["stock"].append(
             step(lambda i=inputs: stock(*i), [t for t in inputs if t is not None], grad)
         )
+    if isinstance(problem, AttentionProblem):
+        functions |= _torch_backends(sets)
     times = {name: [] for name in functions}
     for _ in range(3):  # in turns
         for name, calls in functions.items():
@@ -178,6 +185,24 @@ def time_problem(op, problem, work, found_limits):
         "floor_ms": floor_ms,
         "share_of_floor": floor_ms / medians[FUSED],
     }
+
+
+def _torch_backends(sets):
+    """Torch's own fused attention by each library that takes the problem, named as torch does."""
+    found = {}
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+
+        def call(function, backend=backend):
+            with sdpa_kernel(backend):
+                return function()
+
+        try:
+            call(sets[0][SDPA])
+        except RuntimeError:  # it does not take this dtype
+            continue
+        name = backend.name.removesuffix("_ATTENTION").lower()
+        found[name] = [partial(call, ways[SDPA]) for ways in sets]
+    return found
 
 
 def time_steps(deadline):
