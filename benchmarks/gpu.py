@@ -51,7 +51,7 @@ FRESH_BYTES = 256 * 2**20
 
 
 def chip():
-    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+    return configs.chip_of(torch.device("cuda"))
 
 
 def run_checks(deadline):
@@ -293,9 +293,9 @@ def main():
     parser.add_argument("--skip", nargs="*", default=[], choices=SECTIONS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
     if not torch.cuda.is_available():
         return on_paper(args.out)
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
     start = time.monotonic()
     results = {"timed": True, "device": torch.cuda.get_device_name(), "chip": chip()}
     results["mammoth_compiled"] = mammoth_compiled.__version__

@@ -64,7 +64,6 @@ def write(source: Source, folder: Path) -> list[File]:
 
 def open_file(path: Path, file: File, outputs: Sequence[str], device: torch.device) -> Run:
     """Returns what runs an ONNX file; see `formats.Runnable`."""
-    # The bytes that were hashed are the bytes that are run.
     session = open_session(path, device)
 
     def run(images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ def choose(
     """
     policy, chip = _POLICY.get() or (None, None)
     if device.type == "cuda":
-        chip = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+        chip = chip_of(device)
     fitting = candidates(kernel, dtype, dims, chip)
     if policy is not None:
         return policy(problem_key(dtype, dims), fitting)
@@ -104,6 +104,12 @@ def choose(
     best = tuned(chip).get(kernel, {}).get(problem_key(dtype, dims))
     # A table of an earlier version may name a candidate that is gone.
     return next((config for config in fitting if str(config) == best), fitting[0])
+
+
+def chip_of(device: torch.device) -> str:
+    """Returns the name of a CUDA device's chip in the tables, as in "sm_90"."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
 
 
 def tuned(chip: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import user_cache, write_atomically
-from mammoth_compiled.kernels.configs import tuned
+from mammoth_compiled.kernels.configs import chip_of, tuned
 
 # A way is a function that computes the problem once, forward and, in training, backward.
 Ways = Mapping[str, Callable[[], Any]]
@@ -34,8 +34,7 @@ def fastest(op: str, problem: str, device: torch.device, ways: Callable[[], Ways
         device: A CUDA device.
         ways: Makes the ways, with inputs on the device; called only if they must be measured.
     """
-    major, minor = torch.cuda.get_device_capability(device)
-    shipped: str | None = tuned(f"sm_{major}{minor}").get("winners", {}).get(op, {}).get(problem)
+    shipped: str | None = tuned(chip_of(device)).get("winners", {}).get(op, {}).get(problem)
     if shipped is not None:
         return shipped
     path = _path(device)

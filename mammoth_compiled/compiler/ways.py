@@ -11,6 +11,7 @@ from mammoth_compiled.compiler.dispatch import Ways
 from mammoth_compiled.kernels.attention import attention_op, has_kernel, projections
 from mammoth_compiled.kernels.configs import problem_key
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_op
+from mammoth_compiled.kernels.launch import input_precision
 from mammoth_compiled.kernels.relu_pool import relu_pool_op
 
 FUSED, POOL, UNFUSED, SDPA = "fused", "pool", "unfused", "sdpa"
@@ -118,6 +119,8 @@ class AttentionProblem:
             "keys": self.keys,
             "size": self.size,
             "train": int(self.train),
+            # Strict float32 has no kernel: what was fastest in tf32 says nothing of it.
+            "tf32": int(input_precision(self.dtype, convolution=False) == "tf32"),
         }
         return problem_key(self.dtype, dims)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from mammoth_compiled.compiler import dispatch
+from mammoth_compiled.compiler import dispatch, ways
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA, UNFUSED
 from mammoth_compiled.kernels import launch
@@ -273,6 +273,14 @@ def test_attention_with_heads_of_other_keys(gpu):
     assert found == {"attention": 1}
     assert "heads=3 queries=5 keys=9" in gpu.asked[0]
     torch.testing.assert_close(result, cross(query))
+
+
+def test_attention_in_strict_float32_is_a_problem_of_its_own(gpu, monkeypatch):
+    assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    monkeypatch.setattr(ways, "input_precision", lambda dtype, convolution: "tf32")
+    assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    strict, tf32 = (problem for problem in gpu.asked if "heads" in problem)
+    assert strict != tf32
 
 
 def test_attention_where_torch_is_faster(gpu):
