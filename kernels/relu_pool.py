@@ -70,14 +70,8 @@ def reference_backward(
     batch, rows, columns, channels = grad.shape
     (height, width), (down, right) = window, stride
     if window == stride and padding == (0, 0):
-        cell = torch.arange(height * width, dtype=grad.dtype, device=grad.device)
-        hit = winner[:, :, None, :, None, :] == cell.view(1, 1, height, 1, width, 1)
-        spread = torch.where(hit, grad[:, :, None, :, None, :], 0.0)
-        spread = spread.reshape(batch, rows * height, columns * width, channels)
-        rest = size[0] - rows * height, size[1] - columns * width
-        if any(rest):
-            spread = F.pad(spread, (0, 0, 0, rest[1], 0, rest[0]))
-        return spread.permute(0, 3, 1, 2)
+        flat = batch * rows, columns, channels
+        return _spread(grad.reshape(flat), winner.reshape(flat), batch, size, window)
     padded = size[0] + 2 * padding[0], size[1] + 2 * padding[1]
     total = torch.promote_types(grad.dtype, torch.float32)
     spread = torch.zeros((batch, *padded, channels), dtype=total, device=grad.device)
@@ -87,6 +81,30 @@ def reference_backward(
             spread[:, i : i + rows * down : down, j : j + columns * right : right] += share
     spread = spread[:, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
     return _channels_last(spread.permute(0, 3, 1, 2).to(grad.dtype))
+
+
+def _spread(
+    grad: torch.Tensor, winner: torch.Tensor, batch: int, size: Pair, window: Pair
+) -> torch.Tensor:
+    """Returns the gradient of z, [B, C, H, W], where windows do not overlap.
+
+    Args:
+        grad: [B * OH, OW, C].
+        winner: Likewise, same dtype.
+        batch: B.
+        size: (H, W).
+        window: (height, width).
+    """
+    (height, width), (lines, columns, channels) = window, grad.shape
+    rows = lines // batch
+    cell = torch.arange(height * width, dtype=grad.dtype, device=grad.device)
+    hit = winner[:, None, :, None, :] == cell.view(1, height, 1, width, 1)
+    spread = torch.where(hit, grad[:, None, :, None, :], 0.0)
+    spread = spread.reshape(batch, rows * height, columns * width, channels)
+    rest = size[0] - rows * height, size[1] - columns * width
+    if any(rest):
+        spread = F.pad(spread, (0, 0, 0, rest[1], 0, rest[0]))
+    return spread.permute(0, 3, 1, 2)
 
 
 def relu_pool(z: torch.Tensor, window: Pair) -> torch.Tensor:
@@ -179,25 +197,49 @@ relu_pool_op.register_autograd(_backward, setup_context=_setup)
 
 
 class _ReluPool(torch.autograd.Function):
-    """The reference with a winner that suits Inductor on CPUs.
+    """The reference in the form that Inductor makes the best code of on CPUs.
 
-    It is a bfloat16, which counts exactly to 256: comparisons stay among floats, since masks of
-    bytes are not vectorised on AVX2, and two bytes are few enough that the partitioner keeps this
-    number instead of one mask per cell.
+    The winner is a bfloat16, which counts exactly to 256: comparisons stay among floats, since
+    masks of bytes are not vectorised on AVX2, and two bytes are few enough that the partitioner
+    keeps this number instead of one mask per cell. It is kept as a matrix, [B * OH * OW, C]:
+    Inductor takes whatever has four axes for images and would lay it out anew.
     """
 
     @staticmethod
     def forward(ctx: Any, z: torch.Tensor, window: Pair) -> torch.Tensor:
         y, winner = reference(z, window, window, (0, 0))
-        ctx.save_for_backward(winner.to(torch.bfloat16))
+        flat = winner.permute(0, 2, 3, 1).to(torch.bfloat16).reshape(-1, z.shape[1])
+        ctx.save_for_backward(flat)
         ctx.size, ctx.window = tuple(z.shape[2:]), window
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (winner,) = ctx.saved_tensors
-        window = ctx.window
-        return reference_backward(grads[0], winner, ctx.size, window, window, (0, 0)), None
+        grad = _stored_channels_last(grads[0])
+        batch, channels, rows, columns = grad.shape
+        flat = batch * rows, columns, channels
+        return _spread(
+            grad.permute(0, 2, 3, 1).reshape(flat),
+            winner.view(flat).to(grad.dtype),
+            batch,
+            ctx.size,
+            ctx.window,
+        ), None
+
+
+def _stored_channels_last(grad: torch.Tensor) -> torch.Tensor:
+    """Returns a gradient that lies in memory that way, in Inductor's code too.
+
+    Of `contiguous` Inductor makes no copy, but reads along the wrong axis for each cell of a
+    window.
+    """
+    import torch._inductor.inductor_prims  # noqa: F401 (only who compiles needs it)
+
+    _, channels, rows, columns = grad.shape
+    strides = (rows * columns * channels, 1, columns * channels, channels)
+    laid: torch.Tensor = torch.ops.prims.inductor_force_stride_order(grad, strides)
+    return laid
 
 
 def _cells(z: torch.Tensor, window: Pair, stride: Pair, padding: Pair) -> list[torch.Tensor]:

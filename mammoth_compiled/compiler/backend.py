@@ -12,7 +12,7 @@ from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.patterns import apply_patterns
 
 # Part of the key of what Inductor keeps on disk: to be changed with the functions below.
-CACHE_TAG = "mammoth-1"
+CACHE_TAG = "mammoth-2"
 
 # Functions that patterns write into graphs. torch cannot see whether they changed.
 _IN_GRAPHS = (
