@@ -3,7 +3,8 @@
 `OP.json` lists for every kernel of an operation its candidates, best guess first. An entry holds
 for the dtypes and chips it names, and for problems whose dimensions lie in its `where` ranges.
 `tuned/sm_90.json`, written by `benchmarks/gpu.py --tune`, says which candidate was measured to be
-fastest for a problem on a chip; a problem that was not measured takes the first candidate.
+fastest for a problem on a chip; a problem that was not measured takes the first candidate. A size
+that a graph leaves open, as exported graphs do the batch, is looked up as `concrete` gives it.
 """
 
 import contextlib
@@ -47,6 +48,15 @@ class Config:
 # Picks one of the candidates that fit a problem, given its name.
 Policy = Callable[[str, list[Config]], Config]
 _POLICY: ContextVar[tuple[Policy, str | None] | None] = ContextVar("policy", default=None)
+
+
+def concrete(size: int) -> int:
+    """Returns a size; for one that differs from call to call, the one that choices are made for.
+
+    That is 32, the usual batch. What is chosen must be right for any size.
+    """
+    # Sizes left open are symbols. Comparing one would fix it, or what it is compared with.
+    return size if isinstance(size, int) else 32
 
 
 def problem_key(dtype: torch.dtype, dims: Mapping[str, int]) -> str:
@@ -93,6 +103,7 @@ def choose(
         dims: Sizes of the problem by name.
         device: Where it runs.
     """
+    dims = {name: concrete(size) for name, size in dims.items()}
     policy, chip = _POLICY.get() or (None, None)
     if device.type == "cuda":
         chip = chip_of(device)

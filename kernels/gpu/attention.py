@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels.configs import choose
@@ -359,7 +360,10 @@ def _readable(x: torch.Tensor) -> torch.Tensor:
     padding = -x.shape[-1] % _UNIT.value
     if padding:
         x = F.pad(x, (0, padding))
-    aligned = x.stride(-1) == 1 and all(s % _UNIT.value == 0 for s in x.stride()[:-1])
+    # With an open batch a stride is a symbol, and what is right for one batch must be for all.
+    aligned = x.stride(-1) == 1 and all(
+        statically_known_true(s % _UNIT.value == 0) for s in x.stride()[:-1]
+    )
     return x if aligned else x.contiguous()
 
 

@@ -1,13 +1,15 @@
-"""Reads the nodes of Dynamo's graph: the many spellings of an operation become one.
+"""Reads the nodes of a graph: the many spellings of an operation become one.
 
-Dynamo's graph before AOTAutograd is neither functional nor normalised; this is the one place that
-knows its spellings.
+A graph is Dynamo's, of functions and methods as the user wrote them, or one of torch.export, of
+ATen's operators. Before AOTAutograd neither is functional or normalised; this and `products` are
+the places that know their spellings.
 """
 
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import Node
 from torch.nn import functional as F
 
@@ -17,12 +19,21 @@ _RELU = (F.relu, F.relu_, torch.relu, torch.relu_)
 _POOL = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
 
 
-def is_call(node: Any, functions: tuple[Any, ...], methods: tuple[str, ...]) -> TypeGuard[Node]:
-    """Returns whether a node calls one of some functions, or a tensor's method of one name."""
+def is_call(node: Any, functions: tuple[Any, ...], names: tuple[str, ...]) -> TypeGuard[Node]:
+    """Returns whether a node calls one of some functions, or what ATen or tensors know by a name.
+
+    Args:
+        node: A node, or any other argument of one.
+        functions: Functions of Python.
+        names: Names of tensors' methods and of ATen's operators, whatever the overload.
+    """
     if not isinstance(node, Node):
         return False
     if node.op == "call_method":
-        return node.target in methods
+        return node.target in names
+    if isinstance(node.target, (OpOverload, OpOverloadPacket)):
+        namespace, name = str(node.target).split(".")[:2]
+        return namespace == "aten" and name in names
     # Not `in`: some functions of torch define == in their own way.
     return node.op == "call_function" and any(node.target is f for f in functions)
 
@@ -34,12 +45,12 @@ def argument(node: Node, position: int, name: str) -> Any:
 
 def is_conv(node: Any) -> bool:
     """Returns whether a node is a 2-D convolution."""
-    return is_call(node, _CONV, ())
+    return is_call(node, _CONV, ("conv2d",))
 
 
 def is_batch_norm(node: Any) -> bool:
     """Returns whether a node is a batch norm."""
-    return is_call(node, _BATCH_NORM, ())
+    return is_call(node, _BATCH_NORM, ("batch_norm",))
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def as_conv(node: Any) -> Conv | None:
 
 
 def is_relu(node: Any) -> bool:
-    """Returns whether a node is a relu: function, method or in place."""
+    """Returns whether a node is a relu: function, method or operator, in place or not."""
     return is_call(node, _RELU, ("relu", "relu_"))
 
 
@@ -92,7 +103,7 @@ class Pool:
 
 def as_pool(node: Any) -> Pool | None:
     """Returns the arguments of a max pooling that gives no indices, None for other nodes."""
-    if not is_call(node, _POOL, ()):
+    if not is_call(node, _POOL, ("max_pool2d",)):
         return None
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
@@ -100,8 +111,8 @@ def as_pool(node: Any) -> Pool | None:
         return None
     window = _pair(given.get("kernel_size"))
     stride = given.get("stride")
-    # An empty tuple also means the window.
-    stride = window if stride is None or stride == () else _pair(stride)
+    # Empty also means the window.
+    stride = _pair(stride) if stride else window
     padding, dilation = _pair(given.get("padding", 0)), _pair(given.get("dilation", 1))
     if window is None or stride is None or padding is None or dilation is None:
         return None
@@ -123,5 +134,13 @@ def source(node: Any) -> Any:
 
 def example(node: Any) -> torch.Tensor | None:
     """Returns the fake tensor that stands for a node's value, if there is one."""
-    value = node.meta.get("example_value") if isinstance(node, Node) else None
+    if not isinstance(node, Node):
+        return None
+    # Dynamo's name, and that of torch.export.
+    value = node.meta.get("example_value", node.meta.get("val"))
     return value if isinstance(value, torch.Tensor) else None
+
+
+def is_open(value: torch.Tensor) -> bool:
+    """Returns whether sizes other than the first, the batch's, differ from call to call."""
+    return not all(isinstance(size, int) for size in value.shape[1:])

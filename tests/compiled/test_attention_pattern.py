@@ -57,6 +57,17 @@ def replaced(formula, x):
     return matches
 
 
+def replaced_after_export(exported, formula, x):
+    """Compares values of the rewritten exported graph with eager; returns the matches."""
+    net = Attention(formula)
+    module = exported(net, x)
+    matches = [m for m in apply_patterns(module.graph) if m.pattern == "attention"]
+    module.recompile()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), net(x), rtol=1e-5, atol=1e-6)
+    return matches
+
+
 SCALE = D**-0.5
 SPELLINGS = {
     "bmm": lambda m, q, k, v: torch.bmm(
@@ -107,6 +118,14 @@ def test_several_heads(spelling):
     assert [match.reason for match in matches] == [""]
 
 
+@pytest.mark.parametrize("spelling", [*SPELLINGS, *HEADS])
+def test_every_spelling_is_replaced_after_export(exported, spelling):
+    formula = {**SPELLINGS, **HEADS}[spelling]
+    x = torch.randn(B, H, N, D) if spelling in HEADS else torch.randn(B, N, D)
+    matches = replaced_after_export(exported, formula, x)
+    assert [match.reason for match in matches] == [""]
+
+
 # What looks alike but is something else, or what the fused form cannot do.
 LEFT_ALONE = {
     "softmax over the queries": lambda m, q, k, v: (q @ k.mT).softmax(1) @ v,
@@ -135,6 +154,22 @@ LEFT_ALONE = {
 def test_look_alikes_keep_their_numbers(name):
     matches = replaced(LEFT_ALONE[name], torch.randn(B, N, D))
     assert all(match.reason for match in matches)
+
+
+# torch.export follows the value that was changed: to it this is a factor like any other.
+@pytest.mark.parametrize("name", [n for n in LEFT_ALONE if n != "scores changed in place"])
+def test_look_alikes_are_left_alone_after_export(exported, name):
+    x = torch.randn(B, N, D)
+    matches = replaced_after_export(exported, LEFT_ALONE[name], x)
+    reasons = [match.reason for match in replaced(LEFT_ALONE[name], x)]
+    assert [match.reason for match in matches] == reasons
+    assert all(reasons)
+
+
+def test_scores_changed_in_place_are_scaled_after_export(exported):
+    formula = LEFT_ALONE["scores changed in place"]
+    (match,) = replaced_after_export(exported, formula, torch.randn(B, N, D))
+    assert match.reason == ""
 
 
 @pytest.mark.parametrize("method", ["mT", "transpose"])

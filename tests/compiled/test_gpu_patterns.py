@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from mammoth_compiled.compiler import dispatch, ways
 from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.compiler.patterns.match import OPEN_SIZE
 from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA, UNFUSED
 from mammoth_compiled.kernels import launch
 from mammoth_compiled.kernels.attention import projections
@@ -49,25 +50,31 @@ def gpu(monkeypatch):
 
 def to_cuda(graph):
     """Makes every value that the graph tells of one on a GPU."""
-    with FakeTensorMode():
-        for node in graph.nodes:
-            value = node.meta.get("example_value")
-            if isinstance(value, torch.Tensor):
-                made = torch.empty_strided(
-                    value.shape, value.stride(), dtype=value.dtype, device="cuda"
-                )
-                node.meta["example_value"] = made.requires_grad_(value.requires_grad)
+    for node in graph.nodes:
+        for key in ("example_value", "val"):
+            value = node.meta.get(key)
+            if isinstance(value, FakeTensor):
+                with value.fake_mode:  # which knows the sizes left open
+                    made = torch.empty_strided(
+                        value.shape, value.stride(), dtype=value.dtype, device="cuda"
+                    )
+                node.meta[key] = made.requires_grad_(value.requires_grad)
+
+
+def rewrite(graph):
+    """Rewrites a graph module for a GPU; returns the matches and the count of operators of ours."""
+    to_cuda(graph.graph)
+    matches = apply_patterns(graph.graph)
+    graph.recompile()
+    names = [name for n in graph.graph.nodes for name, f in OURS.items() if n.target is f]
+    return matches, dict(Counter(names))
 
 
 def rewriting(graphs):
-    """Returns a backend that rewrites for a GPU; `graphs` gets (matches, operators of ours)."""
+    """Returns a backend that rewrites for a GPU; `graphs` gets what `rewrite` returns."""
 
     def backend(graph, _):
-        to_cuda(graph.graph)
-        matches = apply_patterns(graph.graph)
-        graph.recompile()
-        names = [name for n in graph.graph.nodes for name, f in OURS.items() if n.target is f]
-        graphs.append((matches, dict(Counter(names))))
+        graphs.append(rewrite(graph))
         return graph
 
     return backend
@@ -360,3 +367,83 @@ def test_projections_left_alone(gpu):
     gpu.ways["projections"] = UNFUSED
     matches, found = assert_same_numbers(Heads(lambda y: y.transpose(1, 2)), torch.rand(2, 64, 8))
     assert (found, matches[0].reason) == ({}, "three products were measured to be faster")
+
+
+EXPORTED = {
+    **{style.__name__: (style, (3, 8, 8)) for style in (Functional, Modules, Methods)},
+    "stem": (Stem, (3, 32, 32)),
+    **{f.__name__: (lambda f=f: Attention(f), (64, 8)) for f in (bmm, operators, einsum)},
+    "view": (lambda: Heads(lambda y: y.view(len(y), 64, 4, 2)), (64, 8)),
+    "contiguous view": (lambda: Heads(lambda y: y.view(len(y), -1)), (64, 8)),
+    "permute": (lambda: Heads(lambda y: y.permute(2, 0, 1)), (64, 8)),
+    "few tokens": (lambda: Attention(bmm), (7, 8)),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exported_graphs_are_rewritten_as_dynamos(gpu, exported, name, first):
+    if not first:
+        gpu.ways = {"conv_relu_pool": POOL, "attention": SDPA, "projections": UNFUSED}
+    make, shape = EXPORTED[name]
+    # The batch that is chosen for where any may come.
+    net, images = make().eval(), torch.rand(32, *shape)
+    module = exported(net, images)
+    with torch.no_grad():
+        expected, matches, found = rewritten(net, images)
+        asked = gpu.asked.copy()
+        gpu.asked.clear()
+        module_matches, module_found = rewrite(module)
+        torch.testing.assert_close(module(images), expected, check_stride=True)
+    assert (module_found, gpu.asked) == (found, asked)
+    assert [(m.pattern, m.reason, m.by) for m in module_matches] == [
+        (m.pattern, m.reason, m.by) for m in matches
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "fused", "other"),
+    [
+        ("cnn", {"fused conv": 2}, {"pool": 2}),
+        ("cnn-wide", {"fused conv": 2}, {"pool": 2}),
+        ("attention-cnn", {"attention": 2, "projections": 1}, {"sdpa": 2, "projections": 1}),
+        ("resnet18", {}, {}),
+    ],
+)
+def test_exported_backbones_keep_their_numbers_for_any_batch(gpu, exported, name, fused, other):
+    narrow = {
+        p.name: 8 for p in backbones[name].parameters if p.name in ("num_filters", "num_channels")
+    }
+    net = backbones[name].target(num_classes=3, **narrow).eval()
+    for expected in (fused, other):
+        module = exported(net, torch.rand(2, 3, 32, 32))
+        with torch.no_grad():
+            assert rewrite(module)[1] == expected
+            for batch in (1, 3):
+                images = torch.rand(batch, 3, 32, 32)
+                torch.testing.assert_close(module(images), net(images), rtol=1e-4, atol=1e-5)
+        gpu.ways |= {"conv_relu_pool": POOL, "attention": SDPA}
+    assert all("train=0" in problem and "batch=32" in problem for problem in gpu.asked)
+
+
+def test_sizes_other_than_the_batch_that_are_left_open(gpu):
+    def tokens_open(x):
+        return torch.softmax(x @ x.mT, -1) @ x
+
+    def height_open(x):
+        return F.max_pool2d(F.relu(F.conv2d(x, torch.ones(4, 3, 3, 3), padding=1)), 2)
+
+    linear = [torch.rand(8, 8) for _ in range(3)]
+
+    def projected(x):
+        return [F.linear(x, weight).mT for weight in linear]
+
+    shapes = {tokens_open: (2, 64, 8), height_open: (2, 3, 64, 8), projected: (2, 64, 8)}
+    for function, shape in shapes.items():
+        images = torch.rand(shape)
+        torch._dynamo.mark_dynamic(images, len(shape) - 2)
+        result, (match,), found = rewritten(function, images)
+        assert (found, match.reason) == ({}, OPEN_SIZE)
+        for one, two in zip(result, function(images), strict=True):
+            assert torch.equal(one, two)
+    assert gpu.asked == []

@@ -1,4 +1,4 @@
-"""What the backend replaces in Dynamo's graph, what it leaves alone, and that numbers stay."""
+"""What is replaced in graphs of Dynamo and torch.export, what is left alone, that numbers stay."""
 
 import copy
 
@@ -56,6 +56,15 @@ def assert_same_numbers(net, images):
     return matches
 
 
+def assert_same_numbers_exported(module, net, images):
+    """Rewrites an exported graph and compares its result with eager; returns the matches."""
+    matches = apply_patterns(module.graph)
+    module.recompile()
+    with torch.no_grad():
+        torch.testing.assert_close(module(images), net(images), rtol=1e-5, atol=1e-6)
+    return matches
+
+
 SPELLINGS = {
     "module pool, F.relu": lambda m, x: m.pool(F.relu(m.convs[0](x))),
     "nn.ReLU": lambda m, x: m.pool(m.relu(m.convs[0](x))),
@@ -84,6 +93,13 @@ def test_every_spelling_is_replaced(spelling):
     matches = assert_same_numbers(Block(SPELLINGS[spelling]), torch.rand(2, 3, 8, 8))
     assert [match.reason for match in matches] == [""]
     assert {match.pattern for match in matches} == {"conv-relu-pool"}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_is_replaced_after_export(exported, spelling):
+    net, images = Block(SPELLINGS[spelling]), torch.rand(2, 3, 8, 8)
+    matches = assert_same_numbers_exported(exported(net, images), net, images)
+    assert [(match.pattern, match.reason) for match in matches] == [("conv-relu-pool", "")]
 
 
 def test_several_in_a_row():
@@ -152,6 +168,16 @@ def test_what_is_left_alone_and_why(name):
     assert torch.equal(result, other(images))
 
 
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_is_left_alone_after_export_and_why(exported, name):
+    tail, reason = LEFT_ALONE[name]
+    net, images = Block(tail), torch.rand(2, 3, 16, 16)
+    module = exported(net, images)
+    before = str(module.graph)
+    assert [match.reason for match in apply_patterns(module.graph)] == [reason]
+    assert str(module.graph) == before
+
+
 def test_a_relu_in_place_whose_result_is_not_used():
     def tail(m, x):
         y = m.convs[0](x)
@@ -172,16 +198,26 @@ def test_pooling_that_returns_indices():
     assert matches == []
 
 
+def test_pooling_that_returns_indices_after_export(exported):
+    net = Block(lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 2, return_indices=True)[0])
+    images = torch.rand(2, 3, 8, 8)
+    assert assert_same_numbers_exported(exported(net, images), net, images) == []
+
+
 @pytest.mark.parametrize("name", ["cnn", "cnn-wide", "attention-cnn", "mnistmlp", "resnet18"])
-def test_backbones_keep_their_numbers(name):
+def test_backbones_keep_their_numbers(exported, name):
     shape = (1, 28, 28) if name == "mnistmlp" else (3, 32, 32)
     narrow = {
         p.name: 4 for p in backbones[name].parameters if p.name in ("num_filters", "num_channels")
     }
     net = backbones[name].target(num_classes=3, **narrow).eval()
-    matches = assert_same_numbers(net, torch.rand(2, *shape))
+    images = torch.rand(2, *shape)
+    module = exported(net, images)
+    matches = assert_same_numbers(net, images)
     replaced = [m for m in matches if m.pattern == "conv-relu-pool" and not m.reason]
     assert len(replaced) == (2 if name in ("cnn", "cnn-wide") else 0)
+    after_export = assert_same_numbers_exported(module, net, torch.rand(3, *shape))
+    assert [m.reason for m in after_export] == [m.reason for m in matches]
 
 
 def test_explanation_names_what_was_done():

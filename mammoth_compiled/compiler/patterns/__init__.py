@@ -1,7 +1,7 @@
 """What is replaced in a graph: the table of patterns, one a file.
 
-A pattern takes Dynamo's graph, rewrites it in place where its guards hold, and says where it
-looked. A graph that no pattern fits stays as it is.
+A pattern takes a graph of Dynamo or of torch.export, rewrites it in place where its guards hold,
+and says where it looked. A graph that no pattern fits stays as it is.
 """
 
 from collections.abc import Callable, Iterable

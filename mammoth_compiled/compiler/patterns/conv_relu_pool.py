@@ -16,6 +16,7 @@ from mammoth_compiled.compiler.nodes import (
     example,
     is_batch_norm,
     is_conv,
+    is_open,
     is_relu,
     source,
 )
@@ -24,9 +25,10 @@ from mammoth_compiled.compiler.patterns.layout import (
     channels_last,
     replace_with,
 )
-from mammoth_compiled.compiler.patterns.match import Match
+from mammoth_compiled.compiler.patterns.match import OPEN_SIZE, Match
 from mammoth_compiled.compiler.ways import FUSED, POOL, UNFUSED, ConvProblem
 from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.configs import concrete
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_op
 from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool, relu_pool_op
 
@@ -80,6 +82,8 @@ def _why_not(producer: object, first: Node, pool: Pool, value: torch.Tensor | No
         return f"the pooling window has more than {MAX_CELLS} cells"
     if on_cpu:
         return "" if pool.tiles else "the pooling windows overlap, are padded or leave gaps"
+    if is_open(value):
+        return OPEN_SIZE
     if not launch.supports(value.device):
         return "Triton kernels want a CUDA GPU of compute capability 8.0 or newer, and Triton"
     if pool.dilation != (1, 1) or pool.ceil_mode:
@@ -150,7 +154,7 @@ def _fastest(place: _Place) -> str:
     batch, channels, height, width = images.shape
     problem = ConvProblem(
         value.dtype,
-        batch,
+        concrete(batch),
         channels,
         height,
         width,

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# Kernels are compiled for every size but the batch's.
+OPEN_SIZE = "a size other than the batch's differs from call to call"
+
 
 @dataclass(frozen=True)
 class Match:

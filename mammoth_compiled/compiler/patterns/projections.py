@@ -6,22 +6,30 @@ from dataclasses import dataclass
 
 import torch
 from torch.fx import Graph, Node
-from torch.nn import functional as F
 
 from mammoth_compiled.compiler import dispatch
-from mammoth_compiled.compiler.nodes import argument, example, is_call, source
+from mammoth_compiled.compiler.nodes import argument, example, is_call, is_open, source
 from mammoth_compiled.compiler.patterns.layout import product_dtype
-from mammoth_compiled.compiler.patterns.match import Match
+from mammoth_compiled.compiler.patterns.match import OPEN_SIZE, Match
+from mammoth_compiled.compiler.products import is_linear, is_product
 from mammoth_compiled.compiler.ways import FUSED, ProjectionProblem
 from mammoth_compiled.kernels.attention import projections as projections_of
+from mammoth_compiled.kernels.configs import concrete
 from mammoth_compiled.kernels.launch import KERNEL_DTYPES
 
 # With fewer tokens nothing is gained, with more the products themselves take the time.
 MIN_TOKENS, MAX_TOKENS = 64, 256
 
-# What reads any strides.
-_PRODUCTS = (torch.bmm, torch.matmul, operator.matmul, torch.ops.aten.mT, getattr)
-_READERS = ("transpose", "permute", "unsqueeze", "reshape", "unflatten")
+# What reads any strides, products aside: attributes such as mT, and copies and views.
+_READERS = (
+    getattr,
+    torch.transpose,
+    torch.permute,
+    torch.unsqueeze,
+    torch.reshape,
+    torch.unflatten,
+)
+_READER_NAMES = ("mT", *(function.__name__ for function in _READERS[1:]))
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,15 @@ def _groups(graph: Graph) -> list[tuple[Node, list[_Layer]]]:
     """Returns the linear layers of a graph by what they read, in order."""
     groups: dict[Node, list[_Layer]] = {}
     for node in graph.nodes:
-        if is_call(node, (F.linear,), ()) and isinstance(source(node), Node):
+        if is_linear(node) and isinstance(source(node), Node):
             layer = _Layer(node, argument(node, 1, "weight"), argument(node, 2, "bias"))
             groups.setdefault(source(node), []).append(layer)
     return list(groups.items())
 
 
 def _why_not(value: torch.Tensor, layers: list[_Layer]) -> str:
+    if is_open(value):
+        return OPEN_SIZE
     batch, tokens, channels = value.shape
     if not MIN_TOKENS <= tokens <= MAX_TOKENS:
         return f"it pays for {MIN_TOKENS} to {MAX_TOKENS} tokens"
@@ -69,7 +79,7 @@ def _why_not(value: torch.Tensor, layers: list[_Layer]) -> str:
         return "its numbers are not bfloat16, float16 or float32"
     problem = ProjectionProblem(
         product_dtype(value),
-        batch,
+        concrete(batch),
         tokens,
         channels,
         sizes=tuple(weight.shape[0] for weight in weights if weight is not None),
@@ -83,9 +93,9 @@ def _why_not(value: torch.Tensor, layers: list[_Layer]) -> str:
 
 def _takes_strides(user: Node) -> bool:
     """Returns whether a node reads rows that lie apart; a view may but split the last dimension."""
-    if is_call(user, _PRODUCTS, (*_READERS, "bmm", "matmul")):
+    if is_product(user) or is_call(user, _READERS, _READER_NAMES):
         return True
-    if user.op == "call_method" and user.target == "view":
+    if is_call(user, (), ("view",)):
         value, result = example(source(user)), example(user)
         sizes = user.args[1] if isinstance(user.args[1], (tuple, list)) else user.args[1:]
         shape = result.shape if result is not None else sizes
