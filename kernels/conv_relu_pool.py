@@ -13,7 +13,13 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels import relu_pool
-from mammoth_compiled.kernels.launch import KERNEL_DTYPES, input_precision, on_gpu, operator
+from mammoth_compiled.kernels.launch import (
+    KERNEL_DTYPES,
+    empty_images,
+    input_precision,
+    on_gpu,
+    operator,
+)
 from mammoth_compiled.kernels.problem import Work
 
 _POOL = ((2, 2), (2, 2), (0, 0))
@@ -163,13 +169,13 @@ def weight_grad_op(
 @conv_relu_pool_op.register_fake
 def _fake(x: Any, weight: Any, bias: Any) -> tuple[torch.Tensor, torch.Tensor]:
     batch, _, height, width = x.shape
-    y = _empty_images((batch, weight.shape[0], height // 2, width // 2), x)
+    y = empty_images((batch, weight.shape[0], height // 2, width // 2), x)
     return y, torch.empty_like(y, dtype=torch.int8)
 
 
 @input_grad_op.register_fake
 def _fake_input_grad(grad: Any, winner: Any, weight: Any, size: Any) -> torch.Tensor:
-    return _empty_images((grad.shape[0], weight.shape[1], *size), grad)
+    return empty_images((grad.shape[0], weight.shape[1], *size), grad)
 
 
 @weight_grad_op.register_fake
@@ -226,12 +232,6 @@ def work(
 
 def _has_kernel(x: torch.Tensor) -> bool:
     return on_gpu(x) and x.dtype in KERNEL_DTYPES
-
-
-def _empty_images(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-    )
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

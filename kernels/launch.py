@@ -137,6 +137,16 @@ def input_precision(dtype: torch.dtype, *, convolution: bool) -> str:
     return "tf32" if precision == "tf32" else "ieee"
 
 
+def empty_images(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Returns uninitialised images [B, C, H, W] in channels_last, with another's dtype and device.
+
+    For results of kernels in compiled graphs: Inductor does not leave `torch.empty` with a memory
+    format uninitialised, it launches a kernel that fills it.
+    """
+    batch, channels, height, width = shape
+    return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+
+
 def ceil_div(a: int, b: int) -> int:
     """Returns a / b rounded up."""
     return -(-a // b)

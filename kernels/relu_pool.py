@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels.launch import KERNEL_DTYPES, on_gpu, operator
+from mammoth_compiled.kernels.launch import KERNEL_DTYPES, empty_images, on_gpu, operator
 
 # The operator keeps winners as int8, and one number past the last cell says that relu cut it off.
 MAX_CELLS = 126
@@ -163,23 +163,13 @@ def _fake(z: Any, window: Any, stride: Any, padding: Any) -> tuple[torch.Tensor,
     rows, columns = (
         (z.shape[2 + k] + 2 * padding[k] - window[k]) // stride[k] + 1 for k in range(2)
     )
-    y = torch.empty(
-        (z.shape[0], z.shape[1], rows, columns),
-        dtype=z.dtype,
-        device=z.device,
-        memory_format=torch.channels_last,
-    )
+    y = empty_images((z.shape[0], z.shape[1], rows, columns), z)
     return y, torch.empty_like(y, dtype=torch.int8)
 
 
 @relu_pool_backward_op.register_fake
 def _fake_backward(grad: Any, winner: Any, size: Any, *_: Any) -> torch.Tensor:
-    return torch.empty(
-        (*grad.shape[:2], *size),
-        dtype=grad.dtype,
-        device=grad.device,
-        memory_format=torch.channels_last,
-    )
+    return empty_images((*grad.shape[:2], *size), grad)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:

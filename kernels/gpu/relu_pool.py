@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from mammoth_compiled.kernels.configs import choose
-from mammoth_compiled.kernels.launch import ceil_div, launch
+from mammoth_compiled.kernels.launch import ceil_div, empty_images, launch
 from mammoth_compiled.kernels.problem import Problem
 
 Pair = tuple[int, int]
@@ -119,12 +119,7 @@ def forward(
     batch, channels, height, width = z.shape
     rows = (height + 2 * padding[0] - window[0]) // stride[0] + 1
     columns = (width + 2 * padding[1] - window[1]) // stride[1] + 1
-    y = torch.empty(
-        (batch, channels, rows, columns),
-        dtype=z.dtype,
-        device=z.device,
-        memory_format=torch.channels_last,
-    )
+    y = empty_images((batch, channels, rows, columns), z)
     winner = torch.empty_like(y, dtype=torch.int8)
     _run(_forward, "relu_pool.forward", z, y, (z, y, winner), y, window, stride, padding)
     return y, winner
@@ -143,12 +138,7 @@ def backward(
         stride: Steps down and right.
         padding: Rows and columns added on each side.
     """
-    grad_z = torch.empty(
-        (*grad.shape[:2], *size),
-        dtype=grad.dtype,
-        device=grad.device,
-        memory_format=torch.channels_last,
-    )
+    grad_z = empty_images((*grad.shape[:2], *size), grad)
     tensors = (grad, winner, grad_z)
     _run(_backward, "relu_pool.backward", grad_z, grad, tensors, grad_z, window, stride, padding)
     return grad_z

@@ -12,7 +12,7 @@ import torch
 
 from mammoth_compiled.kernels.configs import Config, choose
 from mammoth_compiled.kernels.gpu.conv_relu_pool import kernels
-from mammoth_compiled.kernels.launch import ceil_div, launch
+from mammoth_compiled.kernels.launch import ceil_div, empty_images, launch
 from mammoth_compiled.kernels.problem import Problem
 
 # Programs that share the pixels of a weight gradient: about two for each multiprocessor of today's
@@ -33,7 +33,7 @@ def forward(
     """
     batch, _, height, width = x.shape
     out_channels = weight.shape[0]
-    y = _images((batch, out_channels, height // 2, width // 2), x)
+    y = empty_images((batch, out_channels, height // 2, width // 2), x)
     winner = torch.empty_like(y, dtype=torch.int8)
     weight, strides = _one_stride_of_taps(weight)
     config, constants = _choose("forward", x, weight, precision)
@@ -61,7 +61,7 @@ def input_grad(
         precision: "tf32" or "ieee".
     """
     in_channels = weight.shape[1]
-    grad_x = _images((grad.shape[0], in_channels, *size), grad)
+    grad_x = empty_images((grad.shape[0], in_channels, *size), grad)
     weight, strides = _one_stride_of_taps(weight)
     config, constants = _choose("input_grad", grad_x, weight, precision)
     num_pixels = grad.shape[0] * size[0] * size[1]
@@ -140,13 +140,6 @@ def _one_stride_of_taps(weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, i
     if weight.stride(2) != 3 * weight.stride(3):
         weight = weight.contiguous(memory_format=torch.channels_last)
     return weight, {"WN": weight.stride(0), "WC": weight.stride(1), "WT": weight.stride(3)}
-
-
-def _images(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Returns uninitialised images in channels_last."""
-    return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-    )
 
 
 def problems() -> Iterator[Problem]:
