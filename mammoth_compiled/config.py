@@ -126,6 +126,12 @@ def add_base_args(parser: ArgumentParser) -> None:
         default="auto",
         help="Run the backbone compiled; auto: on a GPU always, on a CPU where it pays.",
     )
+    add(
+        "--cuda_graph",
+        choices=["auto", "off"],
+        default="auto",
+        help="Run the whole training step as one CUDA graph where that can be done.",
+    )
     add("--amp", choices=["off", "bf16", "fp16"], default="off", help="Precision of the backbone.")
     add("--num_workers", type=non_negative_int, help="Processes for data that is read one by one.")
 

@@ -79,6 +79,7 @@ class Buffer:
         # Rows known to be filled: how many a policy has filled is first known to the device alone.
         self._num_filled = num_filled or 0
         self._count_is_old = num_filled is None
+        self._most_wanted = 0
 
     def __len__(self) -> int:
         """Returns the number of filled rows."""
@@ -88,6 +89,7 @@ class Buffer:
         """Returns min(wanted, filled rows), waiting for the device only if it is in doubt."""
         if "filled" not in self._state:
             return min(wanted, self.num_seen_examples, self.buffer_size)
+        self._most_wanted = max(self._most_wanted, wanted)
         if self._count_is_old and self._num_filled < wanted:
             self._num_filled, self._count_is_old = int(self._state["filled"].sum()), False
         return min(wanted, self._num_filled)
@@ -99,6 +101,19 @@ class Buffer:
     def is_full(self) -> bool:
         """Returns whether all rows are filled."""
         return len(self) == self.buffer_size
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what is read no longer depends on how many rows are filled.
+
+        From then on a training step does the same operations every time, on the same memory, so
+        that it can be captured as a CUDA graph.
+        """
+        if self._policy.choose is None:
+            return True  # it changes between tasks only
+        if "filled" in self._state:
+            return self._num_filled >= self._most_wanted
+        return self.num_seen_examples >= self.buffer_size
 
     @property
     def used_attributes(self) -> list[str]:
@@ -153,19 +168,24 @@ class Buffer:
             return
         classes = self._classes(rows) if self.by_class else torch.empty(0, dtype=torch.int64)
         self._accept(rows)
-        batch = len(rows["examples"])
-        slots, state = self._policy.choose(
-            self._state,
-            self._policy.draw(batch, self.device),
-            classes,
-            self.num_seen_examples,
-            self.buffer_size,
-        )
-        owner = slot_owners(slots, self.buffer_size)
-        for name, value in rows.items():
-            write_slots(getattr(self, name), value.to(self.device), slots, owner)
+        stores = [getattr(self, name) for name in rows]
+        values = [value.to(self.device) for value in rows.values()]
+        batch = len(values[0])
+        if self._policy.update is not None and "random" in self._state:
+            self._policy.update(self._state, stores, values)
+        else:
+            draws = self._policy.draw(batch, self.device)
+            slots, state = self._policy.choose(
+                self._state, draws, classes, self.num_seen_examples, self.buffer_size
+            )
+            owner = slot_owners(slots, self.buffer_size)
+            for store, value in zip(stores, values, strict=True):
+                write_slots(store, value, slots, owner)
+            for name, tensor in state.items():
+                # In place, where a captured step looks for it.
+                self._state[name].copy_(tensor)
         self.num_seen_examples += batch
-        self._state, self._count_is_old = state, True
+        self._count_is_old = True
 
     def _classes(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
         if "labels" not in rows:
@@ -267,11 +287,13 @@ class Buffer:
 
     def _draw(self, size: int) -> torch.Tensor:
         filled = self._state.get("filled")
-        if filled is None:
-            return torch.randperm(len(self), device=self.device)[:size]
+        if filled is None and self.device.type == "cpu":
+            return torch.randperm(len(self))[:size]
         # The rows with the largest of random numbers, those not filled last.
-        key = torch.rand(self.buffer_size, device=self.device)
-        return key.masked_fill_(~filled, -1).topk(size).indices
+        key = torch.rand(len(self) if filled is None else self.buffer_size, device=self.device)
+        if filled is not None:
+            key.masked_fill_(~filled, -1)
+        return key.topk(size).indices
 
     def get_data_by_index(
         self, indexes: torch.Tensor, transform: Any = None, device: str | torch.device | None = None
@@ -325,8 +347,10 @@ class Buffer:
         for name, tensor in state["data"].items():
             setattr(self, name, tensor.to(self.device))
         self.num_seen_examples = state["num_seen_examples"]
+        # Bare tensors, as `serialize` returns them, say no more than how many there are.
+        held = state.get("policy_state") or {"seen": torch.tensor(self.num_seen_examples)}
         self._set_state(
-            {name: tensor.to(self.device) for name, tensor in state.get("policy_state", {}).items()}
+            {**self._state, **{name: tensor.to(self.device) for name, tensor in held.items()}}
         )
 
 

@@ -1,5 +1,5 @@
 """From a dataset's images to batches on the device."""
 
-from mammoth_compiled.data.loader import TaskLoader
+from mammoth_compiled.data.loader import LazyBatch, TaskLoader
 
-__all__ = ["TaskLoader"]
+__all__ = ["LazyBatch", "TaskLoader"]

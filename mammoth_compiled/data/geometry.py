@@ -28,7 +28,7 @@ def random_crop(transform: Any) -> BatchTransform:
     if not isinstance(fill, (int, float)):
         raise CannotBatchError("RandomCrop with a fill per channel")
     height, width = transform.size
-    left, top, right, bottom = _four_sides(transform)
+    left, top, right, bottom = four_sides(transform)
 
     def crop(images: torch.Tensor) -> torch.Tensor:
         rows = images.shape[2] + top + bottom - height
@@ -52,7 +52,7 @@ def random_crop(transform: Any) -> BatchTransform:
     return crop
 
 
-def _four_sides(transform: Any) -> tuple[int, int, int, int]:
+def four_sides(transform: Any) -> tuple[int, int, int, int]:
     """Returns (left, top, right, bottom) of a RandomCrop's padding."""
     padding = transform.padding
     if padding is None:

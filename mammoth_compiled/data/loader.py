@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, default_collate
 from mammoth_compiled.data.source import ArraySource, array_source
 from mammoth_compiled.data.stream import stream
 from mammoth_compiled.data.transforms import CannotBatchError
+
+# The function that makes a batch, and what of.
+LazyBatch = tuple[Callable[..., tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
 
 
 class TaskLoader:
@@ -60,6 +63,16 @@ class TaskLoader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yields (inputs, labels, not_aug_inputs) on the device; see `Batch`."""
+        for make, tensors in self.lazy_batches():
+            yield make(*tensors)
+
+    def lazy_batches(self) -> Iterator[LazyBatch]:
+        """Yields the batches of an epoch before they are made, so that who trains may capture that.
+
+        Yields:
+            A function and its tensors, on the device. It returns the batch, without waiting for
+            the device and with operations that depend on the tensors' shapes only.
+        """
         source = self._current_source()
         return self._from_loader() if source is None else self._from_source(source)
 
@@ -87,17 +100,19 @@ class TaskLoader:
             self._source = None
             self.fallback_reason = str(error)
 
-    def _from_source(self, source: ArraySource) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _from_source(self, source: ArraySource) -> Iterator[LazyBatch]:
+        if source.fused is not None:
+            source.fused.begin_epoch()
         order = torch.randperm if self.shuffle else torch.arange
         batches = order(len(source.labels), device=source.images.device).split(self.batch_size)
         if source.streamed:
             for rows in stream((source.images, source.labels), batches, self.device):
-                yield source.finish(*rows)
+                yield source.finish, rows
         else:
             for index in batches:
-                yield source.batch(index)
+                yield source.batch, (index,)
 
-    def _from_loader(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _from_loader(self) -> Iterator[LazyBatch]:
         loader = DataLoader(
             self.dataset,
             batch_size=self.batch_size,
@@ -107,13 +122,22 @@ class TaskLoader:
             worker_init_fn=_seed_worker,
         )
         for batch in loader:
-            yield self._to_device(batch)
+            yield made(self._to_device(batch))
 
     def _to_device(self, batch: Any) -> tuple[torch.Tensor, ...]:
         inputs, labels, *not_aug = batch
         inputs = inputs.to(self.device, non_blocking=True)
         labels = labels.to(self.device, dtype=torch.int64, non_blocking=True)
         return inputs, labels, *(t.to(self.device, non_blocking=True) for t in not_aug)
+
+
+def made(batch: Sequence[torch.Tensor]) -> LazyBatch:
+    """Returns a batch that was made elsewhere in the form of `TaskLoader.lazy_batches`."""
+    return _as_it_is, tuple(batch)
+
+
+def _as_it_is(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return batch
 
 
 def _seed_worker(worker: int) -> None:

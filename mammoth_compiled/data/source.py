@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mammoth_compiled.data.fused import FusedBatches, recipe
 from mammoth_compiled.data.stream import fits, say_streamed
 from mammoth_compiled.data.transforms import Batched, CannotBatchError, batch_transform, to_float
+from mammoth_compiled.kernels.launch import supports
 
 # So many that a change made to every tenth image at random escapes once in 850 times.
 PROBES = 64
@@ -29,6 +31,7 @@ class ArraySource:
         streamed: Whether images and labels stay in host memory, as they are too large.
         transform: Stands for the dataset's `transform`.
         not_aug: Stands for its `not_aug_transform`; None where items have no third part.
+        fused: Does the work of both by one kernel; None where it cannot.
     """
 
     data: Any
@@ -40,6 +43,7 @@ class ArraySource:
     streamed: bool
     transform: Batched
     not_aug: Batched | None
+    fused: FusedBatches | None = None
 
     def is_current(self, dataset: Any) -> bool:
         """Returns whether the dataset still holds the arrays and transform this was made from."""
@@ -58,6 +62,10 @@ class ArraySource:
         Returns:
             inputs [B, C, H, W], labels [B] and, where items have it, not_aug_inputs [B, C, H, W].
         """
+        if self.fused is not None:
+            inputs, plain = self.fused.batch(index)
+            labels = self.labels[index]
+            return (inputs, labels) if plain is None else (inputs, labels, plain)
         images, labels = self.images[index], self.labels[index]
         return self.finish(images.to(self.device), labels.to(self.device))
 
@@ -114,8 +122,12 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
         say_streamed(device)
     else:
         images, labels = images.to(device), labels.to(device)
-    own = dataset.transform
-    return ArraySource(data, targets, own, images, labels, device, streamed, transform, not_aug)
+    own, fused = dataset.transform, None
+    if supports(device) and not streamed and (numbers := recipe(own)) is not None:
+        fused = FusedBatches(images, numbers, plain=not_aug is not None)
+    return ArraySource(
+        data, targets, own, images, labels, device, streamed, transform, not_aug, fused
+    )
 
 
 def _prove(dataset: Any, data: np.ndarray, labels: torch.Tensor) -> Batched | None:

@@ -18,6 +18,10 @@ class LossMonitor:
     Args:
         model: The model in training.
         task: Task number for the message, from 1.
+
+    Attributes:
+        last: The loss read last.
+        lr: The step size at that time.
     """
 
     def __init__(self, model: ContinualModel, task: int) -> None:
@@ -26,11 +30,7 @@ class LossMonitor:
         self._task = task
         self._every = READ_EVERY if model.device.type == "cuda" else 1
         self._pending: list[tuple[Any, int, int]] = []
-
-    @property
-    def lr(self) -> float:
-        """The current step size."""
-        return float(self._model.opt.param_groups[0]["lr"])
+        self.lr = self._read_lr()
 
     def add(self, loss: float | torch.Tensor, epoch: int, step: int) -> None:
         """Takes the loss of a step; both counts are from 1.
@@ -51,6 +51,7 @@ class LossMonitor:
     def read(self) -> None:
         """Waits for the losses taken and checks them."""
         pending, self._pending = self._pending, []
+        self.lr = self._read_lr()
         tensors = [loss for loss, _, _ in pending if isinstance(loss, torch.Tensor)]
         values = iter(
             torch.stack([t.detach().reshape(()) for t in tensors]).tolist() if tensors else []
@@ -63,3 +64,8 @@ class LossMonitor:
                     f"(lr {self.lr:g}): try a smaller --lr, or check the images for values that "
                     "are not finite"
                 )
+
+    def _read_lr(self) -> float:
+        # On a GPU it may be a tensor, for which the host would wait.
+        groups = getattr(self._model.opt, "param_groups", [{}])
+        return float(groups[0].get("lr", math.nan))

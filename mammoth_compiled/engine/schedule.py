@@ -30,7 +30,7 @@ def schedule(model: ContinualModel, args: Namespace) -> Iterator[Callable[[], No
     if kind == "none" or not isinstance(optimiser, torch.optim.Optimizer):
         yield lambda: None
         return
-    before = [group["lr"] for group in optimiser.param_groups]
+    before = [float(group["lr"]) for group in optimiser.param_groups]
     plan: lr_scheduler.LRScheduler
     if kind == "cosine":
         plan = lr_scheduler.CosineAnnealingLR(optimiser, args.n_epochs)

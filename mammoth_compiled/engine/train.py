@@ -14,6 +14,8 @@ from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.console import say
+from mammoth_compiled.data import TaskLoader
+from mammoth_compiled.data.loader import made
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.forward import policy_of
@@ -21,7 +23,8 @@ from mammoth_compiled.engine.monitor import LossMonitor
 from mammoth_compiled.engine.policy import batch_sizes, decide
 from mammoth_compiled.engine.saving import resume, save
 from mammoth_compiled.engine.schedule import schedule
-from mammoth_compiled.errors import DataError, TrainingError
+from mammoth_compiled.engine.step import Step
+from mammoth_compiled.errors import TrainingError
 from mammoth_compiled.metrics import Results, average, plain_arguments
 from mammoth_compiled.models.base import ContinualModel
 
@@ -122,11 +125,13 @@ def _train_stage(
     with (
         _progress(_steps_per_epoch(loader, args) * args.n_epochs) as bar,
         schedule(model, args) as end_of_epoch,
+        Step(model, args.dataset) as step,
     ):
         for epoch in range(args.n_epochs):
             bar.set_description(f"Task {stage + 1}/{dataset.num_stages}, epoch {epoch + 1}")
             model.begin_epoch(epoch, dataset)
-            images += _train_epoch(model, loader, args, epoch, monitor, bar)
+            step.begin_epoch()
+            images += _train_epoch(step, loader, args, epoch, monitor, bar)
             end_of_epoch()
             model.end_epoch(epoch, dataset)
     monitor.read()
@@ -155,28 +160,19 @@ def _steps_per_epoch(loader: Any, args: Namespace) -> int:
 
 
 def _train_epoch(
-    model: ContinualModel,
-    loader: Any,
-    args: Namespace,
-    epoch: int,
-    monitor: LossMonitor,
-    bar: Any,
+    step: Step, loader: Any, args: Namespace, epoch: int, monitor: LossMonitor, bar: Any
 ) -> int:
     """Runs one epoch and returns the number of images learnt."""
     images = 0
-    for step, batch in enumerate(islice(loader, _steps_per_epoch(loader, args))):
-        if len(batch) < 3:
-            raise DataError(
-                f"dataset {args.dataset!r}: items of the training set must be (image, label, not "
-                f"augmented image), but have {len(batch)} parts"
-            )
-        inputs, labels, not_aug_inputs = batch[:3]
-        loss = model.observe(inputs, labels, not_aug_inputs, epoch=epoch)
-        monitor.add(loss, epoch + 1, step + 1)
-        images += len(labels)
+    # A loader of the user's own makes its batches itself.
+    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(made, loader)
+    for number, lazy in enumerate(islice(batches, _steps_per_epoch(loader, args)), start=1):
+        loss, count = step(lazy, epoch)
+        monitor.add(loss, epoch + 1, number)
+        images += count
         if not bar.disable:  # tqdm formats the values even of a bar that nobody sees
             bar.set_postfix(
-                {**model.pbar_suffix, "loss": monitor.last, "lr": monitor.lr}, refresh=False
+                {**step.model.pbar_suffix, "loss": monitor.last, "lr": monitor.lr}, refresh=False
             )
         bar.update()
     return images

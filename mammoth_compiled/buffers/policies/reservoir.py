@@ -6,12 +6,16 @@ Source: Vitter 1985, "Random Sampling with a Reservoir", algorithm R.
 import torch
 
 from mammoth_compiled.buffers.policies.base import Policy, State
-from mammoth_compiled.kernels.reservoir import slots_from_draws
+from mammoth_compiled.kernels import philox, reservoir
+from mammoth_compiled.kernels.launch import supports
 
 
 def initial(capacity: int, num_classes: int, device: torch.device) -> State:
-    """Returns the empty state: the number of items seen says all."""
-    return {}
+    """Returns the state: items seen, and on a GPU a generator that starts where torch's is."""
+    state = {"seen": torch.zeros((), dtype=torch.int64, device=device)}
+    if supports(device):
+        state["random"] = philox.random_state(int(torch.randint(2**62, ())), device)
+    return state
 
 
 def draw(batch: int, device: torch.device) -> torch.Tensor:
@@ -23,7 +27,15 @@ def choose(
     state: State, draws: torch.Tensor, labels: torch.Tensor, num_seen: int, capacity: int
 ) -> tuple[torch.Tensor, State]:
     """Returns the row of each item; see `Policy.choose`."""
-    return slots_from_draws(draws, num_seen, capacity), state
+    slots = reservoir.slots_from_draws(draws, state["seen"], capacity)
+    return slots, {**state, "seen": state["seen"] + len(draws)}
 
 
-POLICY = Policy(initial, draw, choose, by_class=False)
+def update(state: State, stores: list[torch.Tensor], rows: list[torch.Tensor]) -> None:
+    """Writes a batch into the stores by one kernel; see `Policy.update`."""
+    reservoir.update(stores, rows, state["seen"], state["random"])
+    state["seen"] += len(rows[0])
+    philox.advance(state["random"])
+
+
+POLICY = Policy(initial, draw, choose, update, by_class=False)

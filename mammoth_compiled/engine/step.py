@@ -1,0 +1,239 @@
+"""The training step from the numbers of a batch's images to the updated weights and buffer.
+
+On a GPU it becomes one CUDA graph: gather, augmentation, replay, forward, loss, backward,
+optimiser, buffer and random numbers are launched at once, without Python in between.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+
+from mammoth_compiled.buffers import Buffer
+from mammoth_compiled.data import LazyBatch
+from mammoth_compiled.engine.cuda_graph import CudaRecorder, Recorder
+from mammoth_compiled.engine.forward import policy_of
+from mammoth_compiled.errors import DataError
+from mammoth_compiled.models.base import ContinualModel
+
+# Steps run in Python before the recording: graphs are compiled in them, tiles chosen and states of
+# the optimiser made.
+REHEARSALS = 3
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A recorded step.
+
+    Attributes:
+        key: What it was recorded for; see `Step.__call__`.
+        inputs: The tensors it makes its batch of, to be filled before a replay.
+        loss: Filled by a replay, 0-d.
+        replay: Runs it.
+        growth: How many examples a step offers to each buffer.
+    """
+
+    key: tuple[Any, ...]
+    inputs: tuple[torch.Tensor, ...]
+    loss: torch.Tensor
+    replay: Callable[[], None]
+    growth: list[int]
+
+
+class Step:
+    """Runs the training steps of a task.
+
+    A step is recorded once the buffer is settled and a few steps were run, if `observe` is
+    ContinualModel's own, so that `training_loss` and `after_step` say all it does. Ragged batches
+    and steps before that run in Python and compute the same. A user's own `observe` always does.
+
+    Use it as a context manager: what the optimiser needs for recordings is put back at the end.
+
+    Args:
+        model: The model.
+        dataset_name: For messages.
+        recorder: What records; None takes CUDA graphs where the model is on a GPU and compiled.
+
+    Attributes:
+        model: The model.
+        replays: Steps that were replayed so far.
+        reason: Why nothing is recorded, "" while nothing is against it.
+    """
+
+    def __init__(
+        self, model: ContinualModel, dataset_name: str, recorder: Recorder | None = None
+    ) -> None:
+        self.replays = 0
+        self.model = model
+        self._dataset_name = dataset_name
+        self._recorder = recorder or _recorder_for(model)
+        self._buffers = [value for value in vars(model).values() if isinstance(value, Buffer)]
+        self._recording: _Recording | None = None
+        self._rehearsed: tuple[Any, ...] | None = None
+        self._rehearsals = 0
+        self._lrs: list[float] = []
+        self._surroundings: tuple[Any, ...] = ()
+        self.reason = ""
+        if self._recorder is None:
+            self.reason = "there is no GPU, or compiling or CUDA graphs are switched off"
+        elif type(model).observe is not ContinualModel.observe:
+            self.reason = f"{type(model).__name__} has an observe of its own"
+
+    def __enter__(self) -> Self:
+        if not self.reason:
+            self._move_lr()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._recording = None
+        self._put_lr_back()
+
+    def begin_epoch(self) -> None:
+        """Looks whether what steps work with is still where it was; call it before each epoch."""
+        model = self.model
+        places = tuple(parameter.data_ptr() for parameter in model.net.parameters())
+        self._surroundings = (model.net, model.net.training, model.opt, places)
+
+    def __call__(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
+        """Learns from one batch.
+
+        Args:
+            lazy: The batch, not made yet.
+            epoch: Current epoch from 0.
+
+        Returns:
+            The loss and the number of images.
+
+        Raises:
+            DataError: If the batch has not three parts.
+        """
+        make, tensors = lazy
+        # What a user's own loader hands over may be anything, and anywhere.
+        where = {t.device.type if isinstance(t, torch.Tensor) else None for t in tensors}
+        if self.reason or where != {self.model.device.type}:
+            return self._run(lazy, epoch)
+        key = (make, [(tensor.shape, tensor.dtype) for tensor in tensors], self._surroundings)
+        recording = self._recording
+        if recording is not None:
+            if recording.key == key:
+                return self._replay(recording, lazy)
+            if len(tensors[0]) < len(recording.inputs[0]):
+                return self._run(lazy, epoch)  # the ragged last batch
+        if self._rehearsed != key:
+            self._recording, self._rehearsed, self._rehearsals = None, key, 0
+        if self._rehearsals < REHEARSALS:
+            return self._rehearse(lazy, epoch)
+        return self._record(key, lazy, epoch)
+
+    def _run(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
+        make, tensors = lazy
+        batch = make(*tensors)
+        if len(batch) < 3:
+            raise DataError(
+                f"dataset {self._dataset_name!r}: items of the training set must be (image, label, "
+                f"not augmented image), but have {len(batch)} parts"
+            )
+        inputs, labels, not_aug_inputs = batch[:3]
+        loss = self.model.observe(inputs, labels, not_aug_inputs, epoch=epoch)
+        return loss, len(labels)
+
+    def _rehearse(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
+        """Runs a step in Python as it is recorded later, and looks what it changes there."""
+        assert self._recorder is not None
+        before = _python_values(self.model)
+        with self._recorder.rehearse():
+            result = self._run(lazy, epoch)
+        after = _python_values(self.model)
+        changed = sorted(name for name in after if after[name] != before.get(name))
+        if changed and self._rehearsals:  # what the first one makes does not count
+            self._give_up(f"each step changes {', '.join(changed)}, which a replay would not do")
+        self._rehearsals += all(buffer.is_settled for buffer in self._buffers)
+        return result
+
+    def _record(
+        self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int
+    ) -> tuple[torch.Tensor | float, int]:
+        """Records a step and replays it for this batch; if that fails runs it in Python."""
+        assert self._recorder is not None
+        make, tensors = lazy
+        inputs = tuple(tensor.clone() for tensor in tensors)
+        seen = [buffer.num_seen_examples for buffer in self._buffers]
+        try:
+            replay, (loss, _) = self._recorder.record(lambda: self._run((make, inputs), epoch))
+        except Exception as error:  # the step is partly the user's: it may raise anything
+            self._give_up((str(error).strip() or type(error).__name__).splitlines()[0])
+            loss = None
+        growth = [
+            buffer.num_seen_examples - n for buffer, n in zip(self._buffers, seen, strict=True)
+        ]
+        for buffer, count in zip(self._buffers, seen, strict=True):
+            buffer.num_seen_examples = count  # recording has offered nothing yet
+        if loss is None:
+            return self._run(lazy, epoch)
+        self._recording = _Recording(key, inputs, loss, replay, growth)
+        return self._replay(self._recording, lazy)
+
+    def _replay(self, recording: _Recording, lazy: LazyBatch) -> tuple[torch.Tensor, int]:
+        for tensor, value in zip(recording.inputs, lazy[1], strict=True):
+            tensor.copy_(value, non_blocking=True)
+        recording.replay()
+        for buffer, count in zip(self._buffers, recording.growth, strict=True):
+            buffer.num_seen_examples += count
+        self.replays += 1
+        return recording.loss.clone(), len(recording.inputs[0])
+
+    def _give_up(self, reason: str) -> None:
+        """Goes on in Python for good and says why, once."""
+        self.reason = reason
+        self._recording = None
+        self._put_lr_back()
+        warnings.warn(
+            f"the training step of {type(self.model).__name__} is not run as one CUDA graph, "
+            f"because {reason}. Results are the same, but Python launches every kernel, which "
+            "small networks wait for. Keep training_loss and after_step free of .item() and of "
+            "what changes outside tensors, or choose --cuda_graph off",
+            stacklevel=3,
+        )
+
+    def _move_lr(self) -> None:
+        """Puts step sizes on the device, where recordings see what a schedule makes of them."""
+        for group in _groups(self.model):
+            self._lrs.append(float(group["lr"]))
+            group["lr"] = torch.tensor(self._lrs[-1], device=self.model.device)
+            if "capturable" in group:
+                group["capturable"] = True
+
+    def _put_lr_back(self) -> None:
+        for group, before in zip(_groups(self.model), self._lrs, strict=False):
+            now = float(group["lr"])
+            # A float32 says only nearly what it was.
+            group["lr"] = before if now == torch.tensor(before).item() else now
+        self._lrs = []
+
+
+def _groups(model: ContinualModel) -> list[dict[str, Any]]:
+    groups = getattr(model.opt, "param_groups", [])
+    return [group for group in groups if "lr" in group]
+
+
+def _recorder_for(model: ContinualModel) -> Recorder | None:
+    policy = policy_of(model.net)
+    wanted = getattr(model.args, "cuda_graph", "auto") != "off"
+    compiled = policy is not None and policy.compile
+    if not (wanted and compiled and model.device.type == "cuda"):
+        return None
+    return CudaRecorder(model.device)
+
+
+def _python_values(model: ContinualModel) -> dict[str, Any]:
+    """Returns what Python alone remembers: numbers, texts and the lengths of containers."""
+    values = {}
+    for name, value in vars(model).items():
+        if isinstance(value, (bool, int, float, str)) or value is None:
+            values[name] = value
+        elif isinstance(value, (list, dict, set, deque)):
+            values[name] = len(value)
+    return values
