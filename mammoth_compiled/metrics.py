@@ -3,7 +3,7 @@
 import json
 import platform
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Results:
             choose from, one per task seen.
         task_il: The same with the task's own classes to choose from.
         loss: Mean test loss after each task, nats.
-        train_s: Seconds of training per task.
+        train_s: Seconds of training per task, tracing and compiling included.
+        compile_s: Seconds of that which went into tracing and compiling.
         eval_s: Seconds of evaluation per task.
         train_images: Images of the stream learnt per task.
         notes: What was decided in the run, `compile` for example.
@@ -65,17 +66,27 @@ class Results:
     task_il: Matrix = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     train_s: list[float] = field(default_factory=list)
+    compile_s: list[float] = field(default_factory=list)
     eval_s: list[float] = field(default_factory=list)
     train_images: list[int] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
 
-    def add(self, evaluation: Evaluation, train_s: float, eval_s: float, images: int) -> None:
+    def add(
+        self,
+        evaluation: Evaluation,
+        *,
+        train_s: float,
+        eval_s: float,
+        images: int,
+        compile_s: float = 0.0,
+    ) -> None:
         """Appends what was measured after a task."""
         self.class_il.append(evaluation.class_il)
         self.task_il.append(evaluation.task_il)
         self.loss.append(evaluation.loss)
         self.train_s.append(train_s)
+        self.compile_s.append(compile_s)
         self.eval_s.append(eval_s)
         self.train_images.append(images)
 
@@ -90,8 +101,8 @@ class Results:
 
     @property
     def images_per_second(self) -> float:
-        """Images of the stream learnt per second of training."""
-        seconds = sum(self.train_s)
+        """Images of the stream learnt per second of training, compiling left out."""
+        seconds = sum(self.train_s) - sum(self.compile_s)
         return sum(self.train_images) / seconds if seconds else float("nan")
 
     def summary(self) -> dict[str, Any]:
@@ -104,14 +115,15 @@ class Results:
             "backward_transfer_class_il": backward_transfer(self.class_il),
             "backward_transfer_task_il": backward_transfer(self.task_il),
             "train_s": sum(self.train_s),
+            "compile_s": sum(self.compile_s),
             "eval_s": sum(self.eval_s),
             "images_per_s": self.images_per_second,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the measured part as plain lists, for a checkpoint."""
-        names = ("class_il", "task_il", "loss", "train_s", "eval_s", "train_images", "notes")
-        return {name: getattr(self, name) for name in names}
+        measured = (f.name for f in fields(self) if f.name not in ("config", "interrupted"))
+        return {name: getattr(self, name) for name in measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what `state_dict` returned."""

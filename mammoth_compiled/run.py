@@ -247,8 +247,10 @@ def run(words: Sequence[str]) -> int:
         path = Path(args.export).resolve() if exporter.done else exporter.export(results)
         say(report(path))
     say(
-        f"total: {time.perf_counter() - started:.1f} s, training {sum(results.train_s):.1f} s "
-        f"({results.images_per_second:,.0f} images/s)"
+        f"total: {time.perf_counter() - started:.1f} s; training "
+        f"{sum(results.train_s) - sum(results.compile_s):.1f} s ({results.images_per_second:,.0f} "
+        f"images/s), compiling {sum(results.compile_s):.1f} s, evaluation "
+        f"{sum(results.eval_s):.1f} s"
     )
     return 0
 

@@ -16,12 +16,15 @@ from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.data import LazyBatch
 from mammoth_compiled.engine.cuda_graph import CudaRecorder, Recorder
 from mammoth_compiled.engine.forward import policy_of
+from mammoth_compiled.engine.syncs import counting
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.models.base import ContinualModel
 
 # Steps run in Python before the recording: graphs are compiled in them, tiles chosen and states of
 # the optimiser made.
 REHEARSALS = 3
+# The step in which it is counted how often the host waits: by then most are recorded.
+LOOK_AT = 40
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Step:
     Attributes:
         model: The model.
         replays: Steps that were replayed so far.
+        waits: Where the host waited for the device in the step that was looked at, the LOOK_AT-th;
+            None before it.
         reason: Why nothing is recorded, "" while nothing is against it.
     """
 
@@ -67,6 +72,8 @@ class Step:
         self, model: ContinualModel, dataset_name: str, recorder: Recorder | None = None
     ) -> None:
         self.replays = 0
+        self.waits: list[str] | None = None
+        self._steps = 0
         self.model = model
         self._dataset_name = dataset_name
         self._recorder = recorder or _recorder_for(model)
@@ -110,6 +117,13 @@ class Step:
         Raises:
             DataError: If the batch has not three parts.
         """
+        self._steps += 1
+        if self._steps != LOOK_AT:
+            return self._learn(lazy, epoch)
+        with counting(self.model.device) as self.waits:
+            return self._learn(lazy, epoch)
+
+    def _learn(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
         make, tensors = lazy
         # What a user's own loader hands over may be anything, and anywhere.
         where = {t.device.type if isinstance(t, torch.Tensor) else None for t in tensors}

@@ -76,6 +76,7 @@ def train(
     else:
         if done < dataset.num_stages and results.notes.get("compile"):
             _report_compiler(results, counters.read() - begin, counters.read() - warm)
+        _report_step(results)
     return results
 
 
@@ -111,10 +112,20 @@ def _report_compiler(results: Results, run: counters.Counters, later: counters.C
     )
 
 
+def _report_step(results: Results) -> None:
+    """Says how steps were run on a GPU; a CPU has neither graphs nor waits to tell of."""
+    if (step := results.notes.get("step")) is None:
+        return
+    how = f"{step['replayed']:,} training steps were one CUDA graph each"
+    if step["reason"]:
+        how += f" (others were not: {step['reason']})"
+    say(f"steps: {how}; the host waited {step['host_syncs_per_step']} times in a step looked at")
+
+
 def _train_stage(
     model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results, stage: int
 ) -> None:
-    started = time.perf_counter()
+    started, compiled = time.perf_counter(), counters.read()
     model.net.train()
     loader, _ = dataset.meta_get_data_loaders()
     if stage == len(results.class_il) and "compile" not in results.notes:
@@ -135,12 +146,19 @@ def _train_stage(
             end_of_epoch()
             model.end_epoch(epoch, dataset)
     monitor.read()
+    _note_step(results, step)
     model.end_task(dataset)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
-    trained = time.perf_counter()
+    trained, compiling = time.perf_counter(), counters.read() - compiled
     evaluation = evaluate(model, dataset)
-    results.add(evaluation, trained - started, time.perf_counter() - trained, images)
+    results.add(
+        evaluation,
+        train_s=trained - started,
+        compile_s=compiling.seconds,
+        eval_s=time.perf_counter() - trained,
+        images=images,
+    )
     say(
         f"Accuracy after task {stage + 1}: "
         f"[Class-IL] {100 * average(evaluation.class_il):.2f} %  "
@@ -152,6 +170,18 @@ def _train_stage(
     if when == "task" or (when == "last" and stage + 1 == dataset.num_stages):
         path = save(model, dataset, args, results, stage + 1)
         say(f"checkpoint: {path}")
+
+
+def _note_step(results: Results, step: Step) -> None:
+    if step.model.device.type != "cuda":
+        return
+    notes = results.notes.setdefault(
+        "step", {"replayed": 0, "reason": "", "host_syncs_per_step": None}
+    )
+    notes["replayed"] += step.replays
+    notes["reason"] = step.reason or notes["reason"]
+    if step.waits is not None:
+        notes["host_syncs_per_step"] = len(step.waits)
 
 
 def _steps_per_epoch(loader: Any, args: Namespace) -> int:

@@ -14,9 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mammoth_compiled import Buffer, ContinualModel, get_model_names, load_runner, register_model
+from mammoth_compiled.data import source
 from mammoth_compiled.data.loader import made
 from mammoth_compiled.engine.step import REHEARSALS, Step
 from mammoth_compiled.errors import DataError
+from mammoth_compiled.kernels import launch
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
 
@@ -59,6 +61,7 @@ class TapeRecorder:
     def __init__(self, model):
         self.model = model
         self.recorded = 0
+        self.loader = None
 
     def rehearse(self):
         return contextlib.nullcontext()
@@ -70,6 +73,8 @@ class TapeRecorder:
         for buffer in vars(self.model).values():
             if isinstance(buffer, Buffer):
                 tensors += [*buffer.serialize().values(), *buffer._state.values()]
+        if self.loader is not None and self.loader._source.fused is not None:
+            tensors.append(self.loader._source.fused._state)
         before = [t.detach().clone() for t in tensors]
         random = torch.get_rng_state()
         try:
@@ -107,6 +112,8 @@ def learn(name, recorder_of, epochs=3, **arguments):
     for _ in range(min(2, dataset.num_stages)):
         loader, _ = dataset.meta_get_data_loaders()
         model.begin_task(dataset)
+        if recorder is not None:
+            recorder.loader = loader
         with Step(model, "seq-tiny-augmented", recorder) as step:
             for epoch in range(epochs):
                 step.begin_epoch()
@@ -144,6 +151,21 @@ def test_replays_equal_steps_in_python(tiny, name, arguments):
     for key, value in of_model(model).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5, msg=key)
     assert model.opt.param_groups[0]["lr"] == plain.opt.param_groups[0]["lr"]
+
+
+def test_kernels_of_data_and_reservoir_are_recorded_too(tiny, monkeypatch):
+    # As on a GPU; on a CPU their operators compute the references.
+    monkeypatch.setattr(source, "supports", lambda device: True)
+    monkeypatch.setattr(launch, "supports", lambda device: True)
+    plain, expected, _ = learn("er", lambda model: None)
+    model, losses, replays = learn("er", TapeRecorder)
+    assert replays >= 5
+    assert "random" in model.buffer._state
+    assert [n for _, n in losses] == [n for _, n in expected]
+    assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
+    expected = of_model(plain)
+    for key, value in of_model(model).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
 @pytest.fixture

@@ -17,7 +17,13 @@ def results():
     results = Results(config={"lr": 0.1})
     for i, row in enumerate(MATRIX):
         task_row = [min(1.0, a + 0.1) for a in row]
-        results.add(Evaluation(list(row), task_row, loss=float(i)), 2.0, 0.5, 100)
+        results.add(
+            Evaluation(list(row), task_row, loss=float(i)),
+            train_s=2.5,
+            compile_s=0.5,
+            eval_s=0.5,
+            images=100,
+        )
     return results
 
 
@@ -63,7 +69,7 @@ def test_summary(results):
     assert summary["forgetting_class_il"] == pytest.approx(0.3)
     assert summary["backward_transfer_class_il"] == pytest.approx(-0.25)
     assert summary["forgetting_task_il"] == pytest.approx(0.3)
-    assert (summary["train_s"], summary["eval_s"]) == (6.0, 1.5)
+    assert [summary[k] for k in ("train_s", "compile_s", "eval_s")] == [7.5, 1.5, 1.5]
 
 
 def test_table_in_percent(results):
@@ -81,7 +87,7 @@ def test_table_in_percent(results):
 
 def test_table_of_joint_training_has_one_row():
     results = Results()
-    results.add(Evaluation([0.5, 0.7], [0.6, 0.8], 1.0), 1.0, 1.0, 10)
+    results.add(Evaluation([0.5, 0.7], [0.6, 0.8], 1.0), train_s=1.0, eval_s=1.0, images=10)
     lines = results.table().split("\n")
     assert lines[1].split() == ["training", "50.00", "70.00", "60.00", "70.00"]
     assert len(lines) == 2

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mammoth_compiled import Buffer
 from mammoth_compiled.buffers.policies import POLICIES, herding
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.kernels import launch
 from mammoth_compiled.kernels.reservoir import reservoir_slots
 
 CPU = torch.device("cpu")
@@ -41,6 +42,37 @@ def test_the_reservoir_draws_as_it_always_did():
         torch.manual_seed(num_seen)
         assert torch.equal(slots, reservoir_slots(num_seen, 9, 7, CPU))
     assert state["seen"] == 27
+
+
+@pytest.fixture
+def by_kernel(monkeypatch):
+    """Buffers as on a GPU: one operator does it all, which on a CPU is its reference."""
+    monkeypatch.setattr(launch, "supports", lambda device: True)
+
+
+def test_the_reservoir_kernel_keeps_each_item_with_the_same_chance(by_kernel):
+    kept = torch.zeros(40)
+    for seed in range(400):
+        torch.manual_seed(seed)
+        buffer = Buffer(10)
+        for items in torch.arange(40).split(7):
+            buffer.add_data(items[:, None].float(), labels=items)
+        assert torch.equal(buffer.examples[:, 0], buffer.labels.float())
+        assert len(buffer.labels.unique()) == 10
+        kept[buffer.labels] += 1
+    # Each with chance 1/4: the deviation of 400 draws is 8.7, and of 40 the largest is looked at.
+    assert (kept - 100).abs().max() < 4 * 8.7
+
+
+def test_a_buffer_of_the_kernel_goes_on_where_it_was_saved(by_kernel):
+    one, other = Buffer(6), Buffer(6)
+    items = torch.arange(40.0)[:, None]
+    one.add_data(items[:20])
+    other.load_state_dict(one.state_dict())
+    one.add_data(items[20:])
+    other.add_data(items[20:])
+    assert torch.equal(one.examples, other.examples)
+    assert one.num_seen_examples == other.num_seen_examples == 40
 
 
 class SequentialClassBalanced:

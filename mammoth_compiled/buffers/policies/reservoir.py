@@ -6,14 +6,13 @@ Source: Vitter 1985, "Random Sampling with a Reservoir", algorithm R.
 import torch
 
 from mammoth_compiled.buffers.policies.base import Policy, State
-from mammoth_compiled.kernels import philox, reservoir
-from mammoth_compiled.kernels.launch import supports
+from mammoth_compiled.kernels import launch, philox, reservoir
 
 
 def initial(capacity: int, num_classes: int, device: torch.device) -> State:
     """Returns the state: items seen, and on a GPU a generator that starts where torch's is."""
     state = {"seen": torch.zeros((), dtype=torch.int64, device=device)}
-    if supports(device):
+    if launch.supports(device):
         state["random"] = philox.random_state(int(torch.randint(2**62, ())), device)
     return state
 
