@@ -1,6 +1,7 @@
 """AOTInductor: compiled code for one kind of machine, without Python; entries out, features, both.
 
-An entry computes what it is for and no more. Triton kernels are kept.
+An entry computes what it is for and no more. Triton kernels that a backbone calls are kept, and for
+a GPU the patterns of the compiler put in theirs, where they are faster than torch's.
 
 Code is compiled with random numbers in place of the weights. That shows where in the package each
 weight is stored, so that the weights after the next task can be put there without compiling; and
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.archive import read, rewrite
-from mammoth_compiled.export.capture import Source, explain, first_line, quiet
+from mammoth_compiled.export.capture import Source, capture, explain, first_line, quiet
 from mammoth_compiled.export.interface import entries_of
 from mammoth_compiled.export.manifest import File, torch_release
 from mammoth_compiled.export.scan import scrub
@@ -166,23 +168,37 @@ def _compile(
     architecture = _ARCHITECTURES.get(requires.get("isa", ""))
     if architecture and hasattr(config.cpp, "march"):  # since torch 2.14
         options["cpp.march"] = architecture
-    program = source.program(outputs)
-    before = {name: value.clone() for name, value in program.state_dict.items()}
-    try:
-        for name, value in program.state_dict.items():
-            value.copy_(markers.get(name, value))
-        example = source.graph.interface.example(2)
-        if source.device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
+    module = _module(source, outputs, markers)
+    example = source.graph.interface.example(2).to(source.device)
+    return torch._inductor.aot_compile(module, (example,), options=options)
 
-            moved = move_to_device_pass(program, str(source.device))
-            return torch._inductor.aot_compile(
-                moved.module(), (example.to(source.device),), options=options
-            )
-        return torch._inductor.aot_compile(program.module(), (example,), options=options)
-    finally:
-        for name, value in program.state_dict.items():
-            value.copy_(before[name])
+
+def _module(
+    source: Source, outputs: tuple[str, ...], markers: Mapping[str, torch.Tensor]
+) -> GraphModule:
+    """Returns an entry as it is compiled: on its device, with markers in place of weights."""
+    program = source.program(outputs)
+    if source.device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        # One of its own, since moving changes it: other formats write the one on the CPU.
+        program = capture(source.graph.only(outputs))
+        program = move_to_device_pass(program, str(source.device))
+    module = program.module()
+    assert isinstance(module, GraphModule)
+    weights = {
+        name: markers.get(name, value).to(source.device)
+        for name, value in module.state_dict().items()
+    }
+    # The tensors themselves, since the program shares its own with the backbone.
+    module.load_state_dict(weights, assign=True)
+    if source.device.type == "cuda":
+        # Imports Inductor, which takes seconds. What patterns do on a CPU is for training.
+        from mammoth_compiled.compiler.patterns import apply_patterns
+
+        apply_patterns(module.graph)
+        module.recompile()
+    return module
 
 
 def _markers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -44,7 +44,9 @@ def is_product(node: Any) -> TypeGuard[Node]:
 
 def is_transposed(node: Any) -> TypeGuard[Node]:
     """Returns whether a node is the attribute `mT` of a tensor."""
-    return is_call(node, (), ("mT",)) or (is_call(node, (getattr,), ()) and node.args[1] == "mT")
+    return is_call(node, (), ("mT",)) or (
+        is_call(node, (getattr,), ()) and node.args[1:] == ("mT",)
+    )
 
 
 def as_product(node: Any) -> Product | None:

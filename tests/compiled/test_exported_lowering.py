@@ -1,0 +1,51 @@
+"""What Inductor launches on a GPU for exported graphs that were rewritten, without a GPU."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[1] / "programs" / "lower_exported.py"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton"),
+]
+
+
+@pytest.fixture
+def launches(run_python):
+    """Returns a function that gives the launches of a backbone, Inductor's own as "inductor"."""
+
+    def of(backbone):
+        # Not interpreted, as it is in these tests where there is no GPU.
+        done = run_python(PROGRAM, backbone, TRITON_INTERPRET="0")
+        assert done.returncode == 0, done.stderr
+        words = done.stdout.split()
+        return ["inductor" if word.startswith("triton_") else word for word in words]
+
+    return of
+
+
+def test_two_layers_are_two_kernels(launches):
+    # Channels-last before and as it was behind; nothing is filled or reordered in between.
+    assert launches("cnn") == [
+        "inductor",
+        "forward_kernel_0.run",
+        "forward_kernel_1.run",
+        "inductor",
+        "extern_kernels.addmm",
+    ]
+
+
+def test_attention_is_one_kernel(launches):
+    launched = launches("attention-cnn")
+    assert [name for name in launched if name.startswith("_forward")] == [
+        "_forward_0.run",
+        "_forward_1.run",
+    ]
+    assert not {"extern_kernels.bmm", "extern_kernels.baddbmm"} & set(launched)
+    # The first has more tokens than pay for one product of queries, keys and values.
+    assert launched[: launched.index("_forward_0.run")].count("extern_kernels.mm") == 3
+    between = launched[launched.index("_forward_0.run") : launched.index("_forward_1.run")]
+    assert between.count("extern_kernels.addmm") == 1

@@ -1,0 +1,144 @@
+"""What AOTInductor compiles for a GPU: rewritten, on a device of its own, weights replaceable."""
+
+import copy
+import json
+from zipfile import ZipFile
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
+
+from mammoth_compiled.backbones import Contract
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.compiler import dispatch
+from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA
+from mammoth_compiled.export.capture import Source
+from mammoth_compiled.export.formats import aoti
+from mammoth_compiled.export.graph import NamedOutputs
+from mammoth_compiled.kernels import launch
+from mammoth_compiled.types import ReturnTypes
+
+
+class EveryPattern(MammothBackbone):
+    """Images of 16 x 16 pixels: convolution, relu, pool; then attention over 64 tokens."""
+
+    def __init__(self, num_classes=3):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv(x)), 2).flatten(2).transpose(1, 2)
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        x = torch.softmax(query @ key.transpose(1, 2) * 8**-0.5, -1) @ value
+        return self.classifier(x.mean(1))
+
+
+@pytest.fixture
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return EveryPattern().eval()
+
+
+def source_of(net, device="cpu"):
+    contract = Contract((3, 16, 16), 3, None, (ReturnTypes.OUT,))
+    return Source(NamedOutputs(copy.deepcopy(net), contract), {}, torch.device(device))
+
+
+def on(device, graph):
+    """Makes a graph tell of values on another device."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            with value.fake_mode:
+                node.meta["val"] = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device=device
+                )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ways", "names"),
+    [
+        (
+            {"conv_relu_pool": FUSED, "attention": FUSED, "projections": FUSED},
+            ["one Triton kernel", "one Triton kernel", "one product"],
+        ),
+        (
+            {"conv_relu_pool": POOL, "attention": SDPA, "projections": FUSED},
+            [
+                "cuDNN and a Triton kernel for relu+pool",
+                "torch's scaled_dot_product_attention",
+                "one product",
+            ],
+        ),
+    ],
+)
+def test_what_is_rewritten_for_a_gpu_compiles_and_takes_other_weights(
+    net, tmp_path, monkeypatch, ways, names
+):
+    """The operators compute their references on a CPU, but the graph is that for a GPU."""
+    written = []
+
+    def for_a_gpu(*args):
+        module = make_module(*args)
+        on("cuda", module.graph)
+        written.extend(match.by for match in apply_patterns(module.graph))
+        on("cpu", module.graph)
+        module.recompile()
+        return module
+
+    make_module = aoti._module
+    monkeypatch.setattr(aoti, "_module", for_a_gpu)
+    monkeypatch.setattr(launch, "supports", lambda device: device.type == "cuda")
+    monkeypatch.setattr(dispatch, "fastest", lambda op, problem, device, _: ways[op])
+    source = source_of(net)
+    (file,) = aoti.write(source, tmp_path)
+    assert written == names
+
+    path, weights = tmp_path / file.path, source.graph.state_dict()
+    with ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(aoti._PLACES))
+        places = json.loads(archive.read(name))
+    assert [set(found) for found in places.values()] == [set(weights)]
+
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(-1.5)
+    for wanted in (net, other):
+        aoti.replace_weights(path, source_of(wanted).graph.state_dict(), {})
+        run = aoti.open_file(path, file, ("out",), torch.device("cpu"))
+        for batch in (1, 2, 5):
+            images = torch.rand(batch, 3, 16, 16)
+            with torch.no_grad():
+                torch.testing.assert_close(run(images)["out"], wanted(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_for_another_device_is_one_of_its_own(net):
+    source = source_of(net, "meta")
+    markers = {name: value + 1 for name, value in source.graph.state_dict().items()}
+    before = source.program(("out",))
+    module = aoti._module(source, ("out",), markers)
+    assert {value.device.type for value in module.state_dict().values()} == {"meta"}
+    values = [node.meta["val"] for node in module.graph.nodes if "val" in node.meta]
+    assert {v.device.type for v in values if isinstance(v, torch.Tensor)} == {"meta"}
+    assert source.program(("out",)) is before
+    for weights in (before.state_dict, source.graph.state_dict()):
+        for name, value in net.state_dict().items():
+            assert torch.equal(weights[f"net.{name}"], value)
+
+
+def test_on_a_cpu_graphs_stay_as_they_were_captured(net):
+    source = source_of(net)
+    markers = {name: value + 1 for name, value in source.graph.state_dict().items()}
+    module = aoti._module(source, ("out",), markers)
+    assert str(module.graph) == str(source.program(("out",)).module().graph)
+    for name, value in net.state_dict().items():
+        assert torch.equal(module.state_dict()[f"net.{name}"], value + 1)
+        assert torch.equal(source.graph.state_dict()[f"net.{name}"], value)
