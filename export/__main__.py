@@ -3,11 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.export.bundle import export_bundle
 from mammoth_compiled.export.check import verify_bundle
 from mammoth_compiled.export.formats import DEFAULT, FORMATS, RUNTIMES
+from mammoth_compiled.export.images import read_images
+from mammoth_compiled.export.manifest import read_manifest
 from mammoth_compiled.export.report import report
 from mammoth_compiled.export.restore import restore
 from mammoth_compiled.export.serving import LAYOUTS, write_triton_layout
@@ -68,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--softmax", action="store_true", help="give probabilities")
     add("--full", action="store_true", help="give the stage maps too, as full_0, full_1, ...")
-    add("--variants", metavar="LIST", default="", help="smaller ONNX models: fp16")
+    add("--variants", metavar="LIST", default="", help="smaller ONNX models: fp16, int8")
+    _add_calibration(export)
     add("--serve-layout", choices=LAYOUTS, help="also write DIR for a serving system ...")
     add("--repository", metavar="DIR", help="... into this model repository (default: DIR-triton)")
     _add_import(export)
@@ -86,8 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     update = commands.add_parser("update", help="put other weights into a bundle")
     update.add_argument("directory", metavar="DIR", help="the bundle")
     update.add_argument("checkpoint", metavar="CHECKPOINT", help="what a training run saved")
+    _add_calibration(update)
     _add_import(update)
     return parser
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE.npy",
+        help="training images for int8, 32 or more: uint8 pixels [N, H, W, C], or normalised "
+        "float32 [N, C, H, W]",
+    )
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +128,7 @@ def _export(args: argparse.Namespace) -> str:
         softmax=args.softmax,
         full=args.full,
         variants=[kind for kind in args.variants.split(",") if kind],
+        calibration=read_images(args.calibration, info) if args.calibration else None,
         name=name,
     )
     lines = [report(path)]
@@ -131,7 +146,10 @@ def _verify(args: argparse.Namespace) -> str:
 
 
 def _update(args: argparse.Namespace) -> str:
-    return report(update_bundle(args.directory, args.checkpoint))
+    calibration = None
+    if args.calibration:
+        calibration = read_images(args.calibration, read_manifest(Path(args.directory)).info)
+    return report(update_bundle(args.directory, args.checkpoint, calibration=calibration))
 
 
 if __name__ == "__main__":

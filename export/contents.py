@@ -1,6 +1,9 @@
 """Completes the folder of a bundle: golden values, labels, a README, hashes and the manifest."""
 
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +57,16 @@ _KINDS = {
 }
 
 
-def seal(folder: Path, manifest: Manifest, golden: Case) -> Manifest:
+def seal(
+    folder: Path, manifest: Manifest, golden: Case, searched: Collection[str] = ()
+) -> Manifest:
     """Writes all that stands beside the model files and returns the manifest as written.
 
     Args:
         folder: Holds the model files that the manifest lists.
         manifest: Without golden values, texts and hashes.
         golden: Images and what eager gives for them.
+        searched: Files that were searched for local paths before, when they held other weights.
 
     Raises:
         ExportError: If a file would hold a local path.
@@ -88,10 +94,11 @@ def seal(folder: Path, manifest: Manifest, golden: Case) -> Manifest:
     files += [
         File(path, "golden") for path in (manifest.golden_input, *manifest.golden_outputs.values())
     ]
-    for file in files:
-        check_no_local_path(folder / file.path)
-    manifest = replace(manifest, files=tuple(describe(folder, file) for file in files))
+    with ThreadPoolExecutor() as pool:
+        manifest = replace(manifest, files=tuple(pool.map(partial(describe, folder), files)))
     (folder / manifests.FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    for path in {manifests.FILE_NAME, *(file.path for file in files)} - set(searched):
+        check_no_local_path(folder / path)
     return manifest
 
 

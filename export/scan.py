@@ -24,6 +24,11 @@ def local_folders() -> list[bytes]:
         # Where AOTInductor compiles; named after the user.
         Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", sys.prefix)),
     }
+    if "torch._inductor" in sys.modules:  # else nothing was compiled, and it takes long to import
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+        # Where it keeps headers, whatever the variable says.
+        names.add(Path(default_cache_dir()))
     # A root of the file system, home of some containers' users, names nothing.
     found = {os.fsencode(name) for name in names if len(name.parts) > 1}
     return sorted(found, key=len, reverse=True)
@@ -49,13 +54,21 @@ def check_no_local_path(path: Path) -> None:
     Raises:
         ExportError: If there is one; says which and where.
     """
+    found = [folder + b"/" for folder in local_folders()]
+    # What is below another folder is found with it.
+    folders = [name for name in found if not any(name != f and name.startswith(f) for f in found)]
     parts = [("", path.read_bytes())]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            parts += [(f" ({name})", archive.read(name)) for name in archive.namelist()]
+            # Those that are stored as they are have been read with the file.
+            parts += [
+                (f" ({info.filename})", archive.read(info))
+                for info in archive.infolist()
+                if info.compress_type != zipfile.ZIP_STORED
+            ]
     for where, data in parts:
-        for folder in local_folders():
-            if folder + b"/" in data:
+        for folder in folders:
+            if folder in data:
                 raise ExportError(
                     f"{path.name}{where} would hold the local path {os.fsdecode(folder)}. Look for "
                     "it in the backbone's attributes"

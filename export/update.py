@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,17 @@ import torch
 from mammoth_compiled.backbones import Contract, probe
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.bundle import Images, Labelled, complete, describe_graph
+from mammoth_compiled.export.capture import first_line
 from mammoth_compiled.export.contents import seal
 from mammoth_compiled.export.directory import check_target, replacing
 from mammoth_compiled.export.formats import FORMATS
 from mammoth_compiled.export.graph import NamedOutputs, eager_copy, unwrap
-from mammoth_compiled.export.manifest import Manifest, check_file, read_manifest
+from mammoth_compiled.export.manifest import File, Manifest, check_file, read_manifest
 from mammoth_compiled.export.metadata import properties
 from mammoth_compiled.export.prove import Evidence, add_variants, gather, prove
 from mammoth_compiled.export.restore import restore
 from mammoth_compiled.export.stages import Head
 from mammoth_compiled.types import DatasetInfo
-
-# The graph was proven when it was captured; what can be wrong now is a weight.
-BATCH_SIZES = (1, 7)
 
 
 def update_bundle(
@@ -62,8 +62,8 @@ def update_bundle(
     """
     folder = Path(bundle)
     old = read_manifest(folder)
-    for file in old.files:
-        check_file(folder, file)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(partial(check_file, folder), old.files))
     target = check_target(folder)
     found: DatasetInfo | None
     if isinstance(checkpoint_or_net, (str, os.PathLike)):
@@ -77,8 +77,10 @@ def update_bundle(
         graph = NamedOutputs(net, contract, old.options, data)
         manifest = describe_graph(old.name, graph, data, old.options)
         _check_same(old, manifest)
-        evidence = gather(graph, data, samples, calibration, test_set, BATCH_SIZES)
-        seal(new, _write(folder, new, old, manifest, graph, evidence), evidence.cases[-1])
+        evidence = gather(graph, data, samples, calibration, test_set, batch_sizes=())
+        manifest = _write(folder, new, old, manifest, graph, evidence)
+        exact = [file.path for file in manifest.files if _is_exact(file)]
+        seal(new, manifest, evidence.cases[-1], searched=exact)
     return target
 
 
@@ -93,13 +95,27 @@ def _write(
     """Writes the files of the new version and returns its manifest."""
     weights = {name: value.detach() for name, value in graph.state_dict().items()}
     files = [file for file in old.files if file.format in FORMATS]
-    exact = [replace(file, accuracy={}) for file in files if file.precision in ("", "fp32")]
+    exact = [replace(file, accuracy={}) for file in files if _is_exact(file)]
     for file in exact:
         shutil.copyfile(folder / file.path, new / file.path)
-        FORMATS[file.format].replace_weights(new / file.path, weights, properties(manifest))
+        try:
+            FORMATS[file.format].replace_weights(new / file.path, weights, properties(manifest))
+        except (ExportError, OSError):
+            raise
+        except Exception as error:  # of many kinds, for what has another form
+            raise ExportError(
+                f"{file.path} has a form that its weights cannot be found in "
+                f"({type(error).__name__}: {first_line(error)}): export it again",
+                "damaged",
+            ) from error
     proven = prove(new, exact, evidence, _device(old))
-    kinds = [file.precision for file in files if file.precision not in ("", "fp32")]
+    kinds = [file.precision for file in files if not _is_exact(file)]
     return replace(manifest, files=tuple(add_variants(new, proven, kinds, evidence, manifest)))
+
+
+def _is_exact(file: File) -> bool:
+    """Whether a file holds the weights themselves, and not what was made of them."""
+    return file.precision in ("", "fp32")
 
 
 def _data(old: Manifest, info: DatasetInfo | None, contract: Contract) -> DatasetInfo:

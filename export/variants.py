@@ -297,7 +297,8 @@ def _check_calibration(model: "onnx.ModelProto", images: np.ndarray | None) -> n
     if images is None:
         raise ExportError(
             "the int8 variant needs images to measure the ranges of activations on: give "
-            f"{MIN_CALIBRATION} or more of the training data or the replay buffer"
+            f"{MIN_CALIBRATION} or more of the training data or the replay buffer, as calibration= "
+            "or with --calibration FILE.npy"
         )
     tensor = model.graph.input[0].type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)

@@ -13,6 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch.fx import GraphModule
@@ -24,6 +25,7 @@ from mammoth_compiled.export.interface import entries_of
 from mammoth_compiled.export.manifest import File, torch_release
 from mammoth_compiled.export.scan import scrub
 from mammoth_compiled.export.verify import Run
+from mammoth_compiled.export.weights import as_bytes, put_in_archive
 
 # In the order of what they can run.
 _ISAS = ("default", "avx2", "avx512")
@@ -97,17 +99,10 @@ def replace_weights(
     path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
 ) -> None:
     """Writes other weights where a package stores them; see `formats.Format`."""
-    members = read(path)
-    (places,) = (json.loads(data) for name, data in members.items() if name.endswith(_PLACES))
-
-    def put(name: str, data: bytes) -> bytes:
-        changed = bytearray(data)
-        for weight, offset in places.get(name, {}).items():
-            content = _content(weights[weight])
-            changed[offset : offset + len(content)] = content
-        return bytes(changed)
-
-    rewrite(path, {name: put(name, data) for name, data in members.items()})
+    with ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(_PLACES))
+        places = json.loads(archive.read(name))
+    put_in_archive(path, places, weights)
 
 
 def check_hardware(file: File, device: torch.device) -> None:
@@ -226,21 +221,16 @@ def _locate(path: Path, markers: Mapping[str, torch.Tensor]) -> None:
         ExportError: If a marker is found twice.
     """
     members = {name: scrub(data) for name, data in read(path).items()}
-    places: dict[str, dict[str, int]] = {}
+    places: dict[str, dict[str, tuple[int, int]]] = {}
     for member, data in members.items():
         for weight, marker in markers.items():
-            content = _content(marker)
+            content = as_bytes(marker).tobytes()
             # What is stored is filled up to 64 bytes, which tells a few bytes from others.
             pattern = content if len(content) >= 16 else content.ljust(64, b"\0")
             offset = data.find(pattern)
             if offset >= 0:
                 if data.find(pattern, offset + 1) >= 0:
                     raise ExportError(f"weight {weight!r} cannot be told from others in {member}")
-                places.setdefault(member, {})[weight] = offset
+                places.setdefault(member, {})[weight] = (offset, len(content))
     root = next(iter(members)).split("/")[0]
     rewrite(path, members | {f"{root}/extra/{_PLACES}": json.dumps(places).encode()})
-
-
-def _content(value: torch.Tensor) -> bytes:
-    """Returns the bytes of a tensor."""
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

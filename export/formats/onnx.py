@@ -26,14 +26,19 @@ from mammoth_compiled.export.capture import (
 )
 from mammoth_compiled.export.interface import BATCH, INPUT, Interface
 from mammoth_compiled.export.manifest import File
+from mammoth_compiled.export.protobuf import find_fields
 from mammoth_compiled.export.session import open_session, run_session
 from mammoth_compiled.export.verify import Run
+from mammoth_compiled.export.weights import content_of, mapped
 
 if TYPE_CHECKING:
     import onnx
 
 FILE_NAME = "model.onnx"
 OPSET = 20
+
+# Numbers of fields in ModelProto, GraphProto and TensorProto.
+_GRAPH, _INITIALIZER, _NAME, _RAW_DATA = 7, 5, 8, 9
 
 # A protobuf message ends at 2 GiB; the nodes and names beside the weights take a few MiB.
 _MAX_WEIGHT_BYTES = 2**31 - 2**26
@@ -84,12 +89,23 @@ def replace_weights(
     """Puts other weights into a file; see `formats.Format`."""
     import onnx
 
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.raw_data = weights[tensor.name].contiguous().numpy().tobytes()
-    set_properties(model, properties)
-    path.write_bytes(model.SerializeToString())
+    with mapped(path) as data:
+        (graph,) = find_fields(data, 0, len(data))[_GRAPH]
+        for tensor in find_fields(data, *graph)[_INITIALIZER]:
+            fields = find_fields(data, *tensor)
+            ((start, end),) = fields[_NAME]
+            name = str(data[start:end], "utf-8")
+            if name in weights:
+                ((start, end),) = fields[_RAW_DATA]
+                data[start:end] = content_of(weights, name, end - start)
+    with path.open("r+b") as stream:
+        # What is behind the graph is a message too.
+        stream.seek(graph[1])
+        rest = onnx.ModelProto.FromString(stream.read())
+        set_properties(rest, properties)
+        stream.seek(graph[1])
+        stream.write(rest.SerializeToString())
+        stream.truncate()
 
 
 def to_proto(source: Source) -> "onnx.ModelProto":

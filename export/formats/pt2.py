@@ -1,7 +1,9 @@
 """torch.export: the program in torch's own operators, for any torch and whatever it lowers to."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 
@@ -9,8 +11,12 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.capture import Source, check_portable, first_line, quiet
 from mammoth_compiled.export.manifest import File
 from mammoth_compiled.export.verify import Run
+from mammoth_compiled.export.weights import Places, put_in_archive
 
 FILE_NAME = "model.pt2"
+
+# Where an archive says which of its members is which weight.
+_CONFIG = "_weights_config.json"
 
 
 def write(source: Source, folder: Path) -> list[File]:
@@ -56,11 +62,18 @@ def replace_weights(
     path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
 ) -> None:
     """Puts other weights into a program; see `formats.Format`."""
-    program = _load(path)
-    with torch.no_grad(), quiet():
-        for name, value in program.state_dict.items():
-            value.copy_(weights[name])
-        torch.export.save(program, path)
+    put_in_archive(path, _places(path), weights)
+
+
+def _places(path: Path) -> Places:
+    """Returns where a program holds its weights: each in a member of its own, tied ones in one."""
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    with ZipFile(path) as archive:
+        (config,) = (name for name in archive.namelist() if name.endswith(_CONFIG))
+        for name, entry in json.loads(archive.read(config))["config"].items():
+            member = f"{config.rpartition('/')[0]}/{entry['path_name']}"
+            places.setdefault(member, {})[name] = (0, archive.getinfo(member).file_size)
+    return places
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:

@@ -1,9 +1,13 @@
 """TorchScript with the methods out, features and both; a format that torch has deprecated."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import io
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -15,6 +19,7 @@ from mammoth_compiled.export.graph import NamedOutputs
 from mammoth_compiled.export.interface import entries_of
 from mammoth_compiled.export.manifest import File
 from mammoth_compiled.export.verify import Run
+from mammoth_compiled.export.weights import put_in_archive
 
 FILE_NAME = "model.ts.pt"
 
@@ -82,13 +87,52 @@ def replace_weights(
     path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
 ) -> None:
     """Puts other weights into a traced module; see `formats.Format`."""
-    module = _load(path, torch.device("cpu"))
-    with torch.no_grad(), quiet():
-        for name, value in module.state_dict().items():
-            # Constants of the graph are here too, but not among the weights.
-            value.copy_(weights.get(name.removeprefix("graph."), value))
-        module.save(str(path))
-    _drop_sources(path)
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    with ZipFile(path) as archive:
+        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        module = _Unpickler(io.BytesIO(archive.read(index))).load()
+        for name, storage in _storages(module.graph):
+            if name in weights:  # constants of the graph are here too
+                member = f"{index.removesuffix('.pkl')}/{storage.key}"
+                places.setdefault(member, {})[name] = (0, archive.getinfo(member).file_size)
+    put_in_archive(path, places, weights)
+
+
+class _Object:
+    """Stands for whatever an archive holds."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """Stands for a tensor: the member of the archive that is its content."""
+
+    key: str
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what a module consists of, and runs none of it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _first if name == "_rebuild_tensor_v2" else _Object
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        return _Storage(pid[2])
+
+
+def _first(storage: _Storage, *_: Any) -> _Storage:
+    return storage
+
+
+def _storages(module: _Object, prefix: str = "") -> Iterator[tuple[str, _Storage]]:
+    """Yields all tensors of a module, with their names in its state_dict."""
+    for name, value in vars(module).items():
+        if isinstance(value, _Storage):
+            yield prefix + name, value
+        elif isinstance(value, _Object):
+            yield from _storages(value, f"{prefix}{name}.")
 
 
 def _load(path: Path, device: torch.device) -> Any:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ from mammoth_compiled.checkpoint import KEYS, write_checkpoint
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import __main__ as command
 from mammoth_compiled.export import load_bundle
+from mammoth_compiled.export.images import read_images
 from mammoth_compiled.registry import backbones
+from mammoth_compiled.types import DatasetInfo
 
 DATA = {
     "name": "seq-digits",
@@ -109,6 +112,39 @@ def test_options_and_the_weights_after_the_next_task(tmp_path, capsys):
     torch.testing.assert_close(bundle(pixels), want, rtol=1e-4, atol=1e-5)
     half = load_bundle(target, precision="fp16")(pixels)
     torch.testing.assert_close(half, want, rtol=1e-2, atol=1e-2)
+
+
+def test_int8_is_calibrated_on_images_in_a_file(tmp_path, capsys):
+    target = str(tmp_path / "bundle")
+    path = checkpoint(tmp_path, build())
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
+    normalised = (pixels.transpose(0, 3, 1, 2) / np.float32(255) - np.float32(0.5)) / np.float32(
+        0.5
+    )
+    for name, images in (("pixels", pixels), ("floats", normalised), ("turned", pixels.T)):
+        np.save(tmp_path / f"{name}.npy", images)
+    (tmp_path / "text.npy").write_text("no array")
+    words = ["--formats", "onnx", "--variants", "int8"]
+    assert command.main([path, target, *words]) == 2
+    assert "or with --calibration FILE.npy" in capsys.readouterr().err
+    assert command.main([path, target, *words, "--calibration", str(tmp_path / "pixels.npy")]) == 0
+    first = (tmp_path / "bundle" / "model.int8.onnx").read_bytes()
+
+    assert command.main(["update", target, path]) == 2
+    assert "or with --calibration FILE.npy" in capsys.readouterr().err
+    update = ["update", target, path, "--calibration"]
+    assert command.main([*update, str(tmp_path / "floats.npy")]) == 0
+    assert "model.int8.onnx" in capsys.readouterr().out
+    assert (tmp_path / "bundle" / "model.int8.onnx").read_bytes() == first  # the same images
+    for name, message in (
+        ("turned", "must be uint8 [N, 8, 8, 1], not [1, 8, 8, 64]"),
+        ("text", "cannot be read as a NumPy file of images"),
+        ("missing", "cannot be read as a NumPy file of images"),
+    ):
+        assert command.main([*update, str(tmp_path / f"{name}.npy")]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ExportError, match="not known how the training data was normalised"):
+        read_images(tmp_path / "pixels.npy", DatasetInfo("", (1, 8, 8), num_classes=4))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,282 @@
+"""An update writes weights over those in the files, in place, and nothing else."""
+
+import json
+import shutil
+import struct
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.backbones.base import MammothBackbone, select_return
+from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
+from mammoth_compiled.export.formats import RUNTIMES, safetensors, torchscript
+from mammoth_compiled.export.manifest import read_manifest, sha256
+from mammoth_compiled.export.protobuf import find_fields
+from mammoth_compiled.export.scan import local_folders
+from mammoth_compiled.types import ReturnTypes
+
+SHAPE = (3, 8, 6)
+IMAGES = torch.linspace(-2, 2, 5 * 3 * 8 * 6).reshape(5, *SHAPE)
+# Those that need no compiler.
+FORMATS = ("onnx", "pt2", "torchscript", "safetensors")
+
+
+class Tied(MammothBackbone):
+    """Tied layers, a bool mask, whole numbers, a scalar and a plain tensor of its own."""
+
+    def __init__(self, width=5, extra=False):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+        self.bn = nn.BatchNorm2d(width)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.second.weight = self.first.weight
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("mask", torch.arange(width) % 2 == 0)
+        self.register_buffer("shift", torch.arange(width))
+        self.constant = torch.full((width,), 0.5)
+        self.classifier = nn.Linear(width, 4)
+        if extra:
+            self.extra = nn.Linear(width, width)
+
+    def forward(self, x, returnt=ReturnTypes.OUT):
+        features = F.relu(self.bn(self.conv(x))).mean((2, 3)) + self.constant
+        features = self.second(self.first(features) * self.mask) * self.scale + self.shift
+        if hasattr(self, "extra"):
+            features = self.extra(features)
+        return select_return(self.classifier(features), features, returnt)
+
+
+def build(seed, **arguments):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Tied(**arguments).eval()
+        for tensor in (*net.parameters(), net.bn.running_mean, net.bn.running_var):
+            nn.init.uniform_(tensor, 0.1, 1)
+    return net
+
+
+def close(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(the network, its bundle)."""
+    net = build(0)
+    folder = tmp_path_factory.mktemp("tied") / "bundle"
+    return net, export_bundle(net, folder, input_shape=SHAPE, formats=FORMATS)
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):
+    return shutil.copytree(exported[1], tmp_path / "bundle")
+
+
+@pytest.fixture
+def other():
+    net = build(1)
+    net.mask.logical_not_()
+    net.shift.mul_(-3)
+    net.bn.num_batches_tracked.fill_(7)
+    return net
+
+
+def hashes(path):
+    return {file: sha256(file) for file in path.rglob("*") if file.is_file()}
+
+
+def members(path):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rehash(path, name):
+    manifest = json.loads((path / "manifest.json").read_text())
+    file = next(file for file in manifest["files"] if file["path"] == name)
+    file |= {"sha256": sha256(path / name), "bytes": (path / name).stat().st_size}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_every_kind_of_weight_is_replaced(bundle, other):
+    loaded = {runtime: load_bundle(bundle, runtime=runtime) for runtime in ("onnx", "pt2", "ts")}
+    update_bundle(bundle, other)
+    state = other.state_dict()
+    assert int(state["bn.num_batches_tracked"]) == 7
+    for got in (
+        torch.export.load(bundle / "model.pt2").state_dict,
+        torchscript._load(bundle / "model.ts.pt", torch.device("cpu")).state_dict(),
+    ):
+        for name, value in state.items():
+            found = [got[key] for key in got if key.removeprefix("graph.") == f"net.{name}"]
+            assert len(found) == 1
+            assert torch.equal(found[0], value)
+            assert found[0].dtype == value.dtype
+    got = safetensors.read(bundle / "weights.safetensors")
+    assert all(torch.equal(got[name], value) for name, value in state.items())
+    for runtime in loaded.values():
+        assert runtime.reload()
+        with torch.no_grad():
+            close(runtime(IMAGES, "both"), other(IMAGES, returnt="both"))
+
+
+def test_a_program_is_what_loading_and_saving_would_give(exported, bundle, other, tmp_path):
+    program = torch.export.load(exported[1] / "model.pt2")
+    with torch.no_grad():
+        for name, value in program.state_dict.items():
+            value.copy_(other.state_dict()[name.removeprefix("net.")])
+    wanted = program.module()(IMAGES)
+    update_bundle(bundle, other)
+    got = torch.export.load(bundle / "model.pt2")
+    assert got.state_dict.keys() == program.state_dict.keys()
+    assert str(got.graph) == str(program.graph)
+    first, second = (got.state_dict[f"net.{name}.weight"] for name in ("first", "second"))
+    assert first.data_ptr() == second.data_ptr()
+    outputs = got.module()(IMAGES)
+    assert all(torch.equal(outputs[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.ts.pt", "model.aoti-cpu.pt2"])
+def test_archives_stay_whole(every_format, tmp_path, name):
+    net = type(every_format[0])().eval()
+    path = shutil.copytree(every_format[1], tmp_path / "bundle")
+    before = members(path / name)
+    update_bundle(path, net)
+    after = members(path / name)
+    assert list(after) == list(before)
+    changed = [member for member in after if after[member] != before[member]]
+    assert changed
+    assert all("/data/" in member for member in changed)
+    assert not [member for member in changed if member.endswith((".json", ".cpp"))]
+    data = (path / name).read_bytes()
+    with zipfile.ZipFile(path / name) as archive:
+        for info in archive.infolist():  # every place that says a checksum
+            crc, *lengths = struct.unpack_from("<I8xHH", data, info.header_offset + 14)
+            end = info.header_offset + 30 + sum(lengths) + info.file_size
+            if info.flag_bits & 8:
+                mark, crc = struct.unpack_from("<II", data, end)
+                assert mark == 0x08074B50
+            assert crc == info.CRC
+
+
+def test_the_metadata_of_onnx_files_is_replaced(small_bundle, small_info, tmp_path):
+    path = shutil.copytree(small_bundle[1], tmp_path / "bundle")
+    before = onnx.load(path / "model.onnx")
+    update_bundle(path, small_bundle[0], info=replace(small_info, tasks_seen=2))
+    after = onnx.load(path / "model.onnx")
+    onnx.checker.check_model(after, full_check=True)
+    keys = [entry.key for entry in after.metadata_props]
+    assert keys == [entry.key for entry in before.metadata_props]
+    assert len(keys) == len(set(keys))
+    facts = {entry.key: entry.value for entry in after.metadata_props}
+    assert json.loads(facts["classes_seen"]) == [0, 1, 2, 3]
+    del before.metadata_props[:], after.metadata_props[:]
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.pt2", lambda data: data[: len(data) // 2]),
+        ("model.pt2", lambda data: data.replace(b"_weights_config.json", b"_weights_xonfig.json")),
+        ("model.ts.pt", lambda data: data.replace(b"data.pkl", b"date.pkl")),
+        ("model.ts.pt", lambda data: b"garbage"),
+        ("model.onnx", lambda data: data[:-1000]),
+        ("model.onnx", lambda data: b""),
+        ("weights.safetensors", lambda data: data[8:]),
+    ],
+)
+def test_a_damaged_file_leaves_the_old_version(bundle, other, name, change):
+    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+    rehash(bundle, name)
+    before = hashes(bundle)
+    with pytest.raises(ExportError, match=f"{name} has a form that its weights") as caught:
+        update_bundle(bundle, other)
+    assert caught.value.code == "damaged"
+    assert hashes(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_another_architecture_is_refused(tmp_path, format_):
+    narrow = build(0, width=4, extra=True)
+    narrow.classifier = nn.Linear(4, 4)
+    path = export_bundle(narrow, tmp_path / "b", input_shape=SHAPE, formats=format_)
+    before = hashes(path)
+    wider = build(0, width=4)
+    wider.conv = nn.Conv2d(3, 4, 5)
+    with pytest.raises(ExportError, match=r"weight 'net\..*(had \d+ when|no weight|differs)"):
+        update_bundle(path, wider)
+    assert hashes(path) == before
+
+
+def test_what_an_update_says_of_the_data_names_no_local_path(bundle, other):
+    before = hashes(bundle)
+    info = replace(read_manifest(bundle).info, name=f"{local_folders()[0].decode()}/data")
+    with pytest.raises(ExportError, match="would hold the local path"):
+        update_bundle(bundle, other, info=info)
+    assert hashes(bundle) == before
+
+
+def test_the_folder_of_precompiled_headers_is_local(monkeypatch, tmp_path):
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert {default_cache_dir().encode(), str(tmp_path).encode()} <= set(local_folders())
+
+
+def test_every_selection_of_every_file_is_compared_again(bundle, other, monkeypatch):
+    opened = []
+    for name in ("onnx", "pt2", "torchscript"):
+        runtime = RUNTIMES[name]
+
+        def open_file(path, file, outputs, device, original=runtime.open_file):
+            run = original(path, file, outputs, device)
+
+            def counted(images):
+                opened.append((file.path, outputs, len(images)))
+                return run(images)
+
+            return counted
+
+        monkeypatch.setattr(runtime, "open_file", open_file)
+    update_bundle(bundle, other)
+    both = ("out", "features")
+    wanted = [
+        ("model.onnx", both),
+        ("model.out.onnx", ("out",)),
+        ("model.features.onnx", ("features",)),
+        ("model.pt2", both),
+        *(("model.ts.pt", outputs) for outputs in (("out",), ("features",), both)),
+    ]
+    assert opened == [(*selection, size) for selection in wanted for size in (1, 4)]
+    parity = {file.path: file.parity for file in read_manifest(bundle).files if file.is_model}
+    assert {d.inputs for found in parity.values() for d in found.values()} == {"golden"}
+
+
+def test_fields_of_a_message():
+    # Numbers 1: 300 in two bytes, 2: eight bytes, 3: four bytes, 4 twice: bytes, one with 200.
+    long = b"x" * 200
+    data = b"\x08\xac\x02\x11" + b"a" * 8 + b"\x1d" + b"b" * 4 + b"\x22\x02hi\x22\xc8\x01" + long
+    spans = find_fields(b"??" + data, 2, 2 + len(data))
+    assert list(spans) == [4]
+    assert [(b"??" + data)[a:b] for a, b in spans[4]] == [b"hi", long]
+    assert find_fields(data, 0, 0) == {}
+    with pytest.raises(ValueError, match="truncated"):
+        find_fields(data, 0, len(data) - 1)
+
+
+def test_golden_values_are_those_of_the_new_weights(bundle, other):
+    update_bundle(bundle, other)
+    images = torch.from_numpy(np.load(bundle / "golden/input.npy"))
+    with torch.no_grad():
+        want = other(images, returnt="features")
+    close(torch.from_numpy(np.load(bundle / "golden/features.npy")), want)
