@@ -26,12 +26,13 @@ class ListBuffer:
                 row = {name: value[i].clone() for name, value in others.items()}
                 self.rows[slot] = {"image": images[i].clone(), **row}
 
-    def get(self, count, transform):
+    def get(self, count, transform, device):
         available = min(self.seen, self.size)
         chosen = np.random.choice(available, min(count, available), replace=False)
         rows = [self.rows[i] for i in chosen]
-        images = torch.stack([transform(row["image"]) for row in rows])
-        return images, {k: torch.stack([row[k] for row in rows]) for k in rows[0] if k != "image"}
+        images = torch.stack([transform(row["image"]) for row in rows]).to(device)
+        names = [name for name in rows[0] if name != "image"]
+        return images, {k: torch.stack([row[k] for row in rows]).to(device) for k in names}
 
 
 def replay_transform(dataset):
@@ -52,16 +53,16 @@ class Method:
         self.optimiser.zero_grad()
         replay = self.buffer is not None and self.buffer.seen > 0
         if self.name == "er" and replay:
-            images, rows = self.buffer.get(self.batch, self.transform)
+            images, rows = self.buffer.get(self.batch, self.transform, inputs.device)
             inputs = torch.cat((inputs, images))
             loss = F.cross_entropy(self.net(inputs), torch.cat((labels, rows["labels"])))
         else:
             logits = self.net(inputs)
             loss = F.cross_entropy(logits, labels)
         if self.name == "derpp" and replay:
-            images, rows = self.buffer.get(self.batch, self.transform)
+            images, rows = self.buffer.get(self.batch, self.transform, inputs.device)
             loss = loss + self.alpha * F.mse_loss(self.net(images), rows["logits"])
-            images, rows = self.buffer.get(self.batch, self.transform)
+            images, rows = self.buffer.get(self.batch, self.transform, inputs.device)
             loss = loss + self.beta * F.cross_entropy(self.net(images), rows["labels"])
         loss.backward()
         self.optimiser.step()

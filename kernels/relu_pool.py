@@ -224,7 +224,7 @@ def _stored_channels_last(grad: torch.Tensor) -> torch.Tensor:
     Of `contiguous` Inductor makes no copy, but reads along the wrong axis for each cell of a
     window.
     """
-    import torch._inductor.inductor_prims  # noqa: F401 (only who compiles needs it)
+    import torch._inductor.inductor_prims
 
     _, channels, rows, columns = grad.shape
     strides = (rows * columns * channels, 1, columns * channels, channels)

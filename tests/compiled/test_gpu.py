@@ -52,3 +52,33 @@ def test_a_run_keeps_everything_on_the_gpu(run_tiny, name):
     if name != "sgd":
         assert model.buffer.examples.device.type == "cuda"
     assert results.task_il[0][0] >= 0.9
+
+
+RECORDED = {
+    "sgd": {},
+    "er": {"buffer_size": 16},
+    "derpp": {"buffer_size": 16, "alpha": 0.3, "beta": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("extra", [{}, {"optimizer": "adam"}, {"amp": "fp16"}, {"clip_grad": 0.5}])
+def test_steps_are_one_cuda_graph_and_compute_the_same(run_tiny, name, extra):
+    given = {"device": "cuda", "compile": "on", "n_epochs": 12, "lr": 0.01, **RECORDED[name]}
+    _, _, python = run_tiny(name, cuda_graph="off", **given, **extra)
+    _, _, graphs = run_tiny(name, **given, **extra)
+    assert python.notes["step"]["replayed"] == 0
+    step = graphs.notes["step"]
+    assert (step["reason"], step["host_syncs_per_step"]) == ("", 0)
+    assert step["replayed"] > 0.5 * 12 * 4 * 3
+    assert graphs.class_il == pytest.approx(python.class_il, abs=0.1)
+
+
+def test_a_schedule_reaches_recorded_steps(run_tiny):
+    rates = {"lr": 0.05, "lr_scheduler": "multistep", "lr_milestones": [6], "lr_gamma": 1e-6}
+    given = {"device": "cuda", "compile": "on", "n_epochs": 12, **rates}
+    model, _, graphs = run_tiny("sgd", **given)
+    _, _, python = run_tiny("sgd", cuda_graph="off", **given)
+    assert graphs.notes["step"]["replayed"] > 0
+    assert model.opt.param_groups[0]["lr"] == 0.05
+    assert graphs.loss == pytest.approx(python.loss, rel=1e-3)
