@@ -1,0 +1,162 @@
+"""How long until work begins: the import, and the first compiled step of a run.
+
+    python benchmarks/start_up.py [--cases er:cnn derpp:reduced-resnet18] [--imports 7] [--warm 3]
+
+Every figure comes from a process of its own. A run on seq-fmnist-mini is stopped after its first
+compiled step, its third at the earliest; seconds count from the start of the process. `cold` is a
+run whose Inductor cache is empty, `warm` are the runs that follow it with the same cache.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from common import ratio, spread, write_results
+
+PLAIN, OURS = "torch, torchvision", "mammoth_compiled"
+IMPORT = """
+import time
+start = time.perf_counter()
+import {}
+print(time.perf_counter() - start)
+"""
+
+# The start is that of the parent: the clock of the day is the one that both share.
+DRIVER = """
+import json, sys, time
+marks = {}
+
+def mark(name):
+    marks[name] = time.time() - float(sys.argv[1])
+
+from mammoth_compiled.compiler import counters
+from mammoth_compiled.models import ContinualModel
+from mammoth_compiled.run import run
+from torch._dynamo.utils import counters as of_torch
+
+mark("imported_s")
+observe = ContinualModel.observe
+steps = 0
+
+def timed(*args, **kwargs):
+    global steps
+    loss = observe(*args, **kwargs)
+    steps += 1
+    if steps in (1, 3):
+        mark({1: "first_step_s", 3: "third_step_s"}[steps])
+    found = counters.read()
+    if found.graphs and "first_compiled_step_s" not in marks:
+        marks["first_compiled_step"] = steps
+        mark("first_compiled_step_s")
+    if found.graphs and steps >= 3:
+        hits = of_torch["aot_autograd"]["autograd_cache_hit"]
+        marks.update(graphs=found.graphs, from_cache=hits, compiling_s=found.seconds)
+        print("\\n" + json.dumps(marks))
+        sys.exit()
+    return loss
+
+ContinualModel.observe = timed
+run(sys.argv[2:])
+sys.exit("no step was compiled")
+"""
+
+
+def python(code: str, *words: str, **environment: str) -> str:
+    """Runs code in a new process and returns the last line that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout.splitlines()[-1]
+
+
+def imports(rounds: int) -> dict[str, Any]:
+    """Times both imports in turns."""
+    for name in (PLAIN, OURS):
+        python(IMPORT.format(name))  # from now on the files are in memory
+    times: dict[str, list[float]] = {PLAIN: [], OURS: []}
+    for _ in range(rounds):
+        for name, found in times.items():
+            found.append(float(python(IMPORT.format(name))))
+    return {
+        "torch_torchvision_s": spread(times[PLAIN]),
+        "mammoth_compiled_s": spread(times[OURS]),
+        "ratio": ratio(times, OURS, PLAIN),
+    }
+
+
+def first_steps(case: str, cache: str) -> dict[str, Any]:
+    """Runs a case up to its first compiled step; returns seconds from the start of the process."""
+    model, backbone = case.split(":")
+    words = ["--model", model, "--backbone", backbone, "--dataset", "seq-fmnist-mini"]
+    words += ["--seed", "0", "--compile", "on"]
+    found = python(DRIVER, str(time.time()), *words, TORCHINDUCTOR_CACHE_DIR=cache)
+    marks: dict[str, Any] = json.loads(found)
+    print(f"  {case}: first compiled step after {marks['first_compiled_step_s']:.1f} s", flush=True)
+    return marks
+
+
+def runs(cases: list[str], warm: int) -> dict[str, Any]:
+    """Measures the first run of each case, then all in turns with what the first left behind."""
+    with tempfile.TemporaryDirectory() as root:
+        cache = {case: os.path.join(root, case.replace(":", "_")) for case in cases}
+        cold = {case: first_steps(case, cache[case]) for case in cases}
+        found: dict[str, list[dict[str, Any]]] = {case: [] for case in cases}
+        for _ in range(warm):
+            for case in cases:
+                found[case].append(first_steps(case, cache[case]))
+    return {
+        case: {
+            "cold": cold[case],
+            "warm": {
+                key: spread([marks[key] for marks in found[case]])
+                for key in cold[case]
+                if key.endswith("_s")
+            },
+            "warm_graphs": found[case][0]["graphs"],
+            "warm_from_cache": min(marks["from_cache"] for marks in found[case]),
+        }
+        for case in cases
+    }
+
+
+def main() -> None:
+    """Measures imports and runs, writes `start_up.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", default=["er:cnn", "derpp:reduced-resnet18"])
+    parser.add_argument("--imports", type=int, default=7)
+    parser.add_argument("--warm", type=int, default=3)
+    parser.add_argument("--name", default="start_up")
+    args = parser.parse_args()
+    results: dict[str, Any] = {"import": imports(args.imports)}
+    found = results["import"]
+    print(
+        f"import: {found['mammoth_compiled_s']['median']:.2f} s, {PLAIN} "
+        f"{found['torch_torchvision_s']['median']:.2f} s, ratio {found['ratio']['median']:.2f} "
+        f"[{found['ratio']['p20']:.2f}, {found['ratio']['p80']:.2f}]",
+        flush=True,
+    )
+    results["runs"] = runs(args.cases, args.warm)
+    for case, r in results["runs"].items():
+        first = r["warm"]["first_compiled_step_s"]
+        print(
+            f"{case}: first compiled step (number {r['cold']['first_compiled_step']}) after "
+            f"{r['cold']['first_compiled_step_s']:.1f} s cold, {first['median']:.1f} s "
+            f"[{first['p20']:.1f}, {first['p80']:.1f}] warm, {r['warm_from_cache']} of "
+            f"{r['warm_graphs']} graphs from the cache"
+        )
+    print("written:", write_results(args.name, results))
+
+
+if __name__ == "__main__":
+    main()
