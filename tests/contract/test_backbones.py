@@ -117,9 +117,10 @@ def test_every_parameter_gets_a_finite_gradient(net, images):
 
 
 @each_backbone
-def test_captured_in_one_graph(net, images):
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_captured_in_one_graph(net, images, training):
     # fullgraph: a graph break is an error. The shortest and the longest answer stand for all.
-    net.eval()
+    net.train(training)
     torch._dynamo.reset()
     supports = probe(net, tuple(images.shape[1:]), CLASSES).supports
     for returnt in (supports[0], supports[-1]):
