@@ -74,8 +74,6 @@ class _Ours:
         policy = policy_of(model.net)
         policy.compile, policy.batch_sizes = True, batch_sizes(model.args)
         model.net.to(model.device).train()
-        if device == "cuda":
-            model.net.to(memory_format=torch.channels_last)
         self.loader, _ = dataset.meta_get_data_loaders()
         model.begin_task(dataset)
         self.device, self.batch = device, batch

@@ -112,6 +112,8 @@ class FusedBatches:
             padding=numbers.padding,
             fill=numbers.fill,
             flip=numbers.flip,
+            # As eager code has it: a convolution hands channels-last on, and `view` fails on that.
+            memory_format=torch.contiguous_format,
             plain=self._plain,
         )
         philox.advance(self._state)

@@ -56,9 +56,6 @@ def train(
     results = Results(config=plain_arguments(args))
     dataset.reset()
     model.net.to(model.device)
-    if model.device.type == "cuda":
-        # cuDNN and the Triton kernels read weights of convolutions in vectors that way.
-        model.net.to(memory_format=torch.channels_last)
     done = resume(model, dataset, args, results) if getattr(args, "loadcheck", None) else 0
     begin = counters.read()
     try:

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torchvision import transforms
 
+from mammoth_compiled import MammothBackbone, register_backbone
 from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.device import random_state, set_random_state
 
@@ -82,3 +84,22 @@ def test_a_schedule_reaches_recorded_steps(run_tiny):
     assert graphs.notes["step"]["replayed"] > 0
     assert model.opt.param_groups[0]["lr"] == 0.05
     assert graphs.loss == pytest.approx(python.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_a_forward_may_view_what_a_convolution_gives(run_tiny, compile):
+    class Views(MammothBackbone):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.classifier = nn.Linear(8 * 64, num_classes)
+
+        def forward(self, x, returnt="out"):
+            features = self.conv(x).relu().view(x.shape[0], -1)
+            out = self.classifier(features)
+            return {"out": out, "features": features, "both": (out, features)}[returnt]
+
+    register_backbone("views")(Views)
+    given = {"device": "cuda", "compile": compile, "backbone": "views", "lr": 0.05}
+    _, _, results = run_tiny("er", buffer_size=16, n_epochs=8, **given)
+    assert results.notes["compile"] == (compile == "on")

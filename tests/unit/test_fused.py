@@ -95,6 +95,7 @@ def test_without_chance_batches_are_those_of_the_dataset(loader, shape, tail):
     ):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+            assert a.is_contiguous()
 
 
 def test_each_image_is_cropped_and_mirrored_as_torchvision_could(loader):
