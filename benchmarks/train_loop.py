@@ -74,7 +74,7 @@ def reference(method, backbone, arguments, seed, workers):
 
 def best_workers(method, backbone, arguments):
     """Returns the number of DataLoader workers with which the plain loop is fastest, on a part."""
-    whole, Part.PER_TASK = Part.PER_TASK, min(Part.PER_TASK, 640)
+    whole, Part.PER_TASK = Part.PER_TASK, min(Part.PER_TASK // 2, 640)
     times = {w: reference(method, backbone, arguments, 0, w)[0] for w in (0, 1, 2)}
     Part.PER_TASK = whole
     return min(times, key=times.get)

@@ -8,7 +8,6 @@ import torch
 from mammoth_compiled.buffers import Buffer, apply_transform
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.config import add_rehearsal_args
-from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.types import Batch
@@ -58,24 +57,21 @@ class RehearsalModel(ContinualModel):
         loader = dataset.train_loader
         was_training = self.net.training
         self.net.eval()
-        parts = torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE)
-        features, labels = [], []
-        for part in parts:
-            batch, found = self._look_at(loader, part)
-            features.append(found)
-            labels.append(batch.labels)
+        looked = []
+        for part in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
+            _, labels, images = loader.take(part)
+            logits, features = self.net(self._plain(images), returnt="both")
+            looked.append((features, labels, logits))
+        self.net.train(was_training)
+        features, labels, logits = (torch.cat(column) for column in zip(*looked, strict=True))
 
         def fetch(index: torch.Tensor) -> dict[str, Any]:
-            batches = [self._look_at(loader, part)[0] for part in index.split(EVAL_BATCH_SIZE)]
-            rows = [{"examples": b.not_aug_inputs, **self._rows(b)} for b in batches]
-            return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+            images = loader.take(index)[2]
+            batch = Batch(self._plain(images), labels[index], images, logits[index])
+            return {"examples": images, **self._rows(batch)}
 
-        self.buffer.end_task(torch.cat(features), torch.cat(labels), fetch)
-        self.net.train(was_training)
+        self.buffer.end_task(features, labels, fetch)
 
-    def _look_at(self, loader: TaskLoader, index: torch.Tensor) -> tuple[Batch, torch.Tensor]:
-        """Returns images of the task, without augmentation, and their features [B, F]."""
-        _, labels, images = loader.take(index)
-        inputs = apply_transform(images, getattr(self, "normalization_transform", None))
-        logits, features = self.net(inputs, returnt="both")
-        return Batch(inputs, labels, images, logits), features
+    def _plain(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns images as the network gets them, without augmentation."""
+        return apply_transform(images, getattr(self, "normalization_transform", None))

@@ -10,9 +10,8 @@ from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.registry import datasets, models
 
-# Herding keeps 90 / t images of each of t classes: enough to replay 8, and never as many as make a
-# batch of a size that is compiled, for it sends those it chose through the network once more.
-VALUES = {"buffer_size": 90, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5}
+# Enough for herding to replay 8 images of each of ten classes, which it shares out by task.
+VALUES = {"buffer_size": 80, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5}
 ARGUMENTS = {name: get_avail_args(model=name) for name in models}
 REHEARSAL = [name for name in models if "buffer_policy" in ARGUMENTS[name][1]]
 
