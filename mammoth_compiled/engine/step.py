@@ -81,7 +81,8 @@ class Step:
         self._recording: _Recording | None = None
         self._rehearsed: tuple[Any, ...] | None = None
         self._rehearsals = 0
-        self._lrs: list[float] = []
+        self._rates: dict[int, torch.Tensor] = {}
+        self._before: dict[int, dict[str, Any]] = {}
         self._surroundings: tuple[Any, ...] = ()
         self.reason = ""
         if self._recorder is None:
@@ -90,8 +91,6 @@ class Step:
             self.reason = f"{type(model).__name__} has an observe of its own"
 
     def __enter__(self) -> Self:
-        if not self.reason:
-            self._move_lr()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,8 +99,12 @@ class Step:
 
     def begin_epoch(self) -> None:
         """Looks whether what steps work with is still where it was; call it before each epoch."""
+        if self.reason:
+            return
+        self._move_lr()
         model = self.model
-        places = tuple(parameter.data_ptr() for parameter in model.net.parameters())
+        rates = [group["lr"] for group in _groups(model)]
+        places = tuple(tensor.data_ptr() for tensor in (*model.net.parameters(), *rates))
         self._surroundings = (model.net, model.net.training, model.opt, places)
 
     def __call__(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
@@ -213,19 +216,25 @@ class Step:
         )
 
     def _move_lr(self) -> None:
-        """Puts step sizes on the device, where recordings see what a schedule makes of them."""
-        for group in _groups(self.model):
-            self._lrs.append(float(group["lr"]))
-            group["lr"] = torch.tensor(self._lrs[-1], device=self.model.device)
+        """Puts step sizes on the device, where recordings see what becomes of them."""
+        for k, group in enumerate(_groups(self.model)):
+            if isinstance(group["lr"], torch.Tensor):
+                continue
+            # In the same tensor each time: a hook may set a number before each epoch.
+            rate = self._rates.setdefault(k, torch.empty((), device=self.model.device))
+            self._before[k] = {name: group[name] for name in ("lr", "capturable") if name in group}
+            group["lr"] = rate.fill_(group["lr"])
             if "capturable" in group:
                 group["capturable"] = True
 
     def _put_lr_back(self) -> None:
-        for group, before in zip(_groups(self.model), self._lrs, strict=False):
-            now = float(group["lr"])
+        for k, group in enumerate(_groups(self.model)):
+            if group["lr"] is not self._rates.get(k):
+                continue
+            now, before = float(group["lr"]), self._before[k]
             # A float32 says only nearly what it was.
-            group["lr"] = before if now == torch.tensor(before).item() else now
-        self._lrs = []
+            same = now == torch.tensor(before["lr"]).item()
+            group |= before if same else before | {"lr": now}
 
 
 def _groups(model: ContinualModel) -> list[dict[str, Any]]:

@@ -163,14 +163,19 @@ class ContinualModel(nn.Module):
         return logits
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
-        """Returns the loss of one batch, 0-d."""
+        """Returns the loss of one batch, 0-d.
+
+        On a GPU the step is recorded as one CUDA graph after its first runs and replayed from then
+        on, without Python. So what changes from step to step belongs into tensors, in place, and
+        nothing may be read back to the host; otherwise the step stays in Python, with a warning.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} defines neither observe(inputs, labels, not_aug_inputs, epoch) "
             "nor training_loss(batch)"
         )
 
     def after_step(self, batch: Batch) -> None:
-        """Called after the update of the weights, to fill a buffer for example."""
+        """Called after the update of the weights, to fill a buffer; see `training_loss`."""
 
     def observe(
         self,

@@ -213,6 +213,27 @@ def test_losses_of_replays_are_kept_apart(model):
     assert len({float(loss) for loss in losses}) == 4
 
 
+def test_step_sizes_reach_recordings(model):
+    with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
+        run(step, REHEARSALS + 2)
+        model.opt.param_groups[0]["lr"] = 0.0  # as a hook of the user's may
+        before = [p.detach().clone() for p in model.net.parameters()]
+        run(step, 2)
+        for parameter, value in zip(model.net.parameters(), before, strict=True):
+            assert torch.equal(parameter, value)
+        assert (recorder.recorded, step.replays) == (1, 4)
+    assert model.opt.param_groups[0]["lr"] == 0.0
+
+
+def test_what_the_optimiser_was_given_is_put_back(model):
+    model.opt = torch.optim.Adam(model.net.parameters(), lr=0.1, fused=True)
+    with Step(model, "tiny", TapeRecorder(model)) as step:
+        run(step, REHEARSALS + 2)
+        assert model.opt.param_groups[0]["capturable"]
+    group = model.opt.param_groups[0]
+    assert (group["lr"], group["capturable"]) == (0.1, False)
+
+
 @pytest.mark.parametrize("what", ["weights", "optimiser", "mode"])
 def test_it_is_recorded_anew_where_something_moved(model, what):
     with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
