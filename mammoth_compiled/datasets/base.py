@@ -17,8 +17,8 @@ from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.types import DatasetInfo
 
-# Not more: activations past 32 MiB, as 256 images of 32x32 in 32 channels have, go back to the system
-# after each operation of a CPU, and to get them anew takes nearly as long as to compute them.
+# Not more: activations past 32 MiB, as 256 images of 32x32 in 32 channels have, go back to the
+# system after each operation on a CPU; to get them anew takes nearly as long as to compute them.
 EVAL_BATCH_SIZE = 128
 BY_CLASS = ("class-il", "task-il")
 SETTINGS = (*BY_CLASS, "domain-il")

@@ -229,9 +229,10 @@ class Step:
 
     def _put_lr_back(self) -> None:
         for k, group in enumerate(_groups(self.model)):
-            if group["lr"] is not self._rates.get(k):
+            rate = self._rates.get(k)
+            if rate is None or group["lr"] is not rate:
                 continue
-            now, before = float(group["lr"]), self._before[k]
+            now, before = float(rate), self._before[k]
             # A float32 says only nearly what it was.
             same = now == torch.tensor(before["lr"]).item()
             group |= before if same else before | {"lr": now}
