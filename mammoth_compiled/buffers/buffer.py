@@ -120,6 +120,10 @@ class Buffer:
         """The attributes that hold data."""
         return [name for name in self.attributes if hasattr(self, name)]
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Returns all it holds, the state of its policy too."""
+        return [*(getattr(self, name) for name in self.used_attributes), *self._state.values()]
+
     def to(self, device: str | torch.device) -> Self:
         """Moves the samples to a device."""
         self.device = torch.device(device)

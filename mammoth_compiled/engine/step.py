@@ -32,7 +32,8 @@ class _Recording:
     """A recorded step.
 
     Attributes:
-        key: What it was recorded for; see `Step.__call__`.
+        key: The code and the shapes it was recorded for.
+        places: What it works with and where that lies; see `Step._places`.
         inputs: The tensors it makes its batch of, to be filled before a replay.
         loss: Filled by a replay, 0-d.
         replay: Runs it.
@@ -40,6 +41,7 @@ class _Recording:
     """
 
     key: tuple[Any, ...]
+    places: list[Any]
     inputs: tuple[torch.Tensor, ...]
     loss: torch.Tensor
     replay: Callable[[], None]
@@ -77,13 +79,12 @@ class Step:
         self.model = model
         self._dataset_name = dataset_name
         self._recorder = recorder or _recorder_for(model)
-        self._buffers = [value for value in vars(model).values() if isinstance(value, Buffer)]
+        self._buffers: list[Buffer] = []
         self._recording: _Recording | None = None
         self._rehearsed: tuple[Any, ...] | None = None
         self._rehearsals = 0
         self._rates: dict[int, torch.Tensor] = {}
         self._before: dict[int, dict[str, Any]] = {}
-        self._surroundings: tuple[Any, ...] = ()
         self.reason = ""
         if self._recorder is None:
             self.reason = "there is no GPU, or compiling or CUDA graphs are switched off"
@@ -101,11 +102,22 @@ class Step:
         """Looks whether what steps work with is still where it was; call it before each epoch."""
         if self.reason:
             return
+        values = vars(self.model).values()
+        self._buffers = [value for value in values if isinstance(value, Buffer)]
         self._move_lr()
+        if self._recording is not None and self._recording.places != self._places():
+            self._recording = self._rehearsed = None
+
+    def _places(self) -> list[Any]:
+        """Returns what a recording works with beside its inputs, and where it lies in memory."""
         model = self.model
-        rates = [group["lr"] for group in _groups(model)]
-        places = tuple(tensor.data_ptr() for tensor in (*model.net.parameters(), *rates))
-        self._surroundings = (model.net, model.net.training, model.opt, places)
+        tensors = [*model.parameters(), *model.buffers()]
+        tensors += [group["lr"] for group in _groups(model)]
+        for buffer in self._buffers:
+            tensors += buffer.tensors()
+        learnt = [parameter.requires_grad for parameter in model.parameters()]
+        where = [tensor.data_ptr() for tensor in tensors]
+        return [model.net, model.net.training, model.opt, *self._buffers, *learnt, *where]
 
     def __call__(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
         """Learns from one batch.
@@ -132,7 +144,7 @@ class Step:
         where = {t.device.type if isinstance(t, torch.Tensor) else None for t in tensors}
         if self.reason or where != {self.model.device.type}:
             return self._run(lazy, epoch)
-        key = (make, [(tensor.shape, tensor.dtype) for tensor in tensors], self._surroundings)
+        key = (make, [(tensor.shape, tensor.dtype) for tensor in tensors])
         recording = self._recording
         if recording is not None:
             if recording.key == key:
@@ -190,7 +202,7 @@ class Step:
             buffer.num_seen_examples = count  # recording has offered nothing yet
         if loss is None:
             return self._run(lazy, epoch)
-        self._recording = _Recording(key, inputs, loss, replay, growth)
+        self._recording = _Recording(key, self._places(), inputs, loss, replay, growth)
         return self._replay(self._recording, lazy)
 
     def _replay(self, recording: _Recording, lazy: LazyBatch) -> tuple[torch.Tensor, int]:

@@ -72,7 +72,7 @@ class TapeRecorder:
             tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
         for buffer in vars(self.model).values():
             if isinstance(buffer, Buffer):
-                tensors += [*buffer.serialize().values(), *buffer._state.values()]
+                tensors += buffer.tensors()
         if self.loader is not None and self.loader._source.fused is not None:
             tensors.append(self.loader._source.fused._state)
         before = [t.detach().clone() for t in tensors]
@@ -234,7 +234,7 @@ def test_what_the_optimiser_was_given_is_put_back(model):
     assert (group["lr"], group["capturable"]) == (0.1, False)
 
 
-@pytest.mark.parametrize("what", ["weights", "optimiser", "mode"])
+@pytest.mark.parametrize("what", ["weights", "frozen", "optimiser", "mode", "buffer", "rows"])
 def test_it_is_recorded_anew_where_something_moved(model, what):
     with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
         run(step, REHEARSALS + 2)
@@ -242,6 +242,13 @@ def test_it_is_recorded_anew_where_something_moved(model, what):
             with torch.no_grad():
                 for parameter in model.net.parameters():
                     parameter.data = parameter.data.clone()
+        elif what == "frozen":
+            next(model.net.parameters()).requires_grad_(False)
+        elif what == "buffer":
+            old, model.buffer = model.buffer, Buffer(8)
+            model.buffer.load_state_dict(old.state_dict())
+        elif what == "rows":
+            model.buffer.load_state_dict(model.buffer.state_dict())
         elif what == "optimiser":
             model.opt = model.get_optimizer()
         else:

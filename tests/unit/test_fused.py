@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from mammoth_compiled import MammothDataset
 from mammoth_compiled.data import TaskLoader, source
 from mammoth_compiled.data.fused import Recipe, recipe
 
@@ -63,18 +61,15 @@ def test_other_chains_have_none(parts):
     assert recipe(v1.Compose(parts)) is None
 
 
-class Images(MammothDataset):
-    def __init__(self, transform, shape=(8, 7, 3), n=24):
-        self.data = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
-        self.targets = np.arange(n) % 3
-        self.transform = transform
+@pytest.fixture
+def images(tiny):
+    """Makes datasets of random images in Mammoth's style."""
 
-    def __len__(self):
-        return len(self.data)
+    def make(transform, shape=(8, 7, 3), n=24):
+        data = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
+        return tiny.Split(data, np.arange(n) % 3, transform)
 
-    def __getitem__(self, index):
-        image = Image.fromarray(self.data[index])
-        return self.transform(image), int(self.targets[index]), self.not_aug_transform(image)
+    return make
 
 
 @pytest.fixture
@@ -86,8 +81,8 @@ def loader(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(8, 7, 3), (8, 7)], ids=str)
 @pytest.mark.parametrize("tail", [TAIL[:1], [v1.ToTensor(), v1.Normalize(0.4, 0.2)]], ids=str)
-def test_without_chance_batches_are_those_of_the_dataset(loader, shape, tail):
-    dataset = Images(v1.Compose(tail), shape)
+def test_without_chance_batches_are_those_of_the_dataset(loader, images, shape, tail):
+    dataset = images(v1.Compose(tail), shape)
     made = loader(dataset)
     assert made._source.fused is not None
     for got, expected in zip(
@@ -98,7 +93,7 @@ def test_without_chance_batches_are_those_of_the_dataset(loader, shape, tail):
             assert a.is_contiguous()
 
 
-def test_each_image_is_cropped_and_mirrored_as_torchvision_could(loader):
+def test_each_image_is_cropped_and_mirrored_as_torchvision_could(loader, images):
     dataset = Images(
         v1.Compose([v1.RandomCrop(8, padding=1), v1.RandomHorizontalFlip(), *TAIL[:1]]), (8, 8, 3)
     )
@@ -118,8 +113,8 @@ def test_each_image_is_cropped_and_mirrored_as_torchvision_could(loader):
     assert len(seen) > 3 * len(dataset)
 
 
-def test_epochs_and_batches_differ_and_the_seed_repeats_them(loader):
-    made = loader(Images(v1.Compose([CROP, *TAIL])))
+def test_epochs_and_batches_differ_and_the_seed_repeats_them(loader, images):
+    made = loader(images(v1.Compose([CROP, *TAIL])))
 
     def epoch(seed=None):
         if seed is not None:
@@ -129,13 +124,13 @@ def test_epochs_and_batches_differ_and_the_seed_repeats_them(loader):
     first, second = epoch(3), epoch()
     assert not torch.equal(first, second)
     assert torch.equal(epoch(3), first)
-    same = Images(v1.Compose([CROP, *TAIL]))
+    same = images(v1.Compose([CROP, *TAIL]))
     same.data[:] = same.data[:1]
     one, other, *_ = (batch[0] for batch in loader(same))
     assert not torch.equal(one, other)
 
 
-def test_a_chain_without_chance_draws_nothing(loader):
+def test_a_chain_without_chance_draws_nothing(loader, images):
     before = torch.get_rng_state()
-    list(loader(Images(v1.Compose(TAIL))))
+    list(loader(images(v1.Compose(TAIL))))
     assert torch.equal(torch.get_rng_state(), before)
