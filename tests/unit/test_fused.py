@@ -94,7 +94,7 @@ def test_without_chance_batches_are_those_of_the_dataset(loader, images, shape, 
 
 
 def test_each_image_is_cropped_and_mirrored_as_torchvision_could(loader, images):
-    dataset = Images(
+    dataset = images(
         v1.Compose([v1.RandomCrop(8, padding=1), v1.RandomHorizontalFlip(), *TAIL[:1]]), (8, 8, 3)
     )
     places = {}
