@@ -18,7 +18,7 @@ from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.types import DatasetInfo
 
 # Not more: activations past 32 MiB, as 256 images of 32x32 in 32 channels have, go back to the
-# system after each operation on a CPU; to get them anew takes nearly as long as to compute them.
+# system after each operation on a CPU and have to be got anew.
 EVAL_BATCH_SIZE = 128
 BY_CLASS = ("class-il", "task-il")
 SETTINGS = (*BY_CLASS, "domain-il")

@@ -139,10 +139,12 @@ class Step:
             return self._learn(lazy, epoch)
 
     def _learn(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
+        if self.reason:
+            return self._run(lazy, epoch)
         make, tensors = lazy
         # What a user's own loader hands over may be anything, and anywhere.
         where = {t.device.type if isinstance(t, torch.Tensor) else None for t in tensors}
-        if self.reason or where != {self.model.device.type}:
+        if where != {self.model.device.type}:
             return self._run(lazy, epoch)
         key = (make, [(tensor.shape, tensor.dtype) for tensor in tensors])
         recording = self._recording
