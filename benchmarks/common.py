@@ -1,12 +1,14 @@
 """What the benchmark scripts share: interleaved timing, spread, and the JSON they write."""
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ def interleaved(
                 torch.cuda.synchronize()
             times[name].append(1e3 * (time.perf_counter() - start) / calls)
     return times
+
+
+def process() -> ProcessPoolExecutor:
+    """Returns a fresh process that runs what is submitted to it, one after the other.
+
+    What is compared gets processes of its own: how the allocator of a process gives memory back
+    depends on all that ran there before, and changes the time of a step by a third.
+    """
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def spread(values: list[float]) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 Data: seq-fmnist at 32x32x3, one epoch, batch 32. A case may be cut to `--per_task` training images
 per task. `ours` is a whole run of `train()` with compiled code in Inductor's cache, `ours_first`
-the first run of the process.
+the first run of the process; `ours_bf16` is the same with `--amp bf16`, where the CPU multiplies
+bfloat16. Every plain loop has a process of its own, and float32.
 """
 
 import argparse
@@ -13,12 +14,13 @@ import io
 import time
 
 import torch
-from common import spread, write_results
+from common import process, ratio, spread, write_results
 from reference_loop import run as run_reference
 
 import mammoth_compiled as mc
 from mammoth_compiled.datasets.arrays import ArrayDataset
 from mammoth_compiled.datasets.fashion_mnist import SequentialFashionMNIST
+from mammoth_compiled.device import computes_bf16
 from mammoth_compiled.registry import backbones
 
 
@@ -44,9 +46,9 @@ class Part(SequentialFashionMNIST):
 mc.register_dataset("seq-fmnist-part")(Part)
 
 
-def ours(method, backbone, arguments, seed):
+def ours(method, backbone, arguments, seed, amp="off"):
     """Runs our loop; returns seconds in train(), final class-IL accuracy and images learnt."""
-    given = {**arguments, "backbone": backbone, "seed": seed, "compile": "on"}
+    given = {**arguments, "backbone": backbone, "seed": seed, "compile": "on", "amp": amp}
     with contextlib.redirect_stdout(io.StringIO()):
         model, dataset = mc.load_runner(method, "seq-fmnist-part", given)
         start = time.perf_counter()
@@ -55,23 +57,35 @@ def ours(method, backbone, arguments, seed):
     return seconds, results.accuracy["class_il"], sum(results.train_images)
 
 
-def reference(method, backbone, arguments, seed, workers):
-    """Runs the plain loop; returns the same."""
-    given = {"backbone": backbone, "seed": seed, "batch_size": arguments["batch_size"]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        _, dataset = mc.load_runner("sgd", "seq-fmnist-part", given)
-    net = backbones[backbone].target(num_classes=10)
-    start = time.perf_counter()
-    accuracy, images = run_reference(
-        method,
-        net,
-        dataset,
-        arguments["lr"],
-        arguments["batch_size"],
-        arguments.get("buffer_size", 0),
-        workers,
-    )
-    return time.perf_counter() - start, accuracy, images
+def reference(*args):
+    """Runs the plain loop in a fresh process; returns what `ours` does. Takes `plain`'s arguments.
+
+    In ours it would get the allocator as `train()` sets it.
+    """
+    with process() as fresh:
+        return fresh.submit(plain, Part.PER_TASK, *args).result()
+
+
+def plain(per_task, method, backbone, arguments, seed, workers):
+    """Runs the plain loop with so many images per task, in this process."""
+    # What a process does once (code for this CPU, imports) is not counted, as it is not in ours.
+    for Part.PER_TASK in (64, per_task):
+        given = {"backbone": backbone, "seed": seed, "batch_size": arguments["batch_size"]}
+        with contextlib.redirect_stdout(io.StringIO()):
+            _, dataset = mc.load_runner("sgd", "seq-fmnist-part", given)
+        net = backbones[backbone].target(num_classes=10)
+        start = time.perf_counter()
+        accuracy, images = run_reference(
+            method,
+            net,
+            dataset,
+            arguments["lr"],
+            arguments["batch_size"],
+            arguments.get("buffer_size", 0),
+            workers,
+        )
+        seconds = time.perf_counter() - start
+    return seconds, accuracy, images
 
 
 def best_workers(method, backbone, arguments):
@@ -91,26 +105,28 @@ def measure(case, per_task, pairs):
     if method == "derpp":
         arguments |= {"alpha": 0.2, "beta": 0.5}
     workers = best_workers(method, backbone, arguments)
-    first_s, _, _ = ours(method, backbone, arguments, 100)
-    rows = []
+    amps = {"ours": "off"}
+    if computes_bf16(torch.device("cpu")):
+        amps["ours_bf16"] = "bf16"
+    first_s = {k: ours(method, backbone, arguments, 100, amp)[0] for k, amp in amps.items()}
+    runs = {name: [] for name in ("reference", *amps)}
     for seed in range(pairs):
-        a = reference(method, backbone, arguments, seed, workers)
-        b = ours(method, backbone, arguments, seed)
-        rows.append((a, b))
-        print(f"  {case} seed {seed}: reference {a[0]:.1f} s, ours {b[0]:.1f} s", flush=True)
-    images = rows[0][1][2]
-    return {
-        "per_task": per_task,
-        "images": images,
-        "reference_workers": workers,
-        "ours_first_s": first_s,
-        "reference_s": spread([a[0] for a, _ in rows]),
-        "ours_s": spread([b[0] for _, b in rows]),
-        "ours_images_per_s": spread([images / b[0] for _, b in rows]),
-        "speed_up": spread([a[0] / b[0] for a, b in rows]),
-        "reference_class_il": spread([a[1] for a, _ in rows]),
-        "ours_class_il": spread([b[1] for _, b in rows]),
-    }
+        runs["reference"].append(reference(method, backbone, arguments, seed, workers))
+        for name, amp in amps.items():
+            runs[name].append(ours(method, backbone, arguments, seed, amp))
+        told = ", ".join(f"{name} {run[-1][0]:.1f} s" for name, run in runs.items())
+        print(f"  {case} seed {seed}: {told}", flush=True)
+    images = runs["ours"][0][2]
+    seconds = {name: [s for s, _, _ in run] for name, run in runs.items()}
+    result = {"per_task": per_task, "images": images, "reference_workers": workers}
+    for name, run in runs.items():
+        result[f"{name}_s"] = spread(seconds[name])
+        result[f"{name}_class_il"] = spread([accuracy for _, accuracy, _ in run])
+    for name in amps:
+        result[f"{name}_first_s"] = first_s[name]
+        result[f"{name}_images_per_s"] = spread([images / s for s in seconds[name]])
+        result[f"{name}_speed_up"] = ratio(seconds, "reference", name)
+    return result
 
 
 def main():
@@ -123,14 +139,17 @@ def main():
     results = {}
     for case, per_task in zip(args.cases, args.per_task, strict=True):
         r = results[case] = measure(case, per_task, args.pairs)
-        print(
-            f"{case}: reference {r['reference_s']['median']:.1f} s, "
-            f"ours {r['ours_s']['median']:.1f} s, speed-up {r['speed_up']['median']:.2f} "
-            f"[{r['speed_up']['p20']:.2f}, "
-            f"{r['speed_up']['p80']:.2f}], class-IL {r['reference_class_il']['median']:.3f} / "
-            f"{r['ours_class_il']['median']:.3f}",
-            flush=True,
-        )
+        for name in ("ours", "ours_bf16"):
+            if f"{name}_s" not in r:
+                continue
+            up = r[f"{name}_speed_up"]
+            print(
+                f"{case}: reference {r['reference_s']['median']:.1f} s, {name} "
+                f"{r[f'{name}_s']['median']:.1f} s, speed-up {up['median']:.2f} "
+                f"[{up['p20']:.2f}, {up['p80']:.2f}], class-IL "
+                f"{r['reference_class_il']['median']:.3f} / {r[f'{name}_class_il']['median']:.3f}",
+                flush=True,
+            )
         # After each case, so that a stopped run keeps what it measured.
         path = write_results(args.name, {"cases": results})
     print("written:", path)

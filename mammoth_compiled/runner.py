@@ -1,6 +1,7 @@
 """Builds the dataset, the backbone and the model of a run from their names."""
 
 import inspect
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.config import resolve
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.device import get_device, set_seed
+from mammoth_compiled.device import computes_bf16, get_device, set_seed
 from mammoth_compiled.engine.forward import ForwardPolicy, attach
 from mammoth_compiled.errors import ConfigError, ContractError
 from mammoth_compiled.models.base import ContinualModel
@@ -56,7 +57,13 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
             raise ContractError(
                 f"backbone {args.backbone!r} on {args.dataset!r}: {error}"
             ) from error
-    attach(net, ForwardPolicy(device=get_device(args.device), amp=args.amp))
+    device = get_device(args.device)
+    if args.amp == "bf16" and not computes_bf16(device):
+        warnings.warn(
+            f"--amp bf16: {device} only emulates bfloat16, which is slower than --amp off",
+            stacklevel=2,
+        )
+    attach(net, ForwardPolicy(device=device, amp=args.amp))
     target: Any = models[args.model].target
     model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
     setting = dataset.SETTING

@@ -9,6 +9,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from mammoth_compiled.data.geometry import four_sides
+from mammoth_compiled.data.transforms import CROPS, FLIPS
 from mammoth_compiled.kernels import philox
 from mammoth_compiled.kernels.augment import augment
 
@@ -47,9 +48,9 @@ def recipe(transform: Any) -> Recipe | None:
     """
     parts = list(_flat(transform))
     numbers: dict[str, Any] = {}
-    while parts and type(parts[0]) in (*_CROPS, *_FLIPS):
+    while parts and type(parts[0]) in (*CROPS, *FLIPS):
         part = parts.pop(0)
-        found = _crop(part) if type(part) in _CROPS else {"flip": part.p}
+        found = _crop(part) if type(part) in CROPS else {"flip": part.p}
         if not found or found.keys() & numbers.keys():
             return None
         numbers |= found
@@ -120,8 +121,6 @@ class FusedBatches:
         return result
 
 
-_CROPS = (v1.RandomCrop, v2.RandomCrop)
-_FLIPS = (v1.RandomHorizontalFlip, v2.RandomHorizontalFlip)
 _NORMALISE = (v1.Normalize, v2.Normalize)
 
 

@@ -20,8 +20,8 @@ class CannotBatchError(Exception):
     """A transform for which there is no batched code; the message names it."""
 
 
-def random_crop(transform: Any) -> BatchTransform:
-    """RandomCrop with constant padding."""
+def random_crop(transform: Any, flip: float = 0.0) -> BatchTransform:
+    """RandomCrop with constant padding, then RandomHorizontalFlip with the probability `flip`."""
     if transform.padding_mode != "constant" or transform.pad_if_needed:
         raise CannotBatchError("RandomCrop with pad_if_needed or another padding_mode")
     fill = transform.fill
@@ -39,11 +39,14 @@ def random_crop(transform: Any) -> BatchTransform:
                 f"({images.shape[2] + top + bottom}, {images.shape[3] + left + right})"
             )
         n, device = len(images), images.device
+        first_rows = torch.randint(rows + 1, (n,), device=device)
+        first_columns = torch.randint(columns + 1, (n,), device=device)
+        mirrored = torch.rand(n, device=device) < flip if flip else first_rows < 0
         return crop_flip(
             images,
-            torch.randint(rows + 1, (n,), device=device),
-            torch.randint(columns + 1, (n,), device=device),
-            torch.zeros(n, dtype=torch.bool, device=device),
+            first_rows,
+            first_columns,
+            mirrored,
             (height, width),
             (left, right, top, bottom),
             fill,

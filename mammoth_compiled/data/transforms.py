@@ -55,9 +55,15 @@ def _stages(transform: Any, pil: bool) -> tuple[list[BatchTransform], bool]:
     if transform is None:
         return [], pil
     if isinstance(transform, (v1.Compose, v2.Compose)):
-        stages = []
-        for part in transform.transforms:
-            more, pil = _stages(part, pil)
+        stages: list[BatchTransform] = []
+        parts = list(transform.transforms)
+        while parts:
+            part = parts.pop(0)
+            if type(part) in CROPS and parts and type(parts[0]) in FLIPS:
+                # One look-up of pixels instead of two passes; the draws are those of the two.
+                more = [geometry.random_crop(part, parts.pop(0).p)]
+            else:
+                more, pil = _stages(part, pil)
             stages += more
         return stages, pil
     # Exactly these classes: a subclass may do something else.
@@ -131,6 +137,9 @@ _TURNS_BY_FORM: dict[type, Callable[[Any, bool], BatchTransform]] = {
     v1.RandomRotation: geometry.random_rotation,
     v2.RandomRotation: geometry.random_rotation,
 }
+
+CROPS = (v1.RandomCrop, v2.RandomCrop)
+FLIPS = (v1.RandomHorizontalFlip, v2.RandomHorizontalFlip)
 
 _MAKES_PIL = {
     v1.ToPILImage: True,

@@ -17,6 +17,7 @@ from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.data.loader import made
 from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.forward import policy_of
 from mammoth_compiled.engine.monitor import LossMonitor
@@ -56,6 +57,8 @@ def train(
     results = Results(config=plain_arguments(args))
     dataset.reset()
     model.net.to(model.device)
+    if model.device.type == "cpu":
+        keep_freed_memory()
     done = resume(model, dataset, args, results) if getattr(args, "loadcheck", None) else 0
     begin = counters.read()
     try:

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from mammoth_compiled import base_path, get_device
-from mammoth_compiled.device import random_state, set_random_state, set_seed
+from mammoth_compiled.device import (
+    computes_bf16,
+    keep_freed_memory,
+    random_state,
+    set_random_state,
+    set_seed,
+)
 from mammoth_compiled.errors import ConfigError
 
 
@@ -67,3 +73,45 @@ def test_random_state_can_be_loaded_without_running_code(tmp_path):
     torch.save(state, tmp_path / "state.pt")
     set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == first
+
+
+@pytest.mark.parametrize("flag", [None, "avx512_bf16", "amx_bf16"])
+def test_bfloat16_in_hardware(monkeypatch, flag):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
+    assert computes_bf16(torch.device("cpu")) == (flag is not None)
+
+
+PAGED_IN = """
+import resource, sys, torch
+from mammoth_compiled.device import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def step():
+    blocks = [torch.empty(20 * 2**20, dtype=torch.uint8).fill_(1) for _ in range(3)]
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+before = faults()
+step()
+print(faults() - before)
+"""
+
+
+def test_freed_memory_is_kept(run_python):
+    if not keep_freed_memory():
+        pytest.skip("the C library has no mallopt")
+
+    def paged_in(what):
+        done = run_python("-c", PAGED_IN, what)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    # 60 MiB in pages of 4 KiB, or in huge ones of 2 MiB.
+    assert paged_in("give back") >= 30
+    assert paged_in("keep") < 30
+
+
+def test_another_c_library(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert not keep_freed_memory()

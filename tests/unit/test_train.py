@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import warnings
 
 import pytest
 import torch
@@ -234,6 +235,18 @@ def test_a_model_without_a_step(tiny):
         train(*load_runner("empty", "seq-tiny"))
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_emulated_bfloat16_is_warned_of(tiny, monkeypatch, bf16):
+    monkeypatch.setattr("mammoth_compiled.runner.computes_bf16", lambda _: bf16)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_runner("sgd", "seq-tiny", {"amp": "bf16", "device": "cpu"})
+        load_runner("sgd", "seq-tiny", {"device": "cpu"})
+    expected = ["--amp bf16: cpu only emulates bfloat16, which is slower than --amp off"]
+    assert [str(w.message) for w in caught] == ([] if bf16 else expected)
+
+
+@pytest.mark.filterwarnings("ignore:--amp bf16")
 @pytest.mark.parametrize("switch", ["off", "on"])
 def test_bfloat16_trains(run_tiny, graph_counter, switch):
     model, _, results = run_tiny("sgd", amp="bf16", compile=switch, lr=0.05, n_epochs=4)

@@ -148,6 +148,15 @@ def test_crop_and_flip_are_drawn_independently():
     )
 
 
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_a_crop_with_a_flip_draws_as_the_two_alone(images, p):
+    crop, flip = v1.RandomCrop((3, 4), padding=2, fill=7), v1.RandomHorizontalFlip(p)
+    torch.manual_seed(11)
+    alone = batch_transform(flip)(batch_transform(crop)(images))
+    torch.manual_seed(11)
+    assert torch.equal(batch_transform(v1.Compose([crop, flip]))(images), alone)
+
+
 def test_draws_follow_torchs_seed(images):
     transform = batch_transform(
         v1.Compose([v1.RandomCrop(4, padding=2), v1.RandomHorizontalFlip()])
