@@ -43,7 +43,18 @@ def process() -> ProcessPoolExecutor:
     What is compared gets processes of its own: how the allocator of a process gives memory back
     depends on all that ran there before, and changes the time of a step by a third.
     """
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    start = multiprocessing.get_start_method()
+    return ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_workers_by,
+        initargs=(start,),
+    )
+
+
+def _start_workers_by(method: str) -> None:
+    """Else the workers of a DataLoader would be spawned, too, and import torch first."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def spread(values: list[float]) -> dict[str, Any]:

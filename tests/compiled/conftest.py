@@ -1,8 +1,21 @@
-"""Graphs as torch.export makes them, for tests of what is done to Dynamo's."""
+"""A GPU on paper, and graphs as torch.export makes them."""
 
 import pytest
 import torch
+from gpu_on_paper import Gpu
 from torch.export import Dim
+
+from mammoth_compiled.compiler import dispatch
+from mammoth_compiled.kernels import launch
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU for graphs only; see `gpu_on_paper`."""
+    gpu = Gpu()
+    monkeypatch.setattr(launch, "supports", lambda device: device.type == "cuda")
+    monkeypatch.setattr(dispatch, "fastest", gpu.fastest)
+    return gpu
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""What the patterns make of attention and its projections on a GPU, without one."""
+
+import pytest
+import torch
+from gpu_on_paper import (
+    Attention,
+    Heads,
+    assert_same_numbers,
+    bmm,
+    einsum,
+    operators,
+    rewritten,
+)
+
+from mammoth_compiled.compiler import ways
+from mammoth_compiled.compiler.ways import FUSED, SDPA, UNFUSED
+
+
+@pytest.mark.parametrize("products", [bmm, operators, einsum])
+@pytest.mark.parametrize(("way", "name"), [(FUSED, "attention"), (SDPA, "sdpa")])
+def test_attention_in_three_styles(gpu, products, way, name):
+    gpu.ways["attention"] = way
+    matches, found = assert_same_numbers(Attention(products), torch.rand(2, 7, 8))
+    assert found == {name: 1}
+    assert (matches[0].pattern, matches[0].reason) == ("attention", "")
+    assert "heads=1 queries=7 keys=7 size=8" in gpu.asked[0]
+
+
+def test_attention_with_heads_of_other_keys(gpu):
+    query, key, value = (torch.rand(2, 3, n, 8) for n in (5, 9, 9))
+
+    def cross(x):
+        return torch.softmax(x @ key.transpose(-2, -1) * 8**-0.5, -1) @ value
+
+    result, _, found = rewritten(cross, query)
+    assert found == {"attention": 1}
+    assert "heads=3 queries=5 keys=9" in gpu.asked[0]
+    torch.testing.assert_close(result, cross(query))
+
+
+def test_attention_in_strict_float32_is_a_problem_of_its_own(gpu, monkeypatch):
+    assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    monkeypatch.setattr(ways, "input_precision", lambda dtype, convolution: "tf32")
+    assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    strict, tf32 = (problem for problem in gpu.asked if "heads" in problem)
+    assert strict != tf32
+
+
+def test_attention_where_torch_is_faster(gpu):
+    gpu.ways["attention"] = UNFUSED
+    matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    assert found == {}
+    assert matches[0].reason == "torch's own kernels were measured to be faster"
+
+
+def test_projections_of_the_same_tokens_become_one_product(gpu):
+    matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 64, 8))
+    assert [(match.pattern, match.by) for match in matches] == [
+        ("attention", "one Triton kernel"),
+        ("projections", "one product"),
+    ]
+    assert found == {"attention": 1, "projections": 1}
+    assert "tokens=64 in=8 out0=8 out1=8 out2=8" in gpu.asked[1]
+
+
+@pytest.mark.parametrize(
+    "view", [lambda y: y.view(2, 64, 4, 2), lambda y: y.reshape(2, -1), lambda y: y.transpose(1, 2)]
+)
+def test_projections_that_are_viewed_as_heads(gpu, view):
+    _, found = assert_same_numbers(Heads(view), torch.rand(2, 64, 8))
+    assert found == {"projections": 1}
+
+
+def test_projections_left_alone(gpu):
+    matches, found = assert_same_numbers(Heads(lambda y: y.view(2, -1)), torch.rand(2, 64, 8))
+    assert (found, matches[0].reason) == ({}, "a view of its results wants them contiguous")
+    matches, found = assert_same_numbers(Heads(lambda y: y.permute(2, 0, 1)), torch.rand(2, 9, 8))
+    assert (found, matches[0].reason) == ({}, "it pays for 64 to 256 tokens")
+    gpu.ways["projections"] = UNFUSED
+    matches, found = assert_same_numbers(Heads(lambda y: y.transpose(1, 2)), torch.rand(2, 64, 8))
+    assert (found, matches[0].reason) == ({}, "three products were measured to be faster")

@@ -1,0 +1,98 @@
+"""What the patterns make of convolutions and pooling on a GPU, without one."""
+
+import pytest
+import torch
+from gpu_on_paper import (
+    Functional,
+    Methods,
+    Modules,
+    Stem,
+    assert_same_numbers,
+    rewritten,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.compiler.ways import FUSED, POOL, UNFUSED
+from mammoth_compiled.kernels import launch
+
+
+@pytest.mark.parametrize("style", [Functional, Modules, Methods])
+@pytest.mark.parametrize(("way", "name"), [(FUSED, "fused conv"), (POOL, "pool")])
+def test_convolutions_in_three_styles(gpu, style, way, name):
+    gpu.ways["conv_relu_pool"] = way
+    matches, found = assert_same_numbers(style(), torch.rand(2, 3, 8, 8))
+    assert found == {name: 2}
+    assert [match.reason for match in matches] == ["", ""]
+    assert "Triton kernel" in matches[0].by
+    assert [problem.split()[1:4] for problem in gpu.asked] == [
+        ["batch=2", "in=3", "out=4"],
+        ["batch=2", "in=4", "out=6"],
+    ]
+    assert ["input_grad=0" in problem for problem in gpu.asked] == [True, False]
+
+
+def test_gradient_of_the_images(gpu):
+    assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8, requires_grad=True))
+    assert all("input_grad=1" in problem for problem in gpu.asked)
+
+
+def test_without_gradients(gpu):
+    with torch.no_grad():
+        _, _, found = rewritten(Functional(), torch.rand(2, 3, 8, 8))
+    assert found == {"fused conv": 2}
+    assert all("train=0" in problem for problem in gpu.asked)
+
+
+def test_where_torch_is_faster_the_graph_stays(gpu):
+    gpu.ways["conv_relu_pool"] = UNFUSED
+    matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
+    assert found == {}
+    assert {match.reason for match in matches} == {"torch's own kernels were measured to be faster"}
+
+
+def test_strict_float32_stays_with_cudnn(gpu, monkeypatch):
+    monkeypatch.setattr(launch, "input_precision", lambda dtype, convolution: "ieee")
+    _, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
+    assert found == {"pool": 2}
+    assert gpu.asked == []
+
+
+def test_the_stem_of_a_resnet(gpu):
+    matches, found = assert_same_numbers(Stem(), torch.rand(2, 3, 32, 32))
+    assert found == {"pool": 1}
+    assert matches[0].by == "a Triton kernel for relu+pool"
+    assert gpu.asked == []
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        (lambda x: F.max_pool2d(F.relu(x), 2, dilation=2), "are dilated or rounded up"),
+        (lambda x: F.max_pool2d(F.relu(x), 3, ceil_mode=True), "are dilated or rounded up"),
+        (lambda x: F.max_pool2d(F.relu(x), 16), "more than 126 cells"),
+        (lambda x: F.max_pool2d(F.relu(x.sin()), 2), "not a convolution or a batch norm"),
+        (lambda x: F.max_pool2d(F.relu(x.double()), 2), "not a convolution or a batch norm"),
+    ],
+)
+def test_what_is_left_alone_and_why(gpu, tail, reason):
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    images = torch.rand(2, 3, 16, 16)
+    result, matches, found = rewritten(lambda x: tail(conv(x)), images)
+    assert found == {}
+    assert reason in matches[0].reason
+    assert torch.equal(result, tail(conv(images)))
+
+
+def test_double_precision_is_left_alone(gpu):
+    net = Functional().double()
+    _, matches, found = rewritten(net, torch.rand(2, 3, 8, 8).double())
+    assert found == {}
+    assert matches[0].reason == "there is no kernel for torch.float64"
+
+
+def test_a_gpu_without_support_is_left_alone(gpu, monkeypatch):
+    monkeypatch.setattr(launch, "supports", lambda device: False)
+    matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
+    assert found == {}
+    assert "compute capability 8.0" in matches[0].reason
