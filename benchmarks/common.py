@@ -41,7 +41,7 @@ def process() -> ProcessPoolExecutor:
     """Returns a fresh process that runs what is submitted to it, one after the other.
 
     What is compared gets processes of its own: how the allocator of a process gives memory back
-    depends on all that ran there before, and changes the time of a step by a third.
+    depends on all that ran there before, and changes the time of a step.
     """
     start = multiprocessing.get_start_method()
     return ProcessPoolExecutor(

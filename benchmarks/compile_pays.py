@@ -73,8 +73,7 @@ def run(calls):
 def measure(name, batch, rounds):
     with contextlib.ExitStack() as stack:
         processes = {kind: stack.enter_context(process()) for kind in KINDS}
-        for kind in KINDS:
-            facts = processes[kind].submit(prepare, kind, name, batch).result()
+        known = {k: p.submit(prepare, k, name, batch).result() for k, p in processes.items()}
         turns = {k: lambda n, p=p: p.submit(run, n).result() for k, p in processes.items()}
         turns["compiled"](3)
         start = time.perf_counter()
@@ -85,7 +84,7 @@ def measure(name, batch, rounds):
         times = interleaved({k: functools.partial(f, calls) for k, f in turns.items()}, rounds, 1)
     times = {kind: [ms / calls for ms in values] for kind, values in times.items()}
     return {
-        **facts,
+        **known["compiled"],
         "step_ms": {k: spread(v) for k, v in times.items()},
         "speed_up": ratio(times, "eager", "compiled"),
         "speed_up_over_channels_last": ratio(times, "eager_channels_last", "compiled"),

@@ -35,7 +35,8 @@ def get_device(name: str | None = None) -> torch.device:
 def computes_bf16(device: torch.device) -> bool:
     """Returns whether a device multiplies bfloat16 in hardware; others emulate it, slowly."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     has = torch.cpu.get_capabilities()
     return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -91,9 +92,8 @@ def keep_freed_memory() -> bool:
     """Makes the allocator keep what tensors on the CPU free, for the rest of the process.
 
     By default glibc gives what is free at the end of its heap back to the system, and the next
-    step's activations and gradients, of the same sizes, are paged in anew, zeroed: some 20,000 page
-    faults in a training step of a ResNet-18. What the process needs at its peak it then holds until
-    it ends; blocks over 32 MiB are given back all the same.
+    step's activations and gradients, of the same sizes, are paged in anew, zeroed. What the process
+    needs at its peak it then holds until it ends; blocks over 32 MiB are given back all the same.
 
     Returns:
         Whether the C library has such a switch; others are left as they are.

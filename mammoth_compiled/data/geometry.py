@@ -20,8 +20,8 @@ class CannotBatchError(Exception):
     """A transform for which there is no batched code; the message names it."""
 
 
-def random_crop(transform: Any, flip: float = 0.0) -> BatchTransform:
-    """RandomCrop with constant padding, then RandomHorizontalFlip with the probability `flip`."""
+def random_crop(transform: Any, flip: float | None = None) -> BatchTransform:
+    """RandomCrop with constant padding, then maybe RandomHorizontalFlip of probability `flip`."""
     if transform.padding_mode != "constant" or transform.pad_if_needed:
         raise CannotBatchError("RandomCrop with pad_if_needed or another padding_mode")
     fill = transform.fill
@@ -41,7 +41,10 @@ def random_crop(transform: Any, flip: float = 0.0) -> BatchTransform:
         n, device = len(images), images.device
         first_rows = torch.randint(rows + 1, (n,), device=device)
         first_columns = torch.randint(columns + 1, (n,), device=device)
-        mirrored = torch.rand(n, device=device) < flip if flip else first_rows < 0
+        if flip is None:
+            mirrored = torch.zeros(n, dtype=torch.bool, device=device)
+        else:
+            mirrored = torch.rand(n, device=device) < flip
         return crop_flip(
             images,
             first_rows,

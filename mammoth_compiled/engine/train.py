@@ -40,6 +40,8 @@ def train(
 ) -> Results:
     """Trains a model on all tasks of a dataset, evaluating after each.
 
+    On a CPU the process keeps freed memory from then on; see `device.keep_freed_memory`.
+
     Args:
         model: The model, as `load_runner` returns it.
         dataset: The dataset, likewise.

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 import warnings
 
 import pytest
@@ -233,6 +234,15 @@ def test_a_model_without_a_step(tiny):
         NotImplementedError, match=r"Empty defines neither observe\(.*training_loss"
     ):
         train(*load_runner("empty", "seq-tiny"))
+
+
+def test_a_run_on_a_cpu_keeps_freed_memory(run_tiny, monkeypatch):
+    calls = []
+    # By its full name the module is hidden behind its function `train`.
+    loop = sys.modules["mammoth_compiled.engine.train"]
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: calls.append(1))
+    run_tiny("sgd", device="cpu")
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("bf16", [True, False])

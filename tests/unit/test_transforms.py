@@ -152,9 +152,10 @@ def test_crop_and_flip_are_drawn_independently():
 def test_a_crop_with_a_flip_draws_as_the_two_alone(images, p):
     crop, flip = v1.RandomCrop((3, 4), padding=2, fill=7), v1.RandomHorizontalFlip(p)
     torch.manual_seed(11)
-    alone = batch_transform(flip)(batch_transform(crop)(images))
+    alone, after = batch_transform(flip)(batch_transform(crop)(images)), torch.rand(3)
     torch.manual_seed(11)
     assert torch.equal(batch_transform(v1.Compose([crop, flip]))(images), alone)
+    assert torch.equal(torch.rand(3), after)
 
 
 def test_draws_follow_torchs_seed(images):
