@@ -6,18 +6,21 @@ gradient, four times as large, is written to memory by the Triton kernels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels import relu_pool
+from mammoth_compiled.kernels.cpu import convolution as cpu
 from mammoth_compiled.kernels.launch import (
     KERNEL_DTYPES,
     empty_images,
     input_precision,
+    on_cpu,
     on_gpu,
+    opaque_operator,
     operator,
 )
 from mammoth_compiled.kernels.problem import Work
@@ -85,7 +88,7 @@ def reference_input_grad(
         [B, Cin, H, W], in channels_last.
     """
     height, width = size
-    x = grad.new_empty(1).expand(grad.shape[0], weight.shape[1], height, width)
+    x = empty_images((grad.shape[0], weight.shape[1], height, width), grad)
     return _channels_last(_convolution_backward(grad, winner, x, weight, (True, False, False))[0])
 
 
@@ -166,6 +169,38 @@ def weight_grad_op(
     return reference_weight_grad(grad, winner, x, weight)
 
 
+@opaque_operator("conv_relu_pool_cpu")
+def conv_relu_pool_cpu_op(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes what `reference` does, in C++ on a CPU that has it."""
+    if on_cpu(x):
+        return cpu.conv_relu_pool(_channels_last(x), weight, bias)
+    return reference(x, weight, bias)
+
+
+@opaque_operator("conv_relu_pool_cpu_input_grad")
+def input_grad_cpu_op(
+    grad: torch.Tensor, winner: torch.Tensor, weight: torch.Tensor, size: Sequence[int]
+) -> torch.Tensor:
+    """Computes what `reference_input_grad` does, in C++ on a CPU that has it."""
+    if on_cpu(grad):
+        height, width = size
+        return cpu.pooled_input_grad(_channels_last(grad), winner, weight, (height, width))
+    return reference_input_grad(grad, winner, weight, size)
+
+
+@opaque_operator("conv_relu_pool_cpu_weight_grad")
+def weight_grad_cpu_op(
+    grad: torch.Tensor, winner: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes what `reference_weight_grad` does, in C++ on a CPU that has it."""
+    if on_cpu(grad):
+        return cpu.pooled_weight_grad(_channels_last(grad), winner, _channels_last(x), weight)
+    return reference_weight_grad(grad, winner, x, weight)
+
+
+@conv_relu_pool_cpu_op.register_fake
 @conv_relu_pool_op.register_fake
 def _fake(x: Any, weight: Any, bias: Any) -> tuple[torch.Tensor, torch.Tensor]:
     batch, _, height, width = x.shape
@@ -173,11 +208,13 @@ def _fake(x: Any, weight: Any, bias: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return y, torch.empty_like(y, dtype=torch.int8)
 
 
+@input_grad_cpu_op.register_fake
 @input_grad_op.register_fake
 def _fake_input_grad(grad: Any, winner: Any, weight: Any, size: Any) -> torch.Tensor:
     return empty_images((grad.shape[0], weight.shape[1], *size), grad)
 
 
+@weight_grad_cpu_op.register_fake
 @weight_grad_op.register_fake
 def _fake_weight_grad(
     grad: Any, winner: Any, x: Any, weight: Any
@@ -191,17 +228,26 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) 
     ctx.has_bias = bias is not None
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
-    x, weight, winner = ctx.saved_tensors
-    grad_x = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
-        grad_x = input_grad_op(grad, winner, weight, tuple(x.shape[2:]))
-    if any(ctx.needs_input_grad[1:]):
-        grad_weight, grad_bias = weight_grad_op(grad, winner, x, weight)
-    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+def _backward_by(input_grad: Any, weight_grad: Any) -> Callable[..., Any]:
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+        x, weight, winner = ctx.saved_tensors
+        grad = relu_pool.stored_channels_last(grad)  # once, for both
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = input_grad(grad, winner, weight, tuple(x.shape[2:]))
+        if any(ctx.needs_input_grad[1:]):
+            grad_weight, grad_bias = weight_grad(grad, winner, x, weight)
+        return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+
+    return backward
 
 
-conv_relu_pool_op.register_autograd(_backward, setup_context=_setup)
+conv_relu_pool_op.register_autograd(
+    _backward_by(input_grad_op, weight_grad_op), setup_context=_setup
+)
+conv_relu_pool_cpu_op.register_autograd(
+    _backward_by(input_grad_cpu_op, weight_grad_cpu_op), setup_context=_setup
+)
 
 
 def work(

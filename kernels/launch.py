@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.kernels.configs import Config
+from mammoth_compiled.kernels.cpu import library
 
 # What the Triton kernels compute with.
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -101,6 +102,22 @@ def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable[...
         f"mammoth::{name}", mutates_args=mutates
     )
     return decorate
+
+
+def opaque_operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Returns the decorator that registers `mammoth::name`, into which no compiler looks.
+
+    For what calls C++: a `triton_op` is traced through.
+    """
+    decorate: Callable[[Callable[..., Any]], Any] = torch.library.custom_op(
+        f"mammoth::{name}", mutates_args=()
+    )
+    return decorate
+
+
+def on_cpu(tensor: torch.Tensor) -> bool:
+    """Returns whether the C++ kernels can take a tensor: float32, on a CPU that has them."""
+    return tensor.is_cpu and tensor.dtype == torch.float32 and not library.why_not()
 
 
 def on_gpu(*tensors: torch.Tensor) -> bool:

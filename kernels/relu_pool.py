@@ -206,7 +206,7 @@ class _ReluPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (winner,) = ctx.saved_tensors
-        grad = _stored_channels_last(grads[0])
+        grad = stored_channels_last(grads[0])
         batch, channels, rows, columns = grad.shape
         flat = batch * rows, columns, channels
         return _spread(
@@ -218,7 +218,7 @@ class _ReluPool(torch.autograd.Function):
         ), None
 
 
-def _stored_channels_last(grad: torch.Tensor) -> torch.Tensor:
+def stored_channels_last(grad: torch.Tensor) -> torch.Tensor:
     """Returns a gradient that lies in memory that way, in Inductor's code too.
 
     Of `contiguous` Inductor makes no copy, but reads along the wrong axis for each cell of a

@@ -3,16 +3,18 @@
 `torch.compile(net, backend="mammoth")` finds it through the entry point of the installed package.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from mammoth_compiled.compiler import counters
-from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.compiler.patterns import apply_patterns, lower_conv3x3
+from mammoth_compiled.kernels.cpu import library
 
 # Part of the key of what Inductor keeps on disk: to be changed with the functions below.
-CACHE_TAG = "mammoth-2"
+CACHE_TAG = "mammoth-3"
 
 # Functions that patterns write into graphs. torch cannot see whether they changed.
 _IN_GRAPHS = (
@@ -47,20 +49,43 @@ def mammoth(
 
     apply_patterns(graph.graph)
     graph.recompile()
+    tag = _cache_tag(example_inputs)
     patches = {
-        "unsafe_marked_cacheable_functions": dict.fromkeys(_IN_GRAPHS, CACHE_TAG),
+        "post_grad_custom_pre_pass": _lowering(tag),
+        "unsafe_marked_cacheable_functions": dict.fromkeys(_IN_GRAPHS, tag),
         **(list_mode_options(mode) if mode else {}),
         **(options or {}),
     }
     # AOTAutograd's cache does not look at the decompositions: the tag keeps ours from stock's.
     settings: Any = torch.compiler.config  # whose methods are made at run time
-    with settings.patch(cache_key_tag=f"{settings.cache_key_tag} {CACHE_TAG}"):
+    with settings.patch(cache_key_tag=f"{settings.cache_key_tag} {tag}"):
         compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
         )
     counters.count_graph()
     result: Callable[..., Any] = compiled
     return result
+
+
+def _cache_tag(example_inputs: list[torch.Tensor]) -> str:
+    """Returns what is part of the key of a graph on disk: what is written into it depends on it."""
+    on_cpu = any(isinstance(t, torch.Tensor) and t.is_cpu for t in example_inputs)
+    return f"{CACHE_TAG} cpp" if on_cpu and not library.why_not() else CACHE_TAG
+
+
+@functools.cache
+def _lowering(tag: str) -> Any:
+    """Returns `lower_conv3x3` in the form that Inductor takes."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    class Lowering(CustomGraphPass):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            lower_conv3x3(graph)
+
+        def uuid(self) -> str:
+            return tag
+
+    return Lowering()
 
 
 class _Decompositions(dict[Any, Any]):

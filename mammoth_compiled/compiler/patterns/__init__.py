@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from torch.fx import Graph
 
 from mammoth_compiled.compiler.patterns.attention import attention
+from mammoth_compiled.compiler.patterns.conv3x3 import conv3x3, lower_conv3x3
 from mammoth_compiled.compiler.patterns.conv_relu_pool import conv_relu_pool
 from mammoth_compiled.compiler.patterns.match import Match
 from mammoth_compiled.compiler.patterns.projections import projections
@@ -17,6 +18,7 @@ PATTERNS: tuple[Callable[[Graph], Iterable[Match]], ...] = (
     conv_relu_pool,
     attention,
     projections,
+    conv3x3,
 )
 
 
@@ -27,4 +29,4 @@ def apply_patterns(graph: Graph) -> list[Match]:
     return matches
 
 
-__all__ = ["PATTERNS", "Match", "apply_patterns"]
+__all__ = ["PATTERNS", "Match", "apply_patterns", "lower_conv3x3"]

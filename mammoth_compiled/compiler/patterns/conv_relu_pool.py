@@ -10,6 +10,7 @@ from torch.fx import Graph, Node
 
 from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.nodes import (
+    Conv,
     Pool,
     as_conv,
     as_pool,
@@ -29,8 +30,12 @@ from mammoth_compiled.compiler.patterns.match import OPEN_SIZE, Match
 from mammoth_compiled.compiler.ways import FUSED, POOL, UNFUSED, ConvProblem
 from mammoth_compiled.kernels import launch
 from mammoth_compiled.kernels.configs import concrete
-from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_op
+from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_cpu_op, conv_relu_pool_op
+from mammoth_compiled.kernels.cpu import library
 from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool, relu_pool_op
+
+# With fewer a vector of AVX-512 is not full: benchmarks/results/cpu_convolutions.json.
+FEWEST_FILTERS = 16
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,23 @@ def _why_not(producer: object, first: Node, pool: Pool, value: torch.Tensor | No
 
 
 def _on_cpu(graph: Graph, place: _Place) -> str:
+    conv = as_conv(place.producer)
+    if conv is not None and _has_cpp(conv, place):
+        _replace_all(graph, place, conv, conv_relu_pool_cpu_op)
+        return "one C++ kernel"
     _read_channels_last(graph, place.producer)
     with graph.inserting_before(place.last):
         fused = graph.call_function(relu_pool, (place.producer, place.pool.window))
     _finish(graph, place, fused)
     return "channels-last convolution, relu+pool without scatter"
+
+
+def _has_cpp(conv: Conv, place: _Place) -> bool:
+    """Returns whether one C++ kernel can take convolution, relu and pooling."""
+    tiles_2x2 = place.pool.tiles and place.pool.window == (2, 2)
+    value = place.value
+    enough = value.shape[1] >= FEWEST_FILTERS and value.dtype == torch.float32
+    return conv.is_3x3 and tiles_2x2 and enough and not library.why_not()
 
 
 def _on_gpu(graph: Graph, place: _Place) -> str:
@@ -105,28 +122,32 @@ def _on_gpu(graph: Graph, place: _Place) -> str:
     if way == UNFUSED:
         return ""
     conv, pool = as_conv(place.producer), place.pool
-    args: tuple[Any, ...]
     if way == FUSED:
         assert conv is not None
-        dtype = place.value.dtype
-        inputs = [conv.images, conv.weight, *([conv.bias] if conv.bias is not None else [])]
-        cast_inputs = [cast(graph, place.last, node, dtype) for node in inputs]
-        cast_inputs[0] = channels_last(graph, place.last, cast_inputs[0])
-        target, args = conv_relu_pool_op._opoverload, (*cast_inputs, *[None] * (3 - len(inputs)))
-        by = "one Triton kernel"
-    else:
-        if conv is not None:
-            _read_channels_last(graph, place.producer)
-        sizes = [list(pair) for pair in (pool.window, pool.stride, pool.padding)]
-        target, args = relu_pool_op._opoverload, (place.producer, *sizes)
-        by = f"{'cuDNN and a' if conv is not None else 'a'} Triton kernel for relu+pool"
+        _replace_all(graph, place, conv, conv_relu_pool_op)
+        return "one Triton kernel"
+    if conv is not None:
+        _read_channels_last(graph, place.producer)
+    sizes = [list(pair) for pair in (pool.window, pool.stride, pool.padding)]
+    _call_first(graph, place, relu_pool_op, (place.producer, *sizes))
+    return f"{'cuDNN and a' if conv is not None else 'a'} Triton kernel for relu+pool"
+
+
+def _replace_all(graph: Graph, place: _Place, conv: Conv, target: Any) -> None:
+    """Replaces convolution, relu and pooling by an operator of images, weight and bias."""
+    inputs = [conv.images, conv.weight, *([conv.bias] if conv.bias is not None else [])]
+    cast_inputs = [cast(graph, place.last, node, place.value.dtype) for node in inputs]
+    cast_inputs[0] = channels_last(graph, place.last, cast_inputs[0])
+    _call_first(graph, place, target, (*cast_inputs, *[None] * (3 - len(inputs))))
+    graph.erase_node(place.producer)
+
+
+def _call_first(graph: Graph, place: _Place, target: Any, args: tuple[Any, ...]) -> None:
+    """Puts the first result of an operator in place of relu and pooling."""
     with graph.inserting_before(place.last):
-        both = graph.call_function(target, args)
+        both = graph.call_function(target._opoverload, args)
         result = graph.call_function(operator.getitem, (both, 0))
     _finish(graph, place, result)
-    if way == FUSED:
-        graph.erase_node(place.producer)
-    return by
 
 
 def _finish(graph: Graph, place: _Place, result: Node) -> None:
