@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mammoth_compiled.kernels.cpu import library
 from mammoth_compiled.kernels.launch import has_triton
 
 
@@ -17,6 +18,28 @@ def triton_kernels():
     """Skips a test where Triton is not installed."""
     if not has_triton():
         pytest.skip("Triton is not installed")
+
+
+@pytest.fixture(scope="session")
+def cpp_kernels():
+    """Skips a test on a processor that has no kernels in C++; where they do not build, it fails."""
+    reason = library.why_not()
+    if reason.startswith("C++ kernels"):
+        pytest.skip(reason)
+    assert not reason
+
+
+@pytest.fixture
+def with_threads():
+    """Returns a function that calls another with so many threads of torch."""
+    before = torch.get_num_threads()
+
+    def run(count, function):
+        torch.set_num_threads(count)
+        return function()
+
+    yield run
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

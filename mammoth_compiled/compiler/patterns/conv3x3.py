@@ -39,20 +39,20 @@ def conv3x3(graph: Graph) -> Iterable[Match]:
 def lower_conv3x3(graph: Graph) -> None:
     """Replaces the convolutions of a graph of ATen's operators, and their backwards, in place."""
     for node in list(graph.nodes):
-        if node.target is _FORWARD and _fits(node, node.args[1], node.args[3:9]):
+        if node.target is _FORWARD and _fits(node, *node.args[:2], node.args[3:9]):
             _replace_forward(graph, node)
-        elif node.target is _BACKWARD and _fits(node.args[0], node.args[2], node.args[4:10]):
+        elif node.target is _BACKWARD and _fits(*node.args[:3], node.args[4:10]):
             _replace_backward(graph, node)
 
 
-def _fits(result: Any, weight: Any, settings: Iterable[Any]) -> bool:
+def _fits(result: Any, images: Any, weight: Any, settings: Iterable[Any]) -> bool:
     value, kernel = _value(result), _value(weight)
     plain = all(
         list(a) == b if isinstance(b, list) else a == b
         for a, b in zip(settings, _SETTINGS, strict=True)
     )
     is_3x3 = plain and tuple(kernel.shape[2:]) == (3, 3) and value.device.type == "cpu"
-    return is_3x3 and not _why_not(value, kernel)
+    return is_3x3 and not is_open(_value(images)) and not _why_not(value, kernel)
 
 
 def _why_not(value: torch.Tensor, weight: torch.Tensor) -> str:

@@ -1,0 +1,243 @@
+"""3x3 convolution in C++ against torch's: values, gradients, layouts, threads, what falls back."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from mammoth_compiled.kernels import conv3x3 as op
+from mammoth_compiled.kernels.cpu import convolution as cpu
+from mammoth_compiled.kernels.cpu import library
+
+pytestmark = pytest.mark.usefixtures("cpp_kernels")
+
+CHANNELS_LAST = torch.channels_last
+
+
+@st.composite
+def problems(draw):
+    """(x, weight, bias, grad): vectors full and not, several blocks of them, odd sizes, layouts."""
+    batch = draw(st.integers(1, 3))
+    channels = st.sampled_from([1, 3, 8, 16, 17, 33, 64, 70, 130])
+    inputs, outputs = draw(channels), draw(channels)
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    shapes = [(batch, n, height, width) for n in (inputs, outputs)]
+    shapes = shapes[0], (outputs, inputs, 3, 3), (outputs,), shapes[1]
+    if draw(st.booleans()):
+        made = [torch.randint(-3, 4, shape, generator=generator).float() for shape in shapes]
+    else:
+        made = [torch.randn(shape, generator=generator) for shape in shapes]
+    x, weight, bias, grad = made
+    x, grad = (t.contiguous(memory_format=CHANNELS_LAST) for t in (x, grad))
+    layout = draw(st.sampled_from(["contiguous_format", "channels_last", "gaps"]))
+    if layout == "gaps":
+        weight = F.pad(weight, (0, 1))[..., :3]
+    else:
+        weight = weight.contiguous(memory_format=getattr(torch, layout))
+    return x, weight, bias if draw(st.booleans()) else None, grad
+
+
+def results(module, x, weight, bias, grad):
+    """[value, gradient of x, gradient of weight] by the functions of a module."""
+    forward, input_grad, weight_grad = module
+    return [forward(x, weight, bias), input_grad(grad, weight), weight_grad(grad, x, weight)]
+
+
+CPP = cpu.conv3x3, cpu.input_grad, cpu.weight_grad
+REFERENCE = op.reference, op.reference_input_grad, op.reference_weight_grad
+
+
+@pytest.mark.parametrize(
+    "shape", [(8, 32, 64, 16), (4, 64, 33, 15), (16, 128, 128, 8), (32, 256, 64, 4)]
+)
+def test_as_exact_as_torch(assert_as_exact, shape):
+    batch, inputs, outputs, size = shape
+    x, grad = (
+        torch.randn(batch, n, size, size).contiguous(memory_format=CHANNELS_LAST)
+        for n in (inputs, outputs)
+    )
+    problem = x, torch.randn(outputs, inputs, 3, 3), torch.randn(outputs), grad
+    exact = results(REFERENCE, *(t.double() for t in problem))
+    torchs = results(REFERENCE, *problem)
+    ours = results(CPP, *problem)
+    for factor, mine, true, theirs in zip((2, 3, 3), ours, exact, torchs, strict=True):
+        assert_as_exact(mine, true, theirs, factor=factor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems())
+def test_errors_are_units_of_what_a_tile_mixes(problem):
+    # Of few numbers torch's sum is all but exact; the transforms mix those of a tile first.
+    exact = results(REFERENCE, *(None if t is None else t.double() for t in problem))
+    ours = results(CPP, *problem)
+    x, weight, bias, grad = (torch.zeros(1) if t is None else t.abs() for t in problem)
+    mixed = [
+        x.max() * weight.sum((1, 2, 3)).max() + bias.max(),
+        grad.max() * weight.sum((0, 2, 3)).max(),
+        x.max() * grad.sum((0, 2, 3)).max(),
+    ]
+    for mine, true, most in zip(ours, exact, mixed, strict=True):
+        assert (mine.double() - true).abs().max() <= torch.finfo(torch.float32).eps * most
+        assert mine.shape == true.shape
+    assert all(images.is_contiguous(memory_format=CHANNELS_LAST) for images in ours[:2])
+    assert ours[2].stride() == torch.empty_like(problem[1]).stride()
+
+
+@settings(max_examples=30, deadline=None)
+@given(problem=problems())
+def test_sums_of_small_numbers_are_exact(problem):
+    # The transforms halve twice: in eighths every sum has all its digits.
+    problem = [None if t is None else (4 * t).round().clamp(-12, 12) / 4 for t in problem]
+    for mine, theirs in zip(results(CPP, *problem), results(REFERENCE, *problem), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 21, 20), (4, 96, 7, 7), (3, 33, 40, 40)])
+def test_the_same_in_any_number_of_threads(with_threads, shape):
+    batch, channels, height, width = shape
+    x, grad = (
+        torch.randn(batch, n, height, width).contiguous(memory_format=CHANNELS_LAST)
+        for n in (channels, 48)
+    )
+    weight, bias = torch.randn(48, channels, 3, 3), torch.randn(48)
+    one, *others = (
+        with_threads(n, lambda: results(CPP, x, weight, bias, grad)) for n in (1, 1, 2, 3, 5)
+    )
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_gradients_of_the_operator():
+    x = torch.randn(2, 5, 4, 3, requires_grad=True)
+    weight = torch.randn(7, 5, 3, 3, requires_grad=True)
+    bias = torch.randn(7, requires_grad=True)
+    grad = torch.randn(2, 7, 4, 3)
+    ours = torch.autograd.grad(op.conv3x3(x, weight, bias), (x, weight, bias), grad)
+    torchs = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1), (x, weight, bias), grad)
+    torch.testing.assert_close(ours, torchs)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_opcheck(bias):
+    x = torch.randn(2, 5, 4, 3).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    weight = torch.randn(7, 5, 3, 3, requires_grad=True)
+    b = torch.randn(7, requires_grad=True) if bias else None
+    torch.library.opcheck(op.conv3x3_op, (x, weight, b))
+    grad = torch.randn(2, 7, 4, 3)
+    torch.library.opcheck(op.input_grad_op, (grad, weight.detach()))
+    torch.library.opcheck(op.weight_grad_op, (grad, x.detach(), weight.detach()))
+
+
+def test_gradcheck_of_the_reference():
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(op.conv3x3, (x, weight, bias))
+
+
+def test_without_images():
+    x, grad = torch.empty(0, 5, 4, 4), torch.empty(0, 7, 4, 4)
+    weight = torch.randn(7, 5, 3, 3)
+    assert op.conv3x3(x, weight).shape == (0, 7, 4, 4)
+    assert op.input_grad_op(grad, weight).shape == x.shape
+    assert not op.weight_grad_op(grad, x, weight).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_torchs(dtype):
+    x = torch.randn(2, 3, 4, 4).to(dtype).contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(5, 3, 3, 3).to(dtype)
+    assert torch.equal(op.conv3x3(x, weight), op.reference(x, weight, None))
+
+
+def test_a_pixel_that_is_not_finite_stays_where_it_is_read():
+    x = torch.zeros(2, 32, 8, 8).contiguous(memory_format=CHANNELS_LAST)
+    x[0, 3, 4, 4] = float("inf")
+    y = op.conv3x3(x, torch.ones(32, 32, 3, 3))
+    finite = y.isfinite()
+    # Rows 3 to 5 are multiplied with it: the tiles of rows 2 to 5 are made of them.
+    assert not finite[0, :, 3:6, 3:6].any()
+    assert finite[0, :, :2].all()
+    assert finite[0, :, 6:].all()
+    assert finite[1].all()
+
+
+@pytest.fixture
+def asked_anew():
+    library.why_not.cache_clear()
+    yield
+    library.why_not.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+class TestMachinesWithoutKernels:
+    def test_another_processor(self, monkeypatch):
+        monkeypatch.setattr(library.platform, "machine", lambda: "aarch64")
+        assert library.why_not() == "C++ kernels are for x86-64"
+
+    def test_an_old_processor(self, monkeypatch):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+        assert library.why_not() == "C++ kernels want AVX2 or AVX-512"
+
+    def test_no_compiler(self, monkeypatch):
+        def fail():
+            raise RuntimeError("no compiler\nand more lines")
+
+        monkeypatch.setattr(library, "_library", fail)
+        x, weight = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3)
+        with pytest.warns(UserWarning, match="stay with torch.*could not be built: no compiler$"):
+            y = op.conv3x3(x, weight)
+        assert torch.equal(y, F.conv2d(x, weight, padding=1))
+        assert torch.equal(op.conv3x3(x, weight), y)  # without another warning
+        assert library.why_not() == "the C++ kernels could not be built"
+
+
+def test_no_memory(monkeypatch):
+    class Refusing:
+        def __call__(self, *_):
+            return False
+
+    class Library:
+        conv3x3 = Refusing()
+
+    monkeypatch.setattr(library, "_library", Library)
+    with pytest.raises(MemoryError, match="no memory for what conv3x3 works with; lower the batch"):
+        cpu.conv3x3(torch.randn(1, 3, 4, 4), torch.randn(5, 3, 3, 3), None)
+
+
+AVX2 = """
+import torch
+from mammoth_compiled.kernels import conv3x3, conv_relu_pool
+from mammoth_compiled.kernels.cpu import convolution as cpu, library
+assert torch.backends.cpu.get_cpu_capability() == "AVX2"
+assert not library.why_not()
+for channels, filters in ((3, 20), (33, 70)):
+    x, grad = (
+        torch.randint(-3, 4, (3, n, 9, 10)).float().contiguous(memory_format=torch.channels_last)
+        for n in (channels, filters)
+    )
+    weight, bias = torch.randint(-3, 4, (filters, channels, 3, 3)).float(), torch.ones(filters)
+    assert torch.equal(cpu.conv3x3(x, weight, bias), conv3x3.reference(x, weight, bias))
+    assert torch.equal(cpu.input_grad(grad, weight), conv3x3.reference_input_grad(grad, weight))
+    assert torch.equal(
+        cpu.weight_grad(grad, x, weight), conv3x3.reference_weight_grad(grad, x, weight)
+    )
+    y, winner = cpu.conv_relu_pool(x, weight, bias)
+    expected = conv_relu_pool.reference(x, weight, bias)
+    assert torch.equal(y, expected[0]) and torch.equal(winner, expected[1])
+    ours = cpu.pooled_weight_grad(y, winner, x, weight)
+    expected = conv_relu_pool.reference_weight_grad(y, winner, x, weight)
+    assert torch.equal(ours[0], expected[0]) and torch.equal(ours[1], expected[1])
+    assert torch.equal(
+        cpu.pooled_input_grad(y, winner, weight, (9, 10)),
+        conv_relu_pool.reference_input_grad(y, winner, weight, (9, 10)),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_on_a_processor_without_avx512(run_python):
+    done = run_python("-c", AVX2, ATEN_CPU_CAPABILITY="avx2")
+    assert done.returncode == 0, done.stderr
