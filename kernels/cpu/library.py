@@ -76,12 +76,12 @@ def _library() -> Any:
     flags = ["-ffp-contract=fast"]
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         flags.append("-mno-avx512f")  # as torch was told, or found out
-    return CppCodeCache.load(_source(), extra_flags=tuple(flags))
+    return CppCodeCache.load(source(), extra_flags=tuple(flags))
 
 
 @functools.cache
-def _source() -> str:
-    """Returns all files as one, each header once."""
+def source() -> str:
+    """Returns the C++ of the library: all files as one, each header once."""
     folder, known = Path(__file__).parent, set[str]()
 
     def text(name: str) -> str:

@@ -1,10 +1,18 @@
 """How kernels are tested: on a GPU if there is one, else in Triton's interpreter on the CPU."""
 
+import ctypes
+import os
+
 import pytest
 import torch
 
 from mammoth_compiled.kernels.cpu import library
 from mammoth_compiled.kernels.launch import has_triton
+
+# A library that was built with sanitizers, see .ci/run.
+if _path := os.environ.get("MAMMOTH_TEST_KERNELS"):
+    _given = ctypes.CDLL(_path)
+    library._library = lambda: _given
 
 
 @pytest.fixture(scope="session")
