@@ -39,9 +39,10 @@ def conv3x3(graph: Graph) -> Iterable[Match]:
 def lower_conv3x3(graph: Graph) -> None:
     """Replaces the convolutions of a graph of ATen's operators, and their backwards, in place."""
     for node in list(graph.nodes):
-        if node.target is _FORWARD and _fits(node, *node.args[:2], node.args[3:9]):
+        args = node.args
+        if node.target is _FORWARD and _fits(node, args[0], args[1], args[3:9]):
             _replace_forward(graph, node)
-        elif node.target is _BACKWARD and _fits(*node.args[:3], node.args[4:10]):
+        elif node.target is _BACKWARD and _fits(args[0], args[1], args[2], args[4:10]):
             _replace_backward(graph, node)
 
 
