@@ -1,8 +1,9 @@
 """3x3 convolution with stride and padding 1, for CPUs: reference and operators.
 
-The C++ kernels compute it by Winograd's F(2x2, 3x3), with 2.25 times fewer products than torch and
-sums that are shorter, so more exact. A pixel that is not finite makes NaN of all results in the 2x2
-tiles that read it, not only of those it is multiplied for.
+The C++ kernels compute it by Winograd's F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308), with
+2.25 times fewer products than torch and shorter sums, as a rule more exact. A pixel that is not
+finite makes NaN of all results in the 2x2 tiles that read it, not only of those it is multiplied
+for.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels.cpu import convolution as cpu
-from mammoth_compiled.kernels.launch import empty_images, on_cpu, opaque_operator
+from mammoth_compiled.kernels.launch import channels_last, empty_images, on_cpu, opaque_operator
 
 
 def conv3x3(
@@ -28,13 +29,13 @@ def conv3x3(
         [B, Cout, H, W], in channels_last.
     """
     # Here and not only in the operator, so that the backward gets it in this layout too.
-    y: torch.Tensor = conv3x3_op(_channels_last(x), weight, bias)
+    y: torch.Tensor = conv3x3_op(channels_last(x), weight, bias)
     return y
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Computes `conv3x3` in plain torch; arguments and result are the same."""
-    return _channels_last(F.conv2d(x, weight, bias, padding=1))
+    return channels_last(F.conv2d(x, weight, bias, padding=1))
 
 
 def reference_input_grad(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -48,7 +49,7 @@ def reference_input_grad(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tens
         [B, Cin, H, W], in channels_last.
     """
     x = empty_images((grad.shape[0], weight.shape[1], *grad.shape[2:]), grad)
-    return _channels_last(_backward_of_torch(grad, x, weight, (True, False, False))[0])
+    return channels_last(backward_of_torch(grad, x, weight, (True, False, False))[0])
 
 
 def reference_weight_grad(
@@ -64,17 +65,24 @@ def reference_weight_grad(
     Returns:
         [Cout, Cin, 3, 3] in the layout of the weight.
     """
-    result = _backward_of_torch(grad, x, weight, (False, True, False))[1]
+    result = backward_of_torch(grad, x, weight, (False, True, False))[1]
     return torch.empty_like(weight).copy_(result)
 
 
-def _backward_of_torch(
+def backward_of_torch(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, wanted: tuple[bool, bool, bool]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the gradients of x, weight and bias that are wanted, None for the others."""
+    """Returns the gradients of x, weight and bias that are wanted, None for the others.
+
+    Args:
+        grad: [B, Cout, H, W].
+        x: [B, Cin, H, W].
+        weight: [Cout, Cin, 3, 3].
+        wanted: Which of the three.
+    """
     ones, nothing = [1, 1], [0, 0]
     grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, ones, ones, ones, False, nothing, 1, wanted
+        grad, x, weight, [weight.shape[0]], ones, ones, ones, False, nothing, 1, wanted
     )
     return grads
 
@@ -83,7 +91,7 @@ def _backward_of_torch(
 def conv3x3_op(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Computes what `reference` does, in C++ on a CPU that has it."""
     if on_cpu(x):
-        return cpu.conv3x3(_channels_last(x), weight, bias)
+        return cpu.conv3x3(channels_last(x), weight, bias)
     return reference(x, weight, bias)
 
 
@@ -91,7 +99,7 @@ def conv3x3_op(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
 def input_grad_op(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Computes what `reference_input_grad` does, in C++ on a CPU that has it."""
     if on_cpu(grad):
-        return cpu.input_grad(_channels_last(grad), weight)
+        return cpu.input_grad(channels_last(grad), weight)
     return reference_input_grad(grad, weight)
 
 
@@ -99,7 +107,7 @@ def input_grad_op(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def weight_grad_op(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Computes what `reference_weight_grad` does, in C++ on a CPU that has it."""
     if on_cpu(grad):
-        return cpu.weight_grad(_channels_last(grad), _channels_last(x), weight)
+        return cpu.weight_grad(channels_last(grad), channels_last(x), weight)
     return reference_weight_grad(grad, x, weight)
 
 
@@ -134,7 +142,3 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 
 
 conv3x3_op.register_autograd(_backward, setup_context=_setup)
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels import relu_pool
+from mammoth_compiled.kernels import conv3x3, relu_pool
 from mammoth_compiled.kernels.cpu import convolution as cpu
 from mammoth_compiled.kernels.launch import (
     KERNEL_DTYPES,
+    channels_last,
     empty_images,
     input_precision,
     on_cpu,
@@ -50,7 +51,7 @@ def conv_relu_pool(
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     # Here and not only in the operator, so that the backward gets it in this layout too.
-    y: torch.Tensor = conv_relu_pool_op(_channels_last(x), weight, bias)[0]
+    y: torch.Tensor = conv_relu_pool_op(channels_last(x), weight, bias)[0]
     return y
 
 
@@ -70,7 +71,7 @@ def reference(
         channels_last.
     """
     y, winner = relu_pool.reference(F.conv2d(x, weight, bias, padding=1), *_POOL)
-    return _channels_last(y), _channels_last(winner.to(torch.int8))
+    return channels_last(y), channels_last(winner.to(torch.int8))
 
 
 def reference_input_grad(
@@ -89,7 +90,7 @@ def reference_input_grad(
     """
     height, width = size
     x = empty_images((grad.shape[0], weight.shape[1], height, width), grad)
-    return _channels_last(_convolution_backward(grad, winner, x, weight, (True, False, False))[0])
+    return channels_last(_convolution_backward(grad, winner, x, weight, (True, False, False))[0])
 
 
 def reference_weight_grad(
@@ -120,11 +121,7 @@ def _convolution_backward(
     """Returns the gradients of x, weight and bias that are wanted, None for the others."""
     size = (x.shape[2], x.shape[3])
     dz = relu_pool.reference_backward(grad, winner, size, *_POOL)
-    ones, nothing = [1, 1], [0, 0]
-    grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.convolution_backward(
-        dz, x, weight, [weight.shape[0]], ones, ones, ones, False, nothing, 1, wanted
-    )
-    return grads
+    return conv3x3.backward_of_torch(dz, x, weight, wanted)
 
 
 @operator("conv_relu_pool")
@@ -132,7 +129,7 @@ def conv_relu_pool_op(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes what `reference` does, with Triton on a GPU."""
-    x = _channels_last(x)
+    x = channels_last(x)
     if _has_kernel(x):
         from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
@@ -145,7 +142,7 @@ def input_grad_op(
     grad: torch.Tensor, winner: torch.Tensor, weight: torch.Tensor, size: Sequence[int]
 ) -> torch.Tensor:
     """Computes what `reference_input_grad` does, with Triton on a GPU."""
-    grad = _channels_last(grad)
+    grad = channels_last(grad)
     if _has_kernel(grad):
         from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
@@ -160,7 +157,7 @@ def weight_grad_op(
     grad: torch.Tensor, winner: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes what `reference_weight_grad` does, with Triton on a GPU."""
-    grad, x = _channels_last(grad), _channels_last(x)
+    grad, x = channels_last(grad), channels_last(x)
     if _has_kernel(x):
         from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
 
@@ -175,7 +172,7 @@ def conv_relu_pool_cpu_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes what `reference` does, in C++ on a CPU that has it."""
     if on_cpu(x):
-        return cpu.conv_relu_pool(_channels_last(x), weight, bias)
+        return cpu.conv_relu_pool(channels_last(x), weight, bias)
     return reference(x, weight, bias)
 
 
@@ -186,7 +183,7 @@ def input_grad_cpu_op(
     """Computes what `reference_input_grad` does, in C++ on a CPU that has it."""
     if on_cpu(grad):
         height, width = size
-        return cpu.pooled_input_grad(_channels_last(grad), winner, weight, (height, width))
+        return cpu.pooled_input_grad(channels_last(grad), winner, weight, (height, width))
     return reference_input_grad(grad, winner, weight, size)
 
 
@@ -196,7 +193,7 @@ def weight_grad_cpu_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes what `reference_weight_grad` does, in C++ on a CPU that has it."""
     if on_cpu(grad):
-        return cpu.pooled_weight_grad(_channels_last(grad), winner, _channels_last(x), weight)
+        return cpu.pooled_weight_grad(channels_last(grad), winner, channels_last(x), weight)
     return reference_weight_grad(grad, winner, x, weight)
 
 
@@ -278,7 +275,3 @@ def work(
 
 def _has_kernel(x: torch.Tensor) -> bool:
     return on_gpu(x) and x.dtype in KERNEL_DTYPES
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

@@ -154,6 +154,11 @@ def input_precision(dtype: torch.dtype, *, convolution: bool) -> str:
     return "tf32" if precision == "tf32" else "ieee"
 
 
+def channels_last(images: torch.Tensor) -> torch.Tensor:
+    """Returns the same images, [B, C, H, W], contiguous in channels_last."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def empty_images(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """Returns uninitialised images [B, C, H, W] in channels_last, with another's dtype and device.
 

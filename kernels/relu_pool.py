@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels.launch import KERNEL_DTYPES, empty_images, on_gpu, operator
+from mammoth_compiled.kernels.launch import (
+    KERNEL_DTYPES,
+    channels_last,
+    empty_images,
+    on_gpu,
+    operator,
+)
 
 # The operator keeps winners as int8, and one number past the last cell says that relu cut it off.
 MAX_CELLS = 126
@@ -80,7 +86,7 @@ def reference_backward(
             share = torch.where(winner == i * width + j, grad, 0.0)
             spread[:, i : i + rows * down : down, j : j + columns * right : right] += share
     spread = spread[:, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
-    return _channels_last(spread.permute(0, 3, 1, 2).to(grad.dtype))
+    return channels_last(spread.permute(0, 3, 1, 2).to(grad.dtype))
 
 
 def _spread(
@@ -136,7 +142,7 @@ def relu_pool_op(
 
         return gpu.forward(z, *sizes)
     y, winner = reference(z, *sizes)
-    return _channels_last(y), _channels_last(winner.to(torch.int8))
+    return channels_last(y), channels_last(winner.to(torch.int8))
 
 
 @operator("relu_pool_backward")
@@ -155,7 +161,7 @@ def relu_pool_backward_op(
         from mammoth_compiled.kernels.gpu import relu_pool as gpu
 
         return gpu.backward(grad, winner, *sizes)
-    return _channels_last(reference_backward(grad, winner, *sizes))
+    return channels_last(reference_backward(grad, winner, *sizes))
 
 
 @relu_pool_op.register_fake
@@ -250,10 +256,6 @@ def _cells(z: torch.Tensor, window: Pair, stride: Pair, padding: Pair) -> list[t
         for i in range(height)
         for j in range(width)
     ]
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _pair(values: Sequence[int]) -> Pair:

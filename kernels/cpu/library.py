@@ -79,7 +79,6 @@ def _library() -> Any:
     return CppCodeCache.load(source(), extra_flags=tuple(flags))
 
 
-@functools.cache
 def source() -> str:
     """Returns the C++ of the library: all files as one, each header once."""
     folder, known = Path(__file__).parent, set[str]()

@@ -98,9 +98,7 @@ def test_forward_and_backward(calls, bias, layout):
 def test_with_sizes_left_open(calls):
     net = Residual()
     compiled = assert_same_numbers(net, torch.randn(3, CHANNELS, 6, 6), dynamic=True)
-    torch.testing.assert_close(
-        compiled(torch.randn(5, CHANNELS, 8, 8)).shape, torch.Size([5, CHANNELS * 64])
-    )
+    assert compiled(torch.randn(5, CHANNELS, 8, 8)).shape == (5, CHANNELS * 64)
 
 
 @pytest.mark.slow
