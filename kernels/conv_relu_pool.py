@@ -183,7 +183,8 @@ def input_grad_cpu_op(
     """Computes what `reference_input_grad` does, in C++ on a CPU that has it."""
     if on_cpu(grad):
         height, width = size
-        return cpu.pooled_input_grad(channels_last(grad), winner, weight, (height, width))
+        grad, winner = channels_last(grad), channels_last(winner)
+        return cpu.pooled_input_grad(grad, winner, weight, (height, width))
     return reference_input_grad(grad, winner, weight, size)
 
 
@@ -193,7 +194,8 @@ def weight_grad_cpu_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes what `reference_weight_grad` does, in C++ on a CPU that has it."""
     if on_cpu(grad):
-        return cpu.pooled_weight_grad(channels_last(grad), winner, channels_last(x), weight)
+        grad, winner, x = channels_last(grad), channels_last(winner), channels_last(x)
+        return cpu.pooled_weight_grad(grad, winner, x, weight)
     return reference_weight_grad(grad, winner, x, weight)
 
 

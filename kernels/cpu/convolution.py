@@ -18,11 +18,14 @@ def conv3x3(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     Args:
         x: [B, Cin, H, W].
         weight: [Cout, Cin, 3, 3].
-        bias: [Cout], contiguous, or None.
+        bias: [Cout] or None.
+
+    Raises:
+        ValueError: If weight or bias have another shape or dtype.
     """
     y = empty_images((x.shape[0], weight.shape[0], *x.shape[2:]), x)
     if y.numel():
-        call("conv3x3", _problem(x.shape, weight), x, weight, bias, y)
+        call("conv3x3", _problem(x.shape, weight), x, weight, _row(bias, weight), y)
     return y
 
 
@@ -64,14 +67,17 @@ def conv_relu_pool(
     Args:
         x: [B, Cin, H, W]; H and W at least 2.
         weight: [Cout, Cin, 3, 3].
-        bias: [Cout], contiguous, or None.
+        bias: [Cout] or None.
+
+    Raises:
+        ValueError: If weight or bias have another shape or dtype.
     """
     batch, channels, height, width = x.shape
     y = empty_images((batch, weight.shape[0], height // 2, width // 2), x)
     winner = torch.empty_like(y, dtype=torch.int8)
     if y.numel():
         name = "conv3x3_relu_pool_direct" if channels < _FEW_CHANNELS else "conv3x3_relu_pool"
-        call(name, _problem(x.shape, weight), x, weight, bias, y, winner)
+        call(name, _problem(x.shape, weight), x, weight, _row(bias, weight), y, winner)
     return y, winner
 
 
@@ -114,4 +120,21 @@ def pooled_weight_grad(
 
 def _problem(images: torch.Size, weight: torch.Tensor) -> Problem:
     batch, channels, height, width = images
+    if weight.dtype != torch.float32 or weight.dim() != 4 or weight.shape[1:] != (channels, 3, 3):
+        raise ValueError(
+            f"the weight is {weight.dtype} {list(weight.shape)}; float32 images of {channels} "
+            f"channels want torch.float32 [Cout, {channels}, 3, 3]"
+        )
     return Problem(batch, height, width, channels, weight.shape[0], *weight.stride())
+
+
+def _row(bias: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor | None:
+    """Returns a bias as C++ reads it: its numbers side by side."""
+    if bias is None:
+        return None
+    if bias.dtype != torch.float32 or bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"the bias is {bias.dtype} {list(bias.shape)}; "
+            f"the weight wants torch.float32 {list(weight.shape[:1])}"
+        )
+    return bias.contiguous()

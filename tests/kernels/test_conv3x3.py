@@ -137,6 +137,27 @@ def test_gradcheck_of_the_reference():
     assert torch.autograd.gradcheck(op.conv3x3, (x, weight, bias))
 
 
+def test_a_bias_with_gaps():
+    x, weight, bias = torch.randn(2, 5, 4, 3), torch.randn(7, 5, 3, 3), torch.randn(14)[::2]
+    torch.testing.assert_close(op.conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        (torch.ones(7, 5, 5, 5), None, r"\[7, 5, 5, 5\]; .* want torch.float32 \[Cout, 4, 3, 3\]"),
+        (torch.ones(7, 4, 3, 3).double(), None, "the weight is torch.float64 .* of 4 channels"),
+        (torch.ones(7, 4, 3, 3), torch.ones(6), r"the bias is .* \[6\]; .* torch.float32 \[7\]"),
+        (torch.ones(7, 4, 3, 3), torch.ones(7).double(), "the bias is torch.float64"),
+    ],
+    ids=["shape", "dtype", "bias shape", "bias dtype"],
+)
+@pytest.mark.parametrize("function", [cpu.conv3x3, cpu.conv_relu_pool])
+def test_what_does_not_fit_the_images(function, weight, bias, message):
+    with pytest.raises(ValueError, match=message):
+        function(torch.ones(1, 4, 4, 4), weight, bias)
+
+
 def test_without_images():
     x, grad = torch.empty(0, 5, 4, 4), torch.empty(0, 7, 4, 4)
     weight = torch.randn(7, 5, 3, 3)

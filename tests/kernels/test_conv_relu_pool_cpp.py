@@ -111,6 +111,12 @@ def test_ties_nan_and_dead_windows(inputs):
     assert not any(g.any() for g in cpu.pooled_weight_grad(grad, dead, x.nan_to_num(), weight))
 
 
+@pytest.mark.parametrize("inputs", [3, 16])
+def test_a_bias_with_gaps(inputs):
+    x, weight, bias = images(2, inputs, 4, 4), torch.randn(20, inputs, 3, 3), torch.randn(40)[::2]
+    torch.testing.assert_close(cpu.conv_relu_pool(x, weight, bias)[0], torchs(x, weight, bias))
+
+
 def test_without_images():
     x, weight = torch.empty(0, 3, 4, 4), torch.randn(16, 3, 3, 3)
     y, winner = cpu.conv_relu_pool(x, weight, None)
