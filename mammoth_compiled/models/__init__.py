@@ -1,6 +1,8 @@
-"""The continual-learning algorithms; importing the package registers the built-in ones."""
+"""The continual-learning algorithms; importing the package registers every module in it."""
 
-from mammoth_compiled.models import der, er, joint, sgd
 from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.plugins import import_submodules
 
-__all__ = ["ContinualModel", "der", "er", "joint", "sgd"]
+import_submodules(__name__, __path__)
+
+__all__ = ["ContinualModel"]
