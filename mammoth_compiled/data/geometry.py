@@ -10,8 +10,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 
 from mammoth_compiled.kernels.augment import crop_flip
-from mammoth_compiled.kernels.resample import crop_resize
-from mammoth_compiled.kernels.rotate import rotate_pillow, rotate_tensor
+from mammoth_compiled.data.resampling import crop_resize
+from mammoth_compiled.data.rotation import rotate_pillow, rotate_tensor
 
 BatchTransform = Callable[[torch.Tensor], torch.Tensor]
 

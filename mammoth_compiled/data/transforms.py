@@ -14,7 +14,7 @@ import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from mammoth_compiled.data import colour, geometry
+from mammoth_compiled.data import color_jitter, geometry
 from mammoth_compiled.data.geometry import BatchTransform, CannotBatchError
 
 
@@ -132,8 +132,8 @@ _TURNS: dict[type, Callable[[Any], BatchTransform]] = {
 
 # Their arithmetic depends on what bytes stand for.
 _TURNS_BY_FORM: dict[type, Callable[[Any, bool], BatchTransform]] = {
-    v1.ColorJitter: colour.colour_jitter,
-    v2.ColorJitter: colour.colour_jitter,
+    v1.ColorJitter: color_jitter.color_jitter,
+    v2.ColorJitter: color_jitter.color_jitter,
     v1.RandomRotation: geometry.random_rotation,
     v2.RandomRotation: geometry.random_rotation,
 }

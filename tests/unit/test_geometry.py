@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from mammoth_compiled.data import geometry
 from mammoth_compiled.data.geometry import CannotBatchError, _random_boxes
 from mammoth_compiled.data.transforms import batch_transform
-from mammoth_compiled.kernels.resample import crop_resize
+from mammoth_compiled.data.resampling import crop_resize
 
 
 def photos(n=4, height=37, width=29):

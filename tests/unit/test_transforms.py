@@ -13,7 +13,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import functional as vision
 from torchvision.transforms import v2
 
-from mammoth_compiled.data import colour
+from mammoth_compiled.data import color_jitter
 from mammoth_compiled.data.transforms import CannotBatchError, batch_transform
 
 
@@ -182,13 +182,13 @@ def test_input_is_left_alone(images):
 @pytest.fixture
 def jitter_draws(monkeypatch):
     """Returns a list of the (order, factors) that ColorJitter's batched code has drawn."""
-    draws, real = [], colour.jitter
+    draws, real = [], color_jitter.jitter
 
     def spy(images, order, factors, arithmetic):
         draws.append((order, factors))
         return real(images, order, factors, arithmetic)
 
-    monkeypatch.setattr(colour, "jitter", spy)
+    monkeypatch.setattr(color_jitter, "jitter", spy)
     return draws
 
 
@@ -217,7 +217,7 @@ def with_these_draws(transform, draw, monkeypatch, images):
 @pytest.mark.parametrize(
     ("ranges", "channels"), [((0.4, 0.4, 0.4, 0.1), 3), ((0.8, 0, 0.5, 0), 3), ((2, 2, 2, 0.5), 1)]
 )
-def test_colour_jitter_of_pil_images_is_exact(
+def test_color_jitter_of_pil_images_is_exact(
     version, ranges, channels, images, jitter_draws, monkeypatch
 ):
     images = images[:, :channels]
@@ -241,7 +241,7 @@ LEVEL = 1.001 / 255
     ],
     ids=["floats v1", "floats v2", "bytes v2", "bytes v1", "back to PIL"],
 )
-def test_colour_jitter_of_tensors(steps, bound, images, jitter_draws, monkeypatch):
+def test_color_jitter_of_tensors(steps, bound, images, jitter_draws, monkeypatch):
     transform = v2.Compose(steps)
     got = batch_transform(transform)(images)
     want = with_these_draws(transform, jitter_draws[0], monkeypatch, images)
@@ -256,7 +256,7 @@ def test_bytes_of_tensors_are_not_those_of_pil_images(images, jitter_draws, monk
     assert not torch.equal(got, batch_transform(transform)(images))
 
 
-def test_colour_jitter_has_torchvisions_distribution(jitter_draws):
+def test_color_jitter_has_torchvisions_distribution(jitter_draws):
     n, transform = 4800, v1.ColorJitter(0.4, (0.5, 0.9), 3, 0.2)
     batch_transform(transform)(torch.zeros(n, 3, 1, 1, dtype=torch.uint8))
     order, factors = jitter_draws[0]

@@ -55,9 +55,9 @@ def filter_matrix(
     device = start.device
     begin, span = start.float()[:, None, None], length.float()[:, None, None]
     step = span / size
-    centre = begin + (torch.arange(size, device=device)[:, None] + 0.5) * step
+    center = begin + (torch.arange(size, device=device)[:, None] + 0.5) * step
     middle = torch.arange(pixels, device=device) + 0.5
-    weights = (1 - (middle - centre).abs() / step.clamp(min=1)).clamp_(min=0)
+    weights = (1 - (middle - center).abs() / step.clamp(min=1)).clamp_(min=0)
     inside = (middle > begin) & (middle < begin + span)
     weights = torch.where(inside, weights, 0.0)
     return weights / weights.sum(2, keepdim=True)

@@ -14,7 +14,7 @@ def rotate_pillow(
     images: torch.Tensor,
     degrees: torch.Tensor,
     bilinear: bool = False,
-    centre: tuple[float, float] | None = None,
+    center: tuple[float, float] | None = None,
     fill: int = 0,
 ) -> torch.Tensor:
     """Rotates every image by its own angle as Pillow does, within its frame.
@@ -27,7 +27,7 @@ def rotate_pillow(
         images: Bytes, [B, C, H, W], of less than 2^15 pixels a side.
         degrees: Angle of each image, counter-clockwise, [B].
         bilinear: Interpolate between four pixels instead of taking the nearest one.
-        centre: (x, y) of the centre of rotation in pixels, from the upper left corner; None takes
+        center: (x, y) of the center of rotation in pixels, from the upper left corner; None takes
             the image's.
         fill: Value outside the image, 0 to 255.
 
@@ -35,7 +35,7 @@ def rotate_pillow(
         [B, C, H, W], uint8.
     """
     height, width = images.shape[2:]
-    cos, sin, shift_x, shift_y = _inverse(degrees, *(centre or (width / 2, height / 2)))
+    cos, sin, shift_x, shift_y = _inverse(degrees, *(center or (width / 2, height / 2)))
     x = torch.arange(width, device=images.device)
     y = torch.arange(height, device=images.device)[:, None]
     if bilinear:
@@ -95,7 +95,7 @@ def rotate_tensor(
     images: torch.Tensor,
     degrees: torch.Tensor,
     bilinear: bool = False,
-    centre: tuple[float, float] | None = None,
+    center: tuple[float, float] | None = None,
     fill: float = 0,
 ) -> torch.Tensor:
     """Rotates every image by its own angle as torchvision rotates tensors, within its frame.
@@ -107,14 +107,14 @@ def rotate_tensor(
         images: [B, C, H, W], float or uint8.
         degrees: Angle of each image, counter-clockwise, [B].
         bilinear: Interpolate between four pixels instead of taking the nearest one.
-        centre: (x, y) of the centre of rotation in pixels; None takes the image's.
+        center: (x, y) of the center of rotation in pixels; None takes the image's.
         fill: Value outside the image.
 
     Returns:
         [B, C, H, W], same dtype.
     """
     height, width = images.shape[2:]
-    x, y = (0.0, 0.0) if centre is None else (centre[0] - width / 2, centre[1] - height / 2)
+    x, y = (0.0, 0.0) if center is None else (center[0] - width / 2, center[1] - height / 2)
     cos, sin, shift_x, shift_y = (part.float() for part in _inverse(degrees, x, y))
     u = torch.arange(width, device=images.device) - (width - 1) / 2
     v = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2

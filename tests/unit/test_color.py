@@ -1,4 +1,4 @@
-"""Colours of a batch against Pillow and torchvision, given the same factors and orders."""
+"""Colors of a batch against Pillow and torchvision, given the same factors and orders."""
 
 from itertools import permutations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
-from mammoth_compiled.kernels.colour import (
+from mammoth_compiled.data.color import (
     BYTES,
     FLOATS,
     PILLOW,
@@ -24,7 +24,7 @@ RANGES = ((0.0, 2.5), (0.0, 2.5), (0.0, 2.5), (-0.5, 0.5))
 
 @pytest.fixture
 def images():
-    """Two images for each order: noise, and flat regions with black, white and primary colours."""
+    """Two images for each order: noise, and flat regions with black, white and primary colors."""
     noise = torch.randint(0, 256, (len(ORDERS), 3, 7, 6), dtype=torch.uint8)
     flat = torch.randint(0, 2, (len(ORDERS), 3, 7, 6), dtype=torch.uint8) * 255
     return torch.cat([noise, flat])
@@ -115,10 +115,10 @@ def converted(rows, source, target):
 
 # Every multiple of 15 as red or hue, with all values of the other two; all 2^24 take 10 s.
 def test_hsv_equals_pillows():
-    colours = triples(15)
-    got = torch.stack(pillow_hsv(colours), 1).byte()
-    assert torch.equal(got, converted(colours, "RGB", "HSV"))
-    assert torch.equal(pillow_rgb(*colours.unbind(1)).byte(), converted(colours, "HSV", "RGB"))
+    colors = triples(15)
+    got = torch.stack(pillow_hsv(colors), 1).byte()
+    assert torch.equal(got, converted(colors, "RGB", "HSV"))
+    assert torch.equal(pillow_rgb(*colors.unbind(1)).byte(), converted(colors, "HSV", "RGB"))
 
 
 def test_all_hues_and_turns():

@@ -6,7 +6,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
-from mammoth_compiled.kernels.rotate import rotate_pillow, rotate_tensor
+from mammoth_compiled.data.rotation import rotate_pillow, rotate_tensor
 
 ROUND = [0, 90, 180, 270, -90, -180, 360, 30, 60, 120, 1, -1, 359]
 SHAPES = [(3, 32, 32), (1, 28, 28), (3, 17, 30), (1, 1, 5)]
@@ -14,7 +14,7 @@ MODES = {False: InterpolationMode.NEAREST, True: InterpolationMode.BILINEAR}
 
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_mode = pytest.mark.parametrize("bilinear", [False, True], ids=["nearest", "bilinear"])
-each_centre = pytest.mark.parametrize("centre", [None, (5, 9.5), (-3, 40)], ids=str)
+each_center = pytest.mark.parametrize("center", [None, (5, 9.5), (-3, 40)], ids=str)
 
 
 def angles(n, *given):
@@ -25,11 +25,11 @@ def bytes_of(n, shape):
     return torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
 
 
-def with_pillow(images, degrees, bilinear, centre, fill):
+def with_pillow(images, degrees, bilinear, center, fill):
     return torch.stack(
         [
             v1.pil_to_tensor(
-                v1.rotate(v1.to_pil_image(image), d, MODES[bilinear], center=centre, fill=fill)
+                v1.rotate(v1.to_pil_image(image), d, MODES[bilinear], center=center, fill=fill)
             )
             for image, d in zip(images, degrees.tolist(), strict=True)
         ]
@@ -38,12 +38,12 @@ def with_pillow(images, degrees, bilinear, centre, fill):
 
 @each_shape
 @each_mode
-@each_centre
-def test_equals_pillow(shape, bilinear, centre):
+@each_center
+def test_equals_pillow(shape, bilinear, center):
     degrees = angles(100, *ROUND)
     images = bytes_of(len(degrees), shape)
-    want = with_pillow(images, degrees, bilinear, centre, 7)
-    assert torch.equal(rotate_pillow(images, degrees, bilinear, centre, 7), want)
+    want = with_pillow(images, degrees, bilinear, center, 7)
+    assert torch.equal(rotate_pillow(images, degrees, bilinear, center, 7), want)
 
 
 def test_nearest_at_45_degrees_equals_pillow():
@@ -86,7 +86,7 @@ def test_tensors_are_torchvisions(functional, dtype, shape, bilinear):
     assert far.flatten(1).any(1).sum() <= (0 if bilinear else 1)
 
 
-def test_tensors_about_a_centre():
+def test_tensors_about_a_center():
     degrees = angles(50)
     images = torch.rand(50, 3, 20, 24)
     want = torch.stack(

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 
 from mammoth_compiled.data.geometry import BatchTransform
-from mammoth_compiled.kernels.colour import BYTES, FLOATS, PILLOW, jitter
+from mammoth_compiled.data.color import BYTES, FLOATS, PILLOW, jitter
 
 
-def colour_jitter(transform: Any, pil: bool) -> BatchTransform:
+def color_jitter(transform: Any, pil: bool) -> BatchTransform:
     """ColorJitter, with an order of its own for each image; bytes are Pillow images if `pil`."""
     ranges = (transform.brightness, transform.contrast, transform.saturation, transform.hue)
     of_bytes = PILLOW if pil else BYTES

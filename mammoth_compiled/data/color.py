@@ -15,13 +15,13 @@ class Arithmetic:
     """How images of one kind are computed with; all tensors float32.
 
     Attributes:
-        grey: Maps images [B, 3, H, W] to their grey levels, [B, 1, H, W].
-        mean: Maps grey levels [B, 1, H, W] to their mean, [B, 1, 1, 1].
-        blend: Maps grey levels, images and factors to level + factor * (image - level).
+        gray: Maps images [B, 3, H, W] to their gray levels, [B, 1, H, W].
+        mean: Maps gray levels [B, 1, H, W] to their mean, [B, 1, 1, 1].
+        blend: Maps gray levels, images and factors to level + factor * (image - level).
         turn_hue: Turns the hue of images [B, 3, H, W] by parts of a turn, [B].
     """
 
-    grey: Callable[[torch.Tensor], torch.Tensor]
+    gray: Callable[[torch.Tensor], torch.Tensor]
     mean: Callable[[torch.Tensor], torch.Tensor]
     blend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     turn_hue: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -33,7 +33,7 @@ def jitter(
     factors: Sequence[torch.Tensor | None],
     arithmetic: Arithmetic,
 ) -> torch.Tensor:
-    """Changes the colours of every image by its own factors, in its own order.
+    """Changes the colors of every image by its own factors, in its own order.
 
     Args:
         images: [B, C, H, W], C 1 or 3, uint8 or float in [0, 1].
@@ -48,10 +48,10 @@ def jitter(
         the rounding of float32, which can move a byte by one level.
     """
     result, place = images.float(), order.argsort(1)
-    coloured = images.shape[1] == 3
-    # A grey image has neither saturation nor hue.
-    hue = factors[3] if coloured else None
-    blends = {k: f for k, f in enumerate(factors[: 3 if coloured else 2]) if f is not None}
+    colored = images.shape[1] == 3
+    # A gray image has neither saturation nor hue.
+    hue = factors[3] if colored else None
+    blends = {k: f for k, f in enumerate(factors[: 3 if colored else 2]) if f is not None}
     if blends:
         places = torch.stack([place[:, kind] for kind in blends], 1)
         turns = places.argsort(1)
@@ -75,14 +75,14 @@ def _blend(
     factors: torch.Tensor,
     arithmetic: Arithmetic,
 ) -> torch.Tensor:
-    """Blends each image with black, its mean or its grey image: turn by turn, by index in kinds."""
+    """Blends each image with black, its mean or its gray image: turn by turn, by index in kinds."""
     for turn, factor in zip(turns.unbind(1), factors.unbind(1), strict=True):
         level = torch.zeros_like(images[:, :1])
         if kinds != [0]:
-            grey = images if images.shape[1] == 1 else arithmetic.grey(images)
+            gray = images if images.shape[1] == 1 else arithmetic.gray(images)
             for index, kind in enumerate(kinds):
                 if kind > 0:
-                    degenerate = arithmetic.mean(grey) if kind == 1 else grey
+                    degenerate = arithmetic.mean(gray) if kind == 1 else gray
                     level = torch.where(_per_image(turn == index), degenerate, level)
         images = arithmetic.blend(level, images, _per_image(factor))
     return images
@@ -92,14 +92,14 @@ def _per_image(values: torch.Tensor) -> torch.Tensor:
     return values[:, None, None, None]
 
 
-def _pillow_grey(images: torch.Tensor) -> torch.Tensor:
+def _pillow_gray(images: torch.Tensor) -> torch.Tensor:
     red, green, blue = images.int().split(1, 1)
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000 >> 16).float()
 
 
-def _pillow_mean(grey: torch.Tensor) -> torch.Tensor:
-    count = grey.shape[2] * grey.shape[3]
-    total = grey.sum((2, 3), keepdim=True, dtype=torch.float64)
+def _pillow_mean(gray: torch.Tensor) -> torch.Tensor:
+    count = gray.shape[2] * gray.shape[3]
+    total = gray.sum((2, 3), keepdim=True, dtype=torch.float64)
     return (total / count + 0.5).floor().float()
 
 
@@ -116,7 +116,7 @@ def _pillow_turn_hue(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
 def pillow_hsv(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns hue, saturation and value, [B, H, W] in 0..255, of bytes [B, 3, H, W].
 
-    Floats and doubles take turns as in Pillow, so all 2^24 colours come out equal to its.
+    Floats and doubles take turns as in Pillow, so all 2^24 colors come out equal to its.
     """
     red, green, _ = images.unbind(1)
     value, low = images.amax(1), images.amin(1)
@@ -155,7 +155,7 @@ def _sectors(
     falling: torch.Tensor,
     rising: torch.Tensor,
 ) -> torch.Tensor:
-    """Returns the colours [B, 3, H, W] of the sixths of a turn, int64, [B, H, W] in 0..6."""
+    """Returns the colors [B, 3, H, W] of the sixths of a turn, int64, [B, H, W] in 0..6."""
     turn = (value, falling, low, low, rising, value)
     # Green is two sixths behind red, blue four; a second turn saves the remainders by six.
     choices = torch.stack((*turn, *turn)).flatten()
@@ -166,13 +166,13 @@ def _sectors(
     return choices.gather(0, index.flatten()).view_as(index)
 
 
-def _grey(images: torch.Tensor) -> torch.Tensor:
+def _gray(images: torch.Tensor) -> torch.Tensor:
     red, green, blue = images.split(1, 1)
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
 
-def _mean(grey: torch.Tensor) -> torch.Tensor:
-    return grey.mean((2, 3), keepdim=True)
+def _mean(gray: torch.Tensor) -> torch.Tensor:
+    return gray.mean((2, 3), keepdim=True)
 
 
 def _float_blend(level: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -210,6 +210,6 @@ def _turn_hue_of_bytes(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor
     return (_turn_hue(images / 255, part) * 255.999).floor_()
 
 
-PILLOW = Arithmetic(_pillow_grey, _pillow_mean, _pillow_blend, _pillow_turn_hue)
-FLOATS = Arithmetic(_grey, _mean, _float_blend, _turn_hue)
-BYTES = Arithmetic(lambda images: _grey(images).floor_(), _mean, _byte_blend, _turn_hue_of_bytes)
+PILLOW = Arithmetic(_pillow_gray, _pillow_mean, _pillow_blend, _pillow_turn_hue)
+FLOATS = Arithmetic(_gray, _mean, _float_blend, _turn_hue)
+BYTES = Arithmetic(lambda images: _gray(images).floor_(), _mean, _byte_blend, _turn_hue_of_bytes)
