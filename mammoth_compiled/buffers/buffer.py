@@ -103,14 +103,14 @@ class Buffer:
         return len(self) == self.buffer_size
 
     @property
-    def is_settled(self) -> bool:
-        """Whether what is read no longer depends on how many rows are filled.
+    def has_static_reads(self) -> bool:
+        """Whether reads no longer depend on the number of filled rows.
 
-        From then on a training step does the same operations every time, on the same memory, so
-        that it can be captured as a CUDA graph.
+        From then on every training step runs the same operations on the same memory, so that it
+        can be captured as a CUDA graph.
         """
         if self._policy.choose is None:
-            return True  # it changes between tasks only
+            return True  # filled between tasks only
         if "filled" in self._state:
             return self._num_filled >= self._most_wanted
         return self.num_seen_examples >= self.buffer_size

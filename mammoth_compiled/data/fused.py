@@ -73,6 +73,9 @@ class FusedBatches:
         images: uint8, [N, H, W] or [N, H, W, C], on the device.
         recipe: What the transform does.
         plain: Whether the images are wanted without it, too.
+
+    Attributes:
+        random_state: State of the Philox generator, advanced in place by each batch.
     """
 
     def __init__(self, images: torch.Tensor, recipe: Recipe, plain: bool) -> None:
@@ -85,13 +88,13 @@ class FusedBatches:
             torch.tensor(values, device=images.device).expand(channels).contiguous()
             for values in (recipe.mean, recipe.std)
         )
-        self._state = philox.random_state(0, images.device)
+        self.random_state = philox.random_state(0, images.device)
 
     def begin_epoch(self) -> None:
         """Draws a new seed from torch's generator if there is anything to draw."""
         if self._recipe.is_random:
             # Into the same tensor, where a captured step looks for it.
-            self._state.copy_(
+            self.random_state.copy_(
                 philox.random_state(int(torch.randint(2**62, ())), torch.device("cpu"))
             )
 
@@ -106,7 +109,7 @@ class FusedBatches:
         result = augment(
             self._images,
             index,
-            self._state,
+            self.random_state,
             self._mean,
             self._std,
             size=numbers.size or (height, width),
@@ -117,7 +120,7 @@ class FusedBatches:
             memory_format=torch.contiguous_format,
             plain=self._plain,
         )
-        philox.advance(self._state)
+        philox.advance(self.random_state)
         return result
 
 

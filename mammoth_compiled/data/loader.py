@@ -2,19 +2,17 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from mammoth_compiled.data.lazy import LazyBatch, ready_batch
 from mammoth_compiled.data.source import ArraySource, array_source
 from mammoth_compiled.data.stream import stream
 from mammoth_compiled.data.transforms import CannotBatchError
-
-# The function that makes a batch, and what of.
-LazyBatch = tuple[Callable[..., tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
 
 # Of images in float32, so that what is made together is still in the cache when it is used.
 AT_ONCE_BYTES = 2**21
@@ -66,29 +64,43 @@ class TaskLoader:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yields (inputs, labels, not_aug_inputs) on the device; see `Batch`."""
-        for make, tensors in self.lazy_batches():
-            yield make(*tensors)
+        for lazy in self.lazy_batches():
+            yield lazy.materialize(*lazy.tensors)
 
     def lazy_batches(self) -> Iterator[LazyBatch]:
-        """Yields the batches of an epoch before they are made, so that who trains may capture that.
+        """Yields each batch of an epoch as tensors and the function that materializes them.
 
-        Yields:
-            A function and its tensors, on the device. It returns the batch, without waiting for
-            the device and with operations that depend on the tensors' shapes only.
+        Full batches of an epoch share the function and the shapes, so that a training step can
+        capture data loading in its CUDA graph.
         """
         source = self._current_source()
         return self._from_loader() if source is None else self._from_source(source)
 
-    def take(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns the items of these numbers as a batch on the device.
+    def gather(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the items with these indices as a batch on the device.
 
         Args:
-            index: Item numbers, int64, [B].
+            index: Indices of items, int64, [B].
         """
         source = self._current_source()
         if source is not None:
             return source.batch(index.to(source.images.device))
         return self._to_device(default_collate([self.dataset[i] for i in index.tolist()]))
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether one kernel gathers, crops, flips and normalizes each batch."""
+        source = self._current_source()
+        return source is not None and source.fused is not None
+
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Returns the tensors that materializing a batch updates in place.
+
+        On a GPU this is the random state of the augmentation kernel, which a captured training
+        step advances; elsewhere, and for a DataLoader, the list is empty.
+        """
+        fused = None if self._source is None else self._source.fused
+        return [] if fused is None else [fused.random_state]
 
     def _current_source(self) -> ArraySource | None:
         if self._source is not None and not self._source.is_current(self.dataset):
@@ -112,10 +124,10 @@ class TaskLoader:
             yield from self._several_at_once(source, batches)
         elif source.streamed:
             for rows in stream((source.images, source.labels), batches, self.device):
-                yield source.finish, rows
+                yield LazyBatch(source.finish, rows)
         else:
             for index in batches:
-                yield source.batch, (index,)
+                yield LazyBatch(source.batch, (index,))
 
     def _several_at_once(
         self, source: ArraySource, batches: tuple[torch.Tensor, ...]
@@ -127,7 +139,7 @@ class TaskLoader:
             together = batches[first : first + count]
             parts = source.batch(torch.cat(together))
             for batch in zip(*(p.split(self.batch_size) for p in parts), strict=True):
-                yield made(batch)
+                yield ready_batch(batch)
 
     def _from_loader(self) -> Iterator[LazyBatch]:
         loader = DataLoader(
@@ -139,22 +151,13 @@ class TaskLoader:
             worker_init_fn=_seed_worker,
         )
         for batch in loader:
-            yield made(self._to_device(batch))
+            yield ready_batch(self._to_device(batch))
 
     def _to_device(self, batch: Any) -> tuple[torch.Tensor, ...]:
         inputs, labels, *not_aug = batch
         inputs = inputs.to(self.device, non_blocking=True)
         labels = labels.to(self.device, dtype=torch.int64, non_blocking=True)
         return inputs, labels, *(t.to(self.device, non_blocking=True) for t in not_aug)
-
-
-def made(batch: Sequence[torch.Tensor]) -> LazyBatch:
-    """Returns a batch that was made elsewhere in the form of `TaskLoader.lazy_batches`."""
-    return _as_it_is, tuple(batch)
-
-
-def _as_it_is(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return batch
 
 
 def _seed_worker(worker: int) -> None:

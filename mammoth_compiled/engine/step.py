@@ -51,7 +51,7 @@ class _Recording:
 class Step:
     """Runs the training steps of a task.
 
-    A step is recorded once the buffer is settled and a few steps were run, if `observe` is
+    A step is recorded once reads of the buffer are static and a few steps were run, if `observe` is
     ContinualModel's own, so that `training_loss` and `after_step` say all it does. Ragged batches
     and steps before that run in Python and compute the same. A user's own `observe` always does.
 
@@ -123,7 +123,7 @@ class Step:
         """Learns from one batch.
 
         Args:
-            lazy: The batch, not made yet.
+            lazy: The batch, not materialized yet.
             epoch: Current epoch from 0.
 
         Returns:
@@ -141,12 +141,12 @@ class Step:
     def _learn(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
         if self.reason:
             return self._run(lazy, epoch)
-        make, tensors = lazy
+        materialize, tensors = lazy.materialize, lazy.tensors
         # What a user's own loader hands over may be anything, and anywhere.
         where = {t.device.type if isinstance(t, torch.Tensor) else None for t in tensors}
         if where != {self.model.device.type}:
             return self._run(lazy, epoch)
-        key = (make, [(tensor.shape, tensor.dtype) for tensor in tensors])
+        key = (materialize, [(tensor.shape, tensor.dtype) for tensor in tensors])
         recording = self._recording
         if recording is not None:
             if recording.key == key:
@@ -160,8 +160,7 @@ class Step:
         return self._record(key, lazy, epoch)
 
     def _run(self, lazy: LazyBatch, epoch: int) -> tuple[torch.Tensor | float, int]:
-        make, tensors = lazy
-        batch = make(*tensors)
+        batch = lazy.materialize(*lazy.tensors)
         if len(batch) < 3:
             raise DataError(
                 f"dataset {self._dataset_name!r}: items of the training set must be (image, label, "
@@ -181,7 +180,7 @@ class Step:
         changed = sorted(name for name in after if after[name] != before.get(name))
         if changed and self._rehearsals:  # what the first one makes does not count
             self._give_up(f"each step changes {', '.join(changed)}, which a replay would not do")
-        self._rehearsals += all(buffer.is_settled for buffer in self._buffers)
+        self._rehearsals += all(buffer.has_static_reads for buffer in self._buffers)
         return result
 
     def _record(
@@ -189,11 +188,11 @@ class Step:
     ) -> tuple[torch.Tensor | float, int]:
         """Records a step and replays it for this batch; if that fails runs it in Python."""
         assert self._recorder is not None
-        make, tensors = lazy
-        inputs = tuple(tensor.clone() for tensor in tensors)
+        inputs = tuple(tensor.clone() for tensor in lazy.tensors)
+        captured = LazyBatch(lazy.materialize, inputs)
         seen = [buffer.num_seen_examples for buffer in self._buffers]
         try:
-            replay, (loss, _) = self._recorder.record(lambda: self._run((make, inputs), epoch))
+            replay, (loss, _) = self._recorder.record(lambda: self._run(captured, epoch))
         except Exception as error:  # the step is partly the user's: it may raise anything
             self._give_up((str(error).strip() or type(error).__name__).splitlines()[0])
             loss = None
@@ -208,7 +207,7 @@ class Step:
         return self._replay(self._recording, lazy)
 
     def _replay(self, recording: _Recording, lazy: LazyBatch) -> tuple[torch.Tensor, int]:
-        for tensor, value in zip(recording.inputs, lazy[1], strict=True):
+        for tensor, value in zip(recording.inputs, lazy.tensors, strict=True):
             tensor.copy_(value, non_blocking=True)
         recording.replay()
         for buffer, count in zip(self._buffers, recording.growth, strict=True):

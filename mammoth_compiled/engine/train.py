@@ -14,8 +14,7 @@ from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.console import say
-from mammoth_compiled.data import TaskLoader
-from mammoth_compiled.data.loader import made
+from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.evaluate import evaluate
@@ -197,7 +196,7 @@ def _train_epoch(
     """Runs one epoch and returns the number of images learnt."""
     images = 0
     # A loader of the user's own makes its batches itself.
-    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(made, loader)
+    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(ready_batch, loader)
     for number, lazy in enumerate(islice(batches, _steps_per_epoch(loader, args)), start=1):
         loss, count = step(lazy, epoch)
         monitor.add(loss, epoch + 1, number)

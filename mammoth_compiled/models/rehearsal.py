@@ -59,14 +59,14 @@ class RehearsalModel(ContinualModel):
         self.net.eval()
         looked = []
         for part in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            _, labels, images = loader.take(part)
+            _, labels, images = loader.gather(part)
             logits, features = self.net(self._plain(images), returnt="both")
             looked.append((features, labels, logits))
         self.net.train(was_training)
         features, labels, logits = (torch.cat(column) for column in zip(*looked, strict=True))
 
         def fetch(index: torch.Tensor) -> dict[str, Any]:
-            images = loader.take(index)[2]
+            images = loader.gather(index)[2]
             batch = Batch(self._plain(images), labels[index], images, logits[index])
             return {"examples": images, **self._rows(batch)}
 

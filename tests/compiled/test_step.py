@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mammoth_compiled import Buffer, ContinualModel, get_model_names, load_runner, register_model
 from mammoth_compiled.data import source
-from mammoth_compiled.data.loader import made
+from mammoth_compiled.data import ready_batch
 from mammoth_compiled.engine.step import REHEARSALS, Step
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels import launch
@@ -72,8 +72,8 @@ class TapeRecorder:
         for buffer in vars(self.model).values():
             if isinstance(buffer, Buffer):
                 tensors += buffer.tensors()
-        if self.loader is not None and self.loader._source.fused is not None:
-            tensors.append(self.loader._source.fused._state)
+        if self.loader is not None:
+            tensors += self.loader.state_tensors()
         before = [t.detach().clone() for t in tensors]
         random = torch.get_rng_state()
         try:
@@ -129,7 +129,7 @@ def of_model(model):
     for name, value in vars(model).items():
         if isinstance(value, Buffer):
             state |= {f"{name}.{k}": v for k, v in value.serialize().items()}
-            state |= {f"{name}.state.{k}": v for k, v in value._state.items()}
+            state |= {f"{name}.state.{k}": v for k, v in value.state_dict()["policy_state"].items()}
             state[f"{name}.seen"] = torch.tensor(value.num_seen_examples)
     return state
 
@@ -159,7 +159,7 @@ def test_kernels_of_data_and_reservoir_are_recorded_too(tiny, monkeypatch):
     plain, expected, _ = learn("er", lambda model: None)
     model, losses, replays = learn("er", TapeRecorder)
     assert replays >= 5
-    assert "random" in model.buffer._state
+    assert "random" in model.buffer.state_dict()["policy_state"]
     assert [n for _, n in losses] == [n for _, n in expected]
     assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
     expected = of_model(plain)
@@ -180,7 +180,7 @@ def model(tiny):
 def batch(size=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(size, 3, 8, 8, generator=generator)
-    return made((images, torch.arange(size) % 2, images))
+    return ready_batch((images, torch.arange(size) % 2, images))
 
 
 def run(step, count, size=8):
@@ -339,4 +339,4 @@ def test_without_a_gpu_nothing_is_recorded(model):
 
 def test_a_batch_of_two_parts_is_refused(model):
     with Step(model, "tiny") as step, pytest.raises(DataError, match=r"'tiny'.*have 2 parts"):
-        step(made(batch()[1][:2]), 0)
+        step(ready_batch(batch().tensors[:2]), 0)

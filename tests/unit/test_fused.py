@@ -84,7 +84,7 @@ def loader(monkeypatch):
 def test_without_chance_batches_are_those_of_the_dataset(loader, images, shape, tail):
     dataset = images(v1.Compose(tail), shape)
     made = loader(dataset)
-    assert made._source.fused is not None
+    assert made.is_fused
     for got, expected in zip(
         made, torch.utils.data.DataLoader(dataset, 10, shuffle=False), strict=True
     ):

@@ -159,7 +159,7 @@ def test_workers_are_few_by_default(split):
 @pytest.mark.parametrize("fixture", ["split", "slow_split"])
 def test_take_gives_the_items_in_the_order_asked(fixture, request):
     split = request.getfixturevalue(fixture)
-    inputs, labels, plain = TaskLoader(split, 5, shuffle=True, device=CPU).take(
+    inputs, labels, plain = TaskLoader(split, 5, shuffle=True, device=CPU).gather(
         torch.tensor([7, 0, 7])
     )
     assert labels.tolist() == [7, 0, 7]
@@ -231,7 +231,7 @@ def test_streamed_data_may_be_replaced_or_changed(split):
     loader = TaskLoader(split, 20, shuffle=False, device=CPU)
     split.data[3] = 255
     assert next(iter(loader))[0][3].unique().tolist() == [1.0]
-    assert loader.take(torch.tensor([3]))[0].unique().tolist() == [1.0]
+    assert loader.gather(torch.tensor([3]))[0].unique().tolist() == [1.0]
     split.data, split.targets = split.data[:4], split.targets[:4]
     assert numbers(loader) == [[0, 1, 2, 3]]
 
