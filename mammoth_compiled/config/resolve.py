@@ -8,6 +8,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mammoth_compiled.config.values import boolean, non_negative_float, non_negative_int, positive_float, positive_int
 from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError, unknown_name
 from mammoth_compiled.registry import Parameter, backbones, datasets, models
@@ -19,37 +20,6 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> Any:
         """Raises ConfigError."""
         raise ConfigError(message)
-
-
-def _number(kind: type, low: float, strict: bool, wanted: str) -> Any:
-    def convert(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if (
-            value is None
-            or not (value > low or (value == low and not strict))
-            or value == float("inf")
-        ):
-            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
-        return value
-
-    return convert
-
-
-positive_int = _number(int, 1, False, "an integer >= 1")
-non_negative_int = _number(int, 0, False, "an integer >= 0")
-positive_float = _number(float, 0, True, "a number > 0")
-non_negative_float = _number(float, 0, False, "a number >= 0")
-
-
-def boolean(text: str) -> bool:
-    """Reads 0/1, false/true, no/yes."""
-    value = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-    if text.lower() not in value:
-        raise argparse.ArgumentTypeError(f"must be 0 or 1, got {text!r}")
-    return value[text.lower()]
 
 
 def add_rehearsal_args(parser: ArgumentParser) -> None:

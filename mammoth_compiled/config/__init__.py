@@ -1,0 +1,45 @@
+"""The configuration of a run: its schema, the command line and the resolution of defaults."""
+
+from mammoth_compiled.config.resolve import (
+    Parser,
+    add_base_args,
+    add_rehearsal_args,
+    build_parser,
+    default_backbone,
+    get_avail_args,
+    resolve,
+)
+from mammoth_compiled.config.schema import (
+    ComputeConfig,
+    ExperimentConfig,
+    FilesConfig,
+    OptimizerConfig,
+    RunConfig,
+)
+from mammoth_compiled.config.values import (
+    boolean,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+)
+
+__all__ = [
+    "ComputeConfig",
+    "ExperimentConfig",
+    "FilesConfig",
+    "OptimizerConfig",
+    "Parser",
+    "RunConfig",
+    "add_base_args",
+    "add_rehearsal_args",
+    "boolean",
+    "build_parser",
+    "default_backbone",
+    "get_avail_args",
+    "non_negative_float",
+    "non_negative_int",
+    "positive_float",
+    "positive_int",
+    "resolve",
+]

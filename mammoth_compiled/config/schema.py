@@ -1,0 +1,188 @@
+"""The typed configuration of a run: every argument with its type, default and help text.
+
+The command line and the reference documentation are generated from these classes, so an argument
+is added in one place: as a field here.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+from mammoth_compiled.config.values import (
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+)
+
+
+def _argument(
+    default: Any,
+    help: str,
+    parse: Callable[[str], Any] | None = None,
+    metavar: str | None = None,
+    required: bool = False,
+) -> Any:
+    """Declares a field that is also a command-line argument.
+
+    Booleans, choices (`Literal`) and lists are recognized by the field's annotation.
+
+    Args:
+        default: Its default value.
+        help: Its help text.
+        parse: Converts the text of one value; None for strings, booleans and choices.
+        metavar: Placeholder of its value in the help.
+        required: True if every command line must give it.
+    """
+    metadata = {"help": help, "parse": parse, "metavar": metavar, "required": required}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """What to train, on what, and for how long."""
+
+    model: str = _argument("", "Continual-learning method.", metavar="NAME", required=True)
+    dataset: str = _argument("", "Dataset, a sequence of tasks.", metavar="NAME", required=True)
+    backbone: str | None = _argument(
+        None, "Network architecture (default: chosen by the dataset).", metavar="NAME"
+    )
+    batch_size: int = _argument(32, "Training batch size.", positive_int, "N")
+    n_epochs: int = _argument(1, "Epochs per task.", positive_int, "N")
+    joint: bool = _argument(False, "Train on all tasks jointly (upper bound).")
+    seed: int | None = _argument(
+        None, "Seed for all random number generators (default: unseeded).", non_negative_int, "N"
+    )
+    debug_mode: bool = _argument(False, "Stop every epoch after 6 batches.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate schedule."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = _argument("sgd", "Optimizer.")
+    lr: float = _argument(0.03, "Learning rate.", positive_float, "LR")
+    optim_wd: float = _argument(0.0, "Weight decay.", non_negative_float, "WD")
+    optim_mom: float = _argument(0.0, "SGD momentum.", non_negative_float, "M")
+    optim_nesterov: bool = _argument(False, "Use Nesterov momentum; requires --optim_mom.")
+    clip_grad: float | None = _argument(
+        None, "Clip the gradient norm to this value (default: no clipping).", positive_float, "NORM"
+    )
+    lr_scheduler: Literal["none", "cosine", "multistep"] = _argument(
+        "none", "Learning rate schedule within a task; every task restarts at --lr."
+    )
+    lr_milestones: Sequence[int] | None = _argument(
+        None, "Epochs at which multistep decays the learning rate.", positive_int, "EPOCH"
+    )
+    lr_gamma: float = _argument(
+        0.1, "Multistep's learning rate decay factor.", positive_float, "GAMMA"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Device, precision and compilation."""
+
+    device: str | None = _argument(
+        None, "Device: cpu, cuda or cuda:N (default: the first GPU, else cpu)."
+    )
+    compile: Literal["auto", "on", "off"] = _argument(
+        "auto", "Compile the backbone; auto: always on a GPU, where it pays off on a CPU."
+    )
+    cuda_graph: Literal["auto", "off"] = _argument(
+        "auto", "Capture the training step as a CUDA graph where possible."
+    )
+    amp: Literal["off", "bf16", "fp16"] = _argument(
+        "off", "Automatic mixed precision for the backbone."
+    )
+    num_workers: int | None = _argument(
+        None,
+        "DataLoader workers, used only when the dataset cannot be read from memory.",
+        non_negative_int,
+        "N",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig:
+    """Where to read data and write checkpoints, exports and results."""
+
+    data_dir: str | None = _argument(
+        None, "Directory to read or download datasets (default: ./data).", metavar="DIR"
+    )
+    savecheck: Literal["task", "last"] | None = _argument(
+        None, "Save a checkpoint after every task, or after the last one."
+    )
+    checkpoint_path: str | None = _argument(
+        None, "Directory to write checkpoints (default: ./data/checkpoints).", metavar="DIR"
+    )
+    loadcheck: str | None = _argument(None, "Resume from this checkpoint.", metavar="PATH")
+    export: str | None = _argument(
+        None, "Export the trained backbone to this directory.", metavar="DIR"
+    )
+    formats: str | None = _argument(
+        None,
+        "Comma-separated export formats: onnx, pt2, aoti, torchscript, safetensors "
+        "(default: onnx,pt2,safetensors).",
+        metavar="LIST",
+    )
+    export_variants: str | None = _argument(
+        None, "Comma-separated smaller ONNX models to export as well: fp16, int8.", metavar="LIST"
+    )
+    export_each_task: bool = _argument(
+        False, "Export after the first task and update the bundle's weights after every later one."
+    )
+    results_path: str | None = _argument(
+        None, "Write the results to this JSON file.", metavar="PATH"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All arguments of a run, read-only.
+
+    `ContinualModel.args` is the same as a flat `argparse.Namespace`.
+
+    Attributes:
+        experiment: What to train, on what, and for how long.
+        optimizer: The optimizer and its learning rate schedule.
+        compute: Device, precision and compilation.
+        files: Where to read and write.
+        extra: The arguments that the model, the dataset and the backbone define, by name.
+    """
+
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    files: FilesConfig = field(default_factory=FilesConfig)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_namespace(cls, args: Namespace) -> Self:
+        """Builds the configuration from a flat namespace, which may be partial.
+
+        Arguments that are missing or None take their defaults. Names that no section defines go
+        to `extra`.
+        """
+        values = dict(vars(args))
+        sections = {}
+        for name, section in SECTIONS.items():
+            given = {f.name: values.pop(f.name, None) for f in fields(section)}
+            sections[name] = section(**{k: v for k, v in given.items() if v is not None})
+        return cls(**sections, extra=values)
+
+    def to_namespace(self) -> Namespace:
+        """Returns all arguments, `extra` included, as a flat namespace."""
+        values = dict(self.extra)
+        for name in SECTIONS:
+            values |= asdict(getattr(self, name))
+        return Namespace(**values)
+
+
+SECTIONS: Mapping[str, Any] = {
+    "experiment": ExperimentConfig,
+    "optimizer": OptimizerConfig,
+    "compute": ComputeConfig,
+    "files": FilesConfig,
+}
