@@ -3,8 +3,8 @@
 if __name__ != "mammoth_compiled.export":
     raise ImportError("import mammoth_compiled.export, not export")
 
-from mammoth_compiled.export.bundle import export_bundle
-from mammoth_compiled.export.check import verify_bundle
+from mammoth_compiled.export.export import export_bundle
+from mammoth_compiled.export.verify import verify_bundle
 from mammoth_compiled.export.load import Bundle, load_bundle
 from mammoth_compiled.export.update import update_bundle
 

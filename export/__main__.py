@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.export.bundle import export_bundle
-from mammoth_compiled.export.check import verify_bundle
+from mammoth_compiled.export.export import export_bundle
+from mammoth_compiled.export.verify import verify_bundle
 from mammoth_compiled.export.formats import DEFAULT, FORMATS, RUNTIMES
 from mammoth_compiled.export.images import read_images
-from mammoth_compiled.export.manifest import read_manifest
-from mammoth_compiled.export.report import report
-from mammoth_compiled.export.restore import restore
-from mammoth_compiled.export.serving import LAYOUTS, write_triton_layout
-from mammoth_compiled.export.stages import Head
+from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.summary import report
+from mammoth_compiled.export.checkpoint import restore
+from mammoth_compiled.export.serving.triton import LAYOUTS, write_triton_layout
+from mammoth_compiled.export.capture.options import Head
 from mammoth_compiled.export.update import update_bundle
 from mammoth_compiled.plugins import import_plugin
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.stages import SCALE
+from mammoth_compiled.export.capture.options import SCALE
 from mammoth_compiled.types import DatasetInfo
 
 

@@ -11,10 +11,10 @@ import torch
 
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.formats import RUNTIMES, runtime_name
-from mammoth_compiled.export.interface import Interface
-from mammoth_compiled.export.manifest import File, Manifest, check_file, read_manifest
-from mammoth_compiled.export.stages import SCALE
-from mammoth_compiled.export.verify import Difference, Run
+from mammoth_compiled.export.capture.interface import Interface
+from mammoth_compiled.export.bundle.manifest import File, Manifest, check_file, read_manifest
+from mammoth_compiled.export.capture.options import SCALE
+from mammoth_compiled.export.parity.compare import Difference, Run
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 

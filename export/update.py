@@ -12,17 +12,17 @@ import torch
 
 from mammoth_compiled.backbones import Contract, probe
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle import Images, Labelled, complete, describe_graph
-from mammoth_compiled.export.capture import first_line
-from mammoth_compiled.export.contents import seal
-from mammoth_compiled.export.directory import check_target, replacing
+from mammoth_compiled.export.export import Images, Labelled, complete, describe_graph
+from mammoth_compiled.export.capture.program import first_line
+from mammoth_compiled.export.bundle.finalize import seal
+from mammoth_compiled.export.bundle.directory import check_target, replacing
 from mammoth_compiled.export.formats import FORMATS
-from mammoth_compiled.export.graph import NamedOutputs, eager_copy, unwrap
-from mammoth_compiled.export.manifest import File, Manifest, check_file, read_manifest
-from mammoth_compiled.export.metadata import properties
-from mammoth_compiled.export.prove import Evidence, add_variants, gather, prove
-from mammoth_compiled.export.restore import restore
-from mammoth_compiled.export.stages import Head
+from mammoth_compiled.export.capture.graph import NamedOutputs, eager_copy, unwrap
+from mammoth_compiled.export.bundle.manifest import File, Manifest, check_file, read_manifest
+from mammoth_compiled.export.bundle.metadata import properties
+from mammoth_compiled.export.parity.evidence import Evidence, add_variants, gather, prove
+from mammoth_compiled.export.checkpoint import restore
+from mammoth_compiled.export.capture.options import Head
 from mammoth_compiled.types import DatasetInfo
 
 

@@ -1,226 +1,119 @@
-"""Proves an export: every output against eager, at several batch sizes and kinds of images."""
+"""Checks a bundle anywhere: form, hashes, and its golden values through every runtime there is."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.interface import Interface
-from mammoth_compiled.export.stages import LOWEST
-
-BATCH_SIZES = (1, 2, 7, 32)
-
-# Relative to the largest value: random ResNet-50s have outputs in the thousands, where an
-# absolute limit alone would refuse exports that are right to the sixth digit.
-ABSOLUTE, RELATIVE = 1e-5, 1e-4
-
-# Images to all outputs of an export, by name.
-Run = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
-# An output's name and images to that output alone.
-Eager = Callable[[str, torch.Tensor], torch.Tensor]
+from mammoth_compiled.export.formats import RUNTIMES, runtime_name
+from mammoth_compiled.export.load import parse_device
+from mammoth_compiled.export.bundle.manifest import File, Manifest, check_file, read_manifest
+from mammoth_compiled.export.parity.evidence import open_run
+from mammoth_compiled.export.parity.compare import Case, compare
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The largest difference between an export and eager, in the units of the output.
+class Result:
+    """What came out for one model file.
 
     Attributes:
-        size: max |export - eager| over a batch.
-        bound: What it may be: 1e-5 + 1e-4 * max |eager|.
-        batch_size: B of that batch.
-        inputs: Kind of its images: random, zeros, ones, samples or golden.
+        path: The file.
+        text: How far it is from the golden outputs, or why it was left out.
+        checked: Whether it was run.
     """
 
-    size: float
-    bound: float
-    batch_size: int
-    inputs: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, for JSON."""
-        return asdict(self)
+    path: str
+    text: str
+    checked: bool
 
 
-@dataclass(frozen=True)
-class Case:
-    """One batch and what eager gives for it.
-
-    Attributes:
-        inputs: Kind of its images.
-        images: [B, ...], as the graph takes them.
-        wanted: Output name to values [B, ...].
-    """
-
-    inputs: str
-    images: torch.Tensor
-    wanted: Mapping[str, torch.Tensor]
-
-    @property
-    def where(self) -> str:
-        """Names the batch in messages."""
-        size = len(self.images)
-        return f"for {size} {'image' if size == 1 else 'images'} ({self.inputs})"
-
-
-def make_cases(
-    eager: Eager,
-    interface: Interface,
-    samples: torch.Tensor | None = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-) -> list[Case]:
-    """Runs eager on random images, on all 0, on all 1 and on real ones, in several batch sizes.
+def verify_bundle(
+    bundle: str | os.PathLike[str],
+    runtimes: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> list[Result]:
+    """Compares all files of a bundle with its manifest and golden values.
 
     Args:
-        eager: Maps an output's name and images to that output alone.
-        interface: What goes in and comes out.
-        samples: Real images as the graph takes them [N, ...].
-        batch_sizes: Sizes of the batches.
-
-    Raises:
-        ExportError: If eager gives values that are not finite.
-    """
-    return [
-        make_case(eager, interface, inputs, images)
-        for inputs, images in _batches(interface, samples, batch_sizes)
-    ]
-
-
-def make_case(eager: Eager, interface: Interface, inputs: str, images: torch.Tensor) -> Case:
-    """Runs eager on one batch; see `make_cases`."""
-    with torch.no_grad(), float32():
-        case = Case(inputs, images, {name: eager(name, images) for name in interface.outputs})
-    for name, values in case.wanted.items():
-        _check_finite(name, values, "the backbone itself", case)
-    return case
-
-
-def random_images(
-    interface: Interface, size: int, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Returns random images: normal numbers, or pixels where the graph takes those."""
-    generator = generator or torch.Generator().manual_seed(0)
-    shape = (size, *interface.item_shape)
-    if interface.pixels:
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    return torch.randn(shape, generator=generator, dtype=torch.float32)
-
-
-def compare(
-    run: Run, cases: Sequence[Case], outputs: Sequence[str], what: str = "the export"
-) -> dict[str, Difference]:
-    """Compares every output of an export with eager.
-
-    Args:
-        run: Maps images to all outputs by name.
-        cases: Images and what eager gives for them.
-        outputs: The names the export must have, in this order.
-        what: Names the export in messages.
+        bundle: The directory.
+        runtimes: Which must be run: `onnx`, `aoti`, `pt2`, `torchscript`; None runs those that
+            this machine has and leaves the others out.
+        device: Where files for a device run.
 
     Returns:
-        For each output the difference that came nearest to its bound.
+        One entry for each model file.
 
     Raises:
-        ExportError: If names, shapes or types differ, a value is not finite, or a difference
-            exceeds its bound; names output, batch size, kind of images, difference and bound.
+        ExportError: If a file is missing or damaged, an output differs, or a runtime asked for
+            cannot be run.
     """
-    worst: dict[str, Difference] = {}
-    with torch.no_grad(), float32():
-        for case in cases:
-            try:
-                got = run(case.images)
-            except ExportError as error:
-                raise ExportError(
-                    f"{what} does not run {case.where}, and eager does: {error}", error.code
-                ) from error
-            if list(got) != list(outputs):
-                raise ExportError(f"{what} has outputs {list(got)}, not {list(outputs)}")
-            for name in outputs:
-                found = _difference(name, got[name], case, what)
-                if found.size > found.bound or found.size != found.size:
-                    raise ExportError(
-                        f"{what} differs from eager: output {name!r} {case.where} differs by "
-                        f"{found.size:.3g}, and the bound is {found.bound:.3g}"
-                    )
-                best = worst.get(name)
-                if best is None or found.size * best.bound > best.size * found.bound:
-                    worst[name] = found
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    place = parse_device(device)
+    wanted = None if runtimes is None else [runtime_name(name) for name in runtimes]
+    for file in manifest.files:
+        check_file(folder, file)
+    case = _golden(folder, manifest)
+    models = [file for file in manifest.files if file.is_model]
+    lacking = set(wanted or ()) - {file.format for file in models}
+    if lacking:
+        raise ExportError(f"the bundle has no file for runtime {sorted(lacking)[0]!r}", "missing")
+    results = []
+    for file in models:
+        if wanted is not None and file.format not in wanted:
+            continue
+        try:
+            results.append(_check(folder, file, case, place))
+        except ExportError as error:
+            # A machine may lack what one file needs; what was asked for it must have.
+            if wanted is not None or error.code not in ("hardware", "backend"):
+                raise
+            results.append(Result(file.path, f"left out: {error}", False))
+    return results
+
+
+def _check(folder: Path, file: File, case: Case, device: torch.device) -> Result:
+    worst = 0.0
+    for outputs in RUNTIMES[file.format].selections(file):
+        run = open_run(folder, file, outputs, device)
+        if file.precision == "fp32":
+            found = compare(run, [case], outputs, file.path)
+            worst = max([worst, *(difference.size for difference in found.values())])
+        else:
+            worst = max(worst, _compare_variant(file, run(case.images), case))
+    return Result(file.path, f"within {worst:.1e} of the golden outputs", True)
+
+
+def _compare_variant(file: File, got: Mapping[str, torch.Tensor], case: Case) -> float:
+    """Returns how far a smaller variant is; it may be as far as it was at export, and half more."""
+    worst = 0.0
+    for name in file.outputs:
+        size = (got[name].cpu() - case.wanted[name]).abs().max().item()
+        limit = 1.5 * max(file.parity[name].bound, file.parity[name].size)
+        if not size <= limit:
+            raise ExportError(
+                f"{file.path}: output {name!r} of the golden input differs by {size:.3g}, and at "
+                f"export it was at most {limit:.3g}"
+            )
+        worst = max(worst, size)
     return worst
 
 
-def check_repeats(eager: Eager, case: Case) -> None:
-    """Tells a backbone that cannot be exported from one that is never the same twice.
-
-    Raises:
-        ExportError: If eager gives something else for the same images.
-    """
-    with torch.no_grad(), float32():
-        for name, wanted in case.wanted.items():
-            if not torch.equal(eager(name, case.images), wanted):
-                raise ExportError(
-                    f"eager does not repeat itself: output {name!r} {case.where} differs between "
-                    "two calls. The backbone's forward is random or keeps state, as "
-                    "F.dropout(x) without training=self.training does"
-                )
+def _golden(folder: Path, manifest: Manifest) -> Case:
+    interface = manifest.interface
+    images = _read(folder, manifest.golden_input)
+    wanted = {name: _read(folder, path) for name, path in manifest.golden_outputs.items()}
+    if images.dtype != interface.dtype or images.shape[1:] != interface.item_shape:
+        raise ExportError(f"{manifest.golden_input} is no input of this bundle", "damaged")
+    return Case("golden", images, wanted)
 
 
-@contextlib.contextmanager
-def float32() -> Iterator[None]:
-    """Keeps torch in float32 where it would multiply in bfloat16 or TF32.
-
-    `torch.set_float32_matmul_precision`, which many programs call for their GPU, allows that.
-    """
-    backends: Any = torch.backends  # whose settings are made at run time
-    settings = (
-        backends.mkldnn.matmul,
-        backends.mkldnn.conv,
-        backends.cuda.matmul,
-        backends.cudnn.conv,
-    )
-    before = [setting.fp32_precision for setting in settings]
+def _read(folder: Path, path: str) -> torch.Tensor:
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
-
-
-def _batches(
-    interface: Interface, samples: torch.Tensor | None, batch_sizes: Sequence[int]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    for size in batch_sizes:
-        zeros = interface.example(size)
-        yield "random", random_images(interface, size, generator)
-        yield "zeros", zeros
-        yield "ones", torch.ones_like(zeros)
-        if samples is not None:
-            yield "samples", samples[torch.arange(size) % len(samples)]
-
-
-def _difference(name: str, got: torch.Tensor, case: Case, what: str) -> Difference:
-    wanted = case.wanted[name]
-    if got.shape != wanted.shape or got.dtype != wanted.dtype:
-        raise ExportError(
-            f"{what} differs from eager: output {name!r} {case.where} is {got.dtype} "
-            f"{list(got.shape)} instead of {wanted.dtype} {list(wanted.shape)}"
-        )
-    _check_finite(name, got, what, case)
-    # A masked class holds the lowest float32, which would make any bound infinite.
-    values = wanted[wanted != LOWEST]
-    largest = values.abs().max().item() if values.numel() else 0.0
-    size = (got.cpu() - wanted).abs().max().item()
-    return Difference(size, ABSOLUTE + RELATIVE * largest, len(wanted), case.inputs)
-
-
-def _check_finite(name: str, values: torch.Tensor, what: str, case: Case) -> None:
-    if not values.isfinite().all():
-        raise ExportError(
-            f"{what} gives values that are not finite in output {name!r} {case.where}. Look for a "
-            "division by zero or diverged weights"
-        )
+        return torch.from_numpy(np.load(folder / path, allow_pickle=False))
+    except (ValueError, TypeError, EOFError) as error:
+        raise ExportError(f"{folder / path} is no NumPy file: {error}", "damaged") from error

@@ -20,11 +20,11 @@ from mammoth_compiled.engine import train
 from mammoth_compiled.engine.forward import forward_function
 from mammoth_compiled.engine.saving import save
 from mammoth_compiled.errors import ConfigError, ExportError, MammothError
-from mammoth_compiled.export.directory import check_target
+from mammoth_compiled.export.bundle.directory import check_target
 from mammoth_compiled.export.formats import format_names
-from mammoth_compiled.export.manifest import read_manifest
-from mammoth_compiled.export.report import report
-from mammoth_compiled.export.session import import_onnxruntime
+from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.summary import report
+from mammoth_compiled.export.onnx_runtime import import_onnxruntime
 from mammoth_compiled.metrics import Results
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 
 from mammoth_compiled.errors import ExportError, unknown_name
-from mammoth_compiled.export.capture import Source
+from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats import aoti, onnx, pt2, safetensors, torchscript
-from mammoth_compiled.export.manifest import File
-from mammoth_compiled.export.verify import Run
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.parity.compare import Run
 
 DEFAULT = ("onnx", "pt2", "safetensors")
 

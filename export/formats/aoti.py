@@ -19,13 +19,13 @@ import torch
 from torch.fx import GraphModule
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.archive import read, rewrite
-from mammoth_compiled.export.capture import Source, capture, explain, first_line, quiet
-from mammoth_compiled.export.interface import entries_of
-from mammoth_compiled.export.manifest import File, torch_release
-from mammoth_compiled.export.scan import scrub
-from mammoth_compiled.export.verify import Run
-from mammoth_compiled.export.weights import as_bytes, put_in_archive
+from mammoth_compiled.export.storage.zip_archive import read, rewrite
+from mammoth_compiled.export.capture.program import Source, capture, explain, first_line, quiet
+from mammoth_compiled.export.capture.interface import entries_of
+from mammoth_compiled.export.bundle.manifest import File, torch_release
+from mammoth_compiled.export.bundle.local_paths import scrub
+from mammoth_compiled.export.parity.compare import Run
+from mammoth_compiled.export.storage.weights import as_bytes, put_in_archive
 
 # In the order of what they can run.
 _ISAS = ("default", "avx2", "avx512")

@@ -17,19 +17,19 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture import (
+from mammoth_compiled.export.capture.program import (
     Source,
     check_portable,
     explain,
     first_line,
     quiet,
 )
-from mammoth_compiled.export.interface import BATCH, INPUT, Interface
-from mammoth_compiled.export.manifest import File
-from mammoth_compiled.export.protobuf import find_fields
-from mammoth_compiled.export.session import open_session, run_session
-from mammoth_compiled.export.verify import Run
-from mammoth_compiled.export.weights import content_of, mapped
+from mammoth_compiled.export.capture.interface import BATCH, INPUT, Interface
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.storage.protobuf import find_fields
+from mammoth_compiled.export.onnx_runtime import open_session, run_session
+from mammoth_compiled.export.parity.compare import Run
+from mammoth_compiled.export.storage.weights import content_of, mapped
 
 if TYPE_CHECKING:
     import onnx

@@ -8,10 +8,10 @@ from zipfile import ZipFile
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture import Source, check_portable, first_line, quiet
-from mammoth_compiled.export.manifest import File
-from mammoth_compiled.export.verify import Run
-from mammoth_compiled.export.weights import Places, put_in_archive
+from mammoth_compiled.export.capture.program import Source, check_portable, first_line, quiet
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.parity.compare import Run
+from mammoth_compiled.export.storage.weights import Places, put_in_archive
 
 FILE_NAME = "model.pt2"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from mammoth_compiled.export.capture import Source
-from mammoth_compiled.export.manifest import File
-from mammoth_compiled.export.weights import content_of, mapped
+from mammoth_compiled.export.capture.program import Source
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.storage.weights import content_of, mapped
 
 FILE_NAME = "weights.safetensors"
 PREFIX = "net."

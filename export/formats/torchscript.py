@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.archive import read, rewrite
-from mammoth_compiled.export.capture import Source, check_portable, explain, first_line, quiet
-from mammoth_compiled.export.graph import NamedOutputs
-from mammoth_compiled.export.interface import entries_of
-from mammoth_compiled.export.manifest import File
-from mammoth_compiled.export.verify import Run
-from mammoth_compiled.export.weights import put_in_archive
+from mammoth_compiled.export.storage.zip_archive import read, rewrite
+from mammoth_compiled.export.capture.program import Source, check_portable, explain, first_line, quiet
+from mammoth_compiled.export.capture.graph import NamedOutputs
+from mammoth_compiled.export.capture.interface import entries_of
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.parity.compare import Run
+from mammoth_compiled.export.storage.weights import put_in_archive
 
 FILE_NAME = "model.ts.pt"
 

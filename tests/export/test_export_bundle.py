@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ContractError, ExportError
-from mammoth_compiled.export import directory, export_bundle
+from mammoth_compiled.export import export_bundle
+from mammoth_compiled.export.bundle import directory
 from mammoth_compiled.export.formats import onnx as to_onnx
-from mammoth_compiled.export.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest import read_manifest
 from mammoth_compiled.types import DatasetInfo
 
 SHAPE = (3, 8, 6)
@@ -85,12 +86,12 @@ def test_the_contract_is_checked(small_net, tmp_path):
 
 
 def test_real_samples_are_compared_and_golden(fast_export, tmp_path, monkeypatch):
-    from mammoth_compiled.export import prove
+    from mammoth_compiled.export.parity import evidence
 
     seen = []
-    real = prove.make_case
+    real = evidence.make_case
     monkeypatch.setattr(
-        prove, "make_case", lambda *arguments: seen.append(arguments[-1]) or real(*arguments)
+        evidence, "make_case", lambda *arguments: seen.append(arguments[-1]) or real(*arguments)
     )
     path = fast_export(tmp_path / "bundle", input_shape=SHAPE, samples=IMAGES)
     assert torch.equal(seen[-1], IMAGES[:4])

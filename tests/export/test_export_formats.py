@@ -16,8 +16,8 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle, verify_bundle
 from mammoth_compiled.export.__main__ import main
 from mammoth_compiled.export.formats import FORMATS, RUNTIMES, aoti, format_names, safetensors
-from mammoth_compiled.export.manifest import read_manifest, sha256
-from mammoth_compiled.export.scan import check_no_local_path, local_folders, scrub
+from mammoth_compiled.export.bundle.manifest import read_manifest, sha256
+from mammoth_compiled.export.bundle.local_paths import check_no_local_path, local_folders, scrub
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)

@@ -195,7 +195,7 @@ def code_of(path, **arguments):
 
 def rehash(path, name):
     """Makes the manifest agree with a file that was changed."""
-    from mammoth_compiled.export.manifest import sha256
+    from mammoth_compiled.export.bundle.manifest import sha256
 
     def change(manifest):
         file = next(file for file in manifest["files"] if file["path"] == name)

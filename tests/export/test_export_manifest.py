@@ -11,7 +11,7 @@ import pytest
 
 import mammoth_compiled.export
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.manifest import FILE_NAME, check_file, read_manifest
+from mammoth_compiled.export.bundle.manifest import FILE_NAME, check_file, read_manifest
 from mammoth_compiled.types import ReturnTypes
 
 SCHEMA = json.loads(

@@ -13,7 +13,7 @@ import mammoth_compiled.export
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
-from mammoth_compiled.export.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest import read_manifest
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)

@@ -17,9 +17,9 @@ from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
 from mammoth_compiled.export.formats import RUNTIMES, safetensors, torchscript
-from mammoth_compiled.export.manifest import read_manifest, sha256
-from mammoth_compiled.export.protobuf import find_fields
-from mammoth_compiled.export.scan import local_folders
+from mammoth_compiled.export.bundle.manifest import read_manifest, sha256
+from mammoth_compiled.export.storage.protobuf import find_fields
+from mammoth_compiled.export.bundle.local_paths import local_folders
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)

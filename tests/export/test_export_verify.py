@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import export_bundle, load_bundle, verify
+from mammoth_compiled.export import export_bundle, load_bundle
 from mammoth_compiled.export.formats import onnx as to_onnx
-from mammoth_compiled.export.interface import Interface
+from mammoth_compiled.export.parity import compare as verify
+from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)

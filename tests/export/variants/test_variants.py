@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from mammoth_compiled.datasets.fashion_mnist import PACKAGED, SequentialFashionMNISTMini
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import variants
-from mammoth_compiled.export.session import open_session, run_session
-from mammoth_compiled.export.variants import VARIANTS, write_variant
+from mammoth_compiled.export.variants import convert as variants
+from mammoth_compiled.export.onnx_runtime import open_session, run_session
+from mammoth_compiled.export.variants.convert import VARIANTS, write_variant
 
 LOWEST = np.finfo(np.float32).min
 METADATA = {"mammoth.schema": "1", "names": '["red", "grün"]'}

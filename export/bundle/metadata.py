@@ -7,7 +7,7 @@ and are left out where they are not known.
 
 import json
 
-from mammoth_compiled.export.manifest import SCHEMA, Manifest
+from mammoth_compiled.export.bundle.manifest import SCHEMA, Manifest
 
 SCHEMA_KEY = "mammoth.schema"
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mammoth_compiled.export.interface import BATCH
-from mammoth_compiled.export.manifest import File, read_manifest
+from mammoth_compiled.export.capture.interface import BATCH
+from mammoth_compiled.export.bundle.manifest import File, read_manifest
 
 
 def report(path: Path) -> str:

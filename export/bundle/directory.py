@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.manifest import FILE_NAME as MANIFEST
-from mammoth_compiled.export.manifest import read_manifest
-from mammoth_compiled.export.metadata import SCHEMA_KEY
+from mammoth_compiled.export.bundle.manifest import FILE_NAME as MANIFEST
+from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.metadata import SCHEMA_KEY
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.fields import Fields
-from mammoth_compiled.export.interface import BATCH, INPUT, Interface
-from mammoth_compiled.export.stages import SCALE, Head, Options
-from mammoth_compiled.export.verify import Difference
+from mammoth_compiled.export.bundle.json_fields import Fields
+from mammoth_compiled.export.capture.interface import BATCH, INPUT, Interface
+from mammoth_compiled.export.capture.options import SCALE, Head, Options
+from mammoth_compiled.export.parity.compare import Difference
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SCHEMA = 1

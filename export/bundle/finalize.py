@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mammoth_compiled.export import manifest as manifests
+from mammoth_compiled.export.bundle import manifest as manifests
 from mammoth_compiled.export.formats.onnx import OPSET
-from mammoth_compiled.export.manifest import File, Manifest, describe
-from mammoth_compiled.export.scan import check_no_local_path
-from mammoth_compiled.export.verify import Case
+from mammoth_compiled.export.bundle.manifest import File, Manifest, describe
+from mammoth_compiled.export.bundle.local_paths import check_no_local_path
+from mammoth_compiled.export.parity.compare import Case
 
 LABELS, README = "labels.txt", "README.md"
 GOLDEN = "golden"

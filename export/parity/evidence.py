@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import variants
+from mammoth_compiled.export.variants import convert as variants
 from mammoth_compiled.export.formats import RUNTIMES
-from mammoth_compiled.export.graph import NamedOutputs
-from mammoth_compiled.export.interface import Interface
-from mammoth_compiled.export.manifest import File, Manifest
-from mammoth_compiled.export.stages import SCALE
-from mammoth_compiled.export.verify import (
+from mammoth_compiled.export.capture.graph import NamedOutputs
+from mammoth_compiled.export.capture.interface import Interface
+from mammoth_compiled.export.bundle.manifest import File, Manifest
+from mammoth_compiled.export.capture.options import SCALE
+from mammoth_compiled.export.parity.compare import (
     BATCH_SIZES,
     Case,
     Difference,

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import archive
-from mammoth_compiled.export.interface import INPUT
-from mammoth_compiled.export.manifest import File, Manifest, check_file, read_manifest
+from mammoth_compiled.export.storage import zip_archive as archive
+from mammoth_compiled.export.capture.interface import INPUT
+from mammoth_compiled.export.bundle.manifest import File, Manifest, check_file, read_manifest
 from mammoth_compiled.types import ReturnTypes
 
 LAYOUTS = ("triton",)

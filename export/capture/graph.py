@@ -10,8 +10,8 @@ from torch import nn
 
 from mammoth_compiled.backbones import Contract, MammothBackbone
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.interface import FULL_PREFIX, Interface
-from mammoth_compiled.export.stages import Options, before, behind
+from mammoth_compiled.export.capture.interface import FULL_PREFIX, Interface
+from mammoth_compiled.export.capture.options import Options, before, behind
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 

@@ -17,7 +17,7 @@ def local_folders() -> list[bytes]:
     names = {
         Path.home(),
         Path.cwd(),
-        Path(__file__).resolve().parents[1],
+        Path(__file__).resolve().parents[2],
         Path(torch.__file__).parents[1],
         Path(sysconfig.get_paths()["stdlib"]),
         Path(sys.prefix),

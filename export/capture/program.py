@@ -16,8 +16,8 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.graph import NamedOutputs
-from mammoth_compiled.export.interface import BATCH
+from mammoth_compiled.export.capture.graph import NamedOutputs
+from mammoth_compiled.export.capture.interface import BATCH
 
 # What torch says when it cannot export, what that means, and what helps.
 _CAUSES = (
@@ -159,7 +159,7 @@ def first_line(error: BaseException) -> str:
 def _where(error: BaseException) -> str:
     """Returns the last line of the user's own code in a traceback, where there is one."""
     foreign = (os.path.dirname(torch.__file__), os.path.dirname(os.__file__), "<")
-    ours = os.path.dirname(__file__)
+    ours = os.path.dirname(os.path.dirname(__file__))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -10,16 +10,16 @@ import torch
 
 from mammoth_compiled.backbones import Contract, probe
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture import Source
-from mammoth_compiled.export.contents import seal
-from mammoth_compiled.export.directory import check_target, replacing
+from mammoth_compiled.export.capture.program import Source
+from mammoth_compiled.export.bundle.finalize import seal
+from mammoth_compiled.export.bundle.directory import check_target, replacing
 from mammoth_compiled.export.formats import FORMATS, format_names
-from mammoth_compiled.export.graph import NamedOutputs, eager_copy, name_of, unwrap
-from mammoth_compiled.export.manifest import Manifest
-from mammoth_compiled.export.metadata import properties
-from mammoth_compiled.export.prove import add_variants, gather, prove
-from mammoth_compiled.export.session import import_onnxruntime
-from mammoth_compiled.export.stages import Head, Options
+from mammoth_compiled.export.capture.graph import NamedOutputs, eager_copy, name_of, unwrap
+from mammoth_compiled.export.bundle.manifest import Manifest
+from mammoth_compiled.export.bundle.metadata import properties
+from mammoth_compiled.export.parity.evidence import add_variants, gather, prove
+from mammoth_compiled.export.onnx_runtime import import_onnxruntime
+from mammoth_compiled.export.capture.options import Head, Options
 from mammoth_compiled.types import DatasetInfo
 
 Images = torch.Tensor | Callable[[], torch.Tensor]

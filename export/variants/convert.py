@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture import quiet
-from mammoth_compiled.export.session import import_onnxruntime
+from mammoth_compiled.export.capture.program import quiet
+from mammoth_compiled.export.onnx_runtime import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx

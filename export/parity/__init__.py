@@ -1,0 +1,1 @@
+"""The numerical comparison of exported files with the backbone in eager mode."""

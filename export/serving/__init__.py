@@ -1,0 +1,1 @@
+"""Model repositories for serving systems, one module per system."""

@@ -1,0 +1,1 @@
+"""Smaller ONNX models, float16 and int8, and the checks that admit them."""
