@@ -1,5 +1,5 @@
-"""Replay memory."""
+"""The replay memory: `Buffer`, and the policies that fill it."""
 
-from mammoth_compiled.buffers.buffer import Buffer, apply_transform
+from mammoth_compiled.buffers.buffer import Buffer
 
-__all__ = ["Buffer", "apply_transform"]
+__all__ = ["Buffer"]

@@ -1,4 +1,4 @@
-"""The replay memory."""
+"""Buffer: the replay memory of a continual-learning model."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -6,42 +6,49 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mammoth_compiled.buffers.policies import State, find_policy, herding
-from mammoth_compiled.data.transforms import CannotBatchError, batch_transform
+from mammoth_compiled.buffers.policies import State, find_policy
+from mammoth_compiled.buffers.rows import ATTRIBUTES, allocate, check_labels, check_rows, to_rows
+from mammoth_compiled.buffers.slots import FilledSlots
+from mammoth_compiled.data.transforms import apply_transform
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.kernels.reservoir import slot_owners, write_slots
-
-# The order is the order in which `get_data` returns them.
-ATTRIBUTES = ("examples", "labels", "logits", "task_labels", "true_labels")
 
 
 class Buffer:
-    """A replay memory, filled by reservoir sampling unless another policy is named.
+    """A replay memory, filled by reservoir sampling unless another policy is given.
 
-    Tensors appear as attributes with the first `add_data`, each of `buffer_size` rows of which
-    `len(buffer)` are filled, the first ones unless the policy is "ring": `examples` as given
-    (float32 unless given as bytes), `labels`, `task_labels` and `true_labels` int64, `logits`
-    float32.
+    The first `add_data` allocates the tensors, which are then available as attributes:
+    `examples` (float32, or uint8 if given as bytes), `labels`, `task_labels` and `true_labels`
+    (int64), and `logits` (float32). Each has `buffer_size` rows, `len(buffer)` of which are filled:
+    the first ones, unless the policy is "ring".
 
     Args:
-        buffer_size: Capacity in samples.
-        device: Where the samples are kept.
-        policy: Which examples are kept: "reservoir", "class-balanced", "ring" or "herding"; see
-            `mammoth_compiled.buffers.policies`.
-        num_classes: Number of classes of the stream; the reservoir does without.
+        buffer_size: Capacity in samples, N.
+        device: Device of the tensors.
+        policy: Name of the buffer policy, which decides which samples are kept: "reservoir",
+            "class-balanced", "ring" or "herding"; see `mammoth_compiled.buffers.policies`.
+        num_classes: Number of classes of the stream, K; not needed for "reservoir".
 
     Attributes:
-        num_seen_examples: How many examples the stream has offered so far.
-        policy: Name of the policy.
-        by_class: Whether the policy needs labels with every example.
+        num_seen_examples: Samples that the stream has offered so far.
+        policy: Name of the buffer policy.
+        needs_labels: Whether the policy needs labels with every sample.
+        selects_after_task: Whether the policy ignores the stream and selects in `end_task`.
 
     Raises:
-        ConfigError: If `buffer_size` is not a positive integer, or the policy is unknown or lacks
-            classes or rows.
+        ConfigError: If `buffer_size` is not a positive integer, the policy is unknown, or it needs
+            the number of classes or a larger buffer.
 
     Note:
-        Differs from mammoth_lite: writing and reading are batched and draw from torch's generator;
-        `get_data` applies a torchvision transform to the whole batch where it can be turned.
+        Differs from mammoth_lite: reads and writes are batched and draw from torch's generator;
+        `get_data` applies a torchvision transform to the whole batch if it has a batched version.
+
+    Example:
+        >>> import torch
+        >>> buffer = Buffer(buffer_size=2)
+        >>> buffer.add_data(torch.zeros(2, 3, 8, 8), labels=torch.tensor([0, 1]))
+        >>> examples, labels = buffer.get_data(2)
+        >>> examples.shape, sorted(labels.tolist())
+        (torch.Size([2, 3, 8, 8]), [0, 1])
     """
 
     examples: torch.Tensor
@@ -65,38 +72,26 @@ class Buffer:
         self.policy = policy
         self.num_classes = num_classes or 0
         self._policy = find_policy(policy, self.buffer_size, num_classes)
-        self.by_class = self._policy.by_class
-        self._start()
+        self.needs_labels = self._policy.needs_labels
+        self.selects_after_task = self._policy.choose is None
+        self._clear()
 
-    def _start(self) -> None:
+    def _clear(self) -> None:
         self.num_seen_examples = 0
-        self._set_state(
-            self._policy.initial(self.buffer_size, self.num_classes, self.device), num_filled=0
-        )
+        state = self._policy.initial_state(self.buffer_size, self.num_classes, self.device)
+        self._set_state(state, num_filled=0)
 
     def _set_state(self, state: State, num_filled: int | None = None) -> None:
         self._state = state
-        # Rows known to be filled: how many a policy has filled is first known to the device alone.
-        self._num_filled = num_filled or 0
-        self._count_is_old = num_filled is None
-        self._most_wanted = 0
+        self._slots = FilledSlots(self.buffer_size, state.get("filled"), num_filled)
 
     def __len__(self) -> int:
         """Returns the number of filled rows."""
-        return self._filled(self.buffer_size)
-
-    def _filled(self, wanted: int) -> int:
-        """Returns min(wanted, filled rows), waiting for the device only if it is in doubt."""
-        if "filled" not in self._state:
-            return min(wanted, self.num_seen_examples, self.buffer_size)
-        self._most_wanted = max(self._most_wanted, wanted)
-        if self._count_is_old and self._num_filled < wanted:
-            self._num_filled, self._count_is_old = int(self._state["filled"].sum()), False
-        return min(wanted, self._num_filled)
+        return self._slots.count(self.num_seen_examples, limit=self.buffer_size)
 
     def is_empty(self) -> bool:
         """Returns whether no row is filled yet."""
-        return self._filled(1) == 0
+        return self._slots.count(self.num_seen_examples, limit=1) == 0
 
     def is_full(self) -> bool:
         """Returns whether all rows are filled."""
@@ -109,34 +104,32 @@ class Buffer:
         From then on every training step runs the same operations on the same memory, so that it
         can be captured as a CUDA graph.
         """
-        if self._policy.choose is None:
-            return True  # filled between tasks only
-        if "filled" in self._state:
-            return self._num_filled >= self._most_wanted
-        return self.num_seen_examples >= self.buffer_size
+        # Selection after a task changes the buffer between tasks only.
+        return self.selects_after_task or self._slots.has_static_count(self.num_seen_examples)
 
     @property
     def used_attributes(self) -> list[str]:
-        """The attributes that hold data."""
+        """Names of the attributes that hold data, in the order of `attributes`."""
         return [name for name in self.attributes if hasattr(self, name)]
 
     def tensors(self) -> list[torch.Tensor]:
-        """Returns all it holds, the state of its policy too."""
+        """Returns all tensors of the buffer, including the state of its policy."""
         return [*(getattr(self, name) for name in self.used_attributes), *self._state.values()]
 
     def to(self, device: str | torch.device) -> Self:
-        """Moves the samples to a device."""
+        """Moves the buffer to a device and returns it."""
         self.device = torch.device(device)
         for name in self.used_attributes:
             setattr(self, name, getattr(self, name).to(self.device))
         self._state = {name: tensor.to(self.device) for name, tensor in self._state.items()}
+        self._slots.mask = self._state.get("filled")
         return self
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Removes all samples and starts the policy from its initial state."""
         for name in self.used_attributes:
             delattr(self, name)
-        self._start()
+        self._clear()
 
     @torch.no_grad()
     def add_data(
@@ -148,56 +141,46 @@ class Buffer:
         true_labels: Any = None,
         sample_selection_scores: Any = None,
     ) -> None:
-        """Offers a batch of the stream.
+        """Offers a batch of the stream; the policy decides which samples are kept.
 
         Args:
-            examples: Images, [B, ...]; tensor or array, as are the others.
+            examples: Images, tensor or array like the other arguments, [B, ...].
             labels: Class ids, [B].
-            logits: Network outputs to replay, [B, K].
+            logits: Logits to replay, [B, K].
             task_labels: Task ids, [B].
             true_labels: Labels without noise, [B].
-            sample_selection_scores: Taken for compatibility; no policy uses scores.
+            sample_selection_scores: Accepted for compatibility; no policy uses scores.
 
         Raises:
-            ValueError: If the number of rows differs, the attributes given are not those of the
-                first `add_data`, or the policy goes by classes and there are no labels.
-            RuntimeError: If the policy goes by classes and a label is none of them.
+            ValueError: If the number of rows differs, the attributes or their shapes are not those
+                of the first `add_data`, or labels are missing that the policy needs.
+            RuntimeError: If a label that the policy needs is not in 0 to K - 1.
         """
-        given = dict(
-            zip(ATTRIBUTES, (examples, labels, logits, task_labels, true_labels), strict=True)
-        )
-        rows = {name: torch.as_tensor(v).detach() for name, v in given.items() if v is not None}
+        values = (examples, labels, logits, task_labels, true_labels)
+        rows = to_rows(dict(zip(ATTRIBUTES, values, strict=True)))
         if self._policy.choose is None:
             self.num_seen_examples += len(rows["examples"])
             return
-        classes = self._classes(rows) if self.by_class else torch.empty(0, dtype=torch.int64)
-        self._accept(rows)
-        stores = [getattr(self, name) for name in rows]
-        values = [value.to(self.device) for value in rows.values()]
-        batch = len(values[0])
-        if self._policy.update is not None and "random" in self._state:
-            self._policy.update(self._state, stores, values)
-        else:
-            draws = self._policy.draw(batch, self.device)
-            slots, state = self._policy.choose(
-                self._state, draws, classes, self.num_seen_examples, self.buffer_size
-            )
-            owner = slot_owners(slots, self.buffer_size)
-            for store, value in zip(stores, values, strict=True):
-                write_slots(store, value, slots, owner)
-            for name, tensor in state.items():
-                # In place, where a captured step looks for it.
-                self._state[name].copy_(tensor)
-        self.num_seen_examples += batch
-        self._count_is_old = True
+        classes = torch.empty(0, dtype=torch.int64)
+        if self.needs_labels:
+            if "labels" not in rows:
+                raise ValueError(f"add_data: the buffer policy {self.policy!r} needs labels")
+            classes = rows["labels"].to(self.device, torch.int64)
+            check_labels(classes, self.num_classes)
+        stores = self._stores(rows)
+        new = [value.to(self.device) for value in rows.values()]
+        self._policy.write(self._state, stores, new, classes, self.num_seen_examples)
+        self.num_seen_examples += len(new[0])
+        self._slots.mark_outdated()
 
-    def _classes(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
-        if "labels" not in rows:
-            raise ValueError(f"add_data: the policy {self.policy!r} goes by classes: give labels")
-        labels = rows["labels"].to(self.device, torch.int64)
-        known = (labels >= 0) & (labels < self.num_classes)
-        torch._assert_async(known.all(), f"add_data: labels must be 0 to {self.num_classes} - 1")
-        return labels
+    def _stores(self, rows: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Returns the tensors that checked rows belong to, allocated if they do not exist yet."""
+        held = {name: getattr(self, name) for name in self.used_attributes}
+        check_rows(rows, held, self.is_empty())
+        for name, value in rows.items():
+            if name not in held or held[name].shape[1:] != value.shape[1:]:
+                setattr(self, name, allocate(name, value, self.buffer_size, self.device))
+        return [getattr(self, name) for name in rows]
 
     @torch.no_grad()
     def end_task(
@@ -206,59 +189,31 @@ class Buffer:
         labels: torch.Tensor,
         fetch: Callable[[torch.Tensor], Mapping[str, torch.Tensor]],
     ) -> None:
-        """Chooses by herding among all examples of a task that is over.
+        """Selects among all samples of a finished task, for policies with `selects_after_task`.
 
         Args:
-            features: The backbone's features of the examples, [n, F].
+            features: Features of the samples, [n, F].
             labels: Their class ids, int64, [n].
-            fetch: Returns what to keep of the examples with the given numbers, int64, [R]:
-                `examples` and other attributes by name, [R, ...].
+            fetch: Called with the indices of the selected samples, int64, [R]; returns what to
+                store of them: `examples` and other attributes by name, [R, ...].
 
         Raises:
-            ValueError: If the policy is not "herding", there are more classes than rows, or the
-                attributes are not those held.
+            ValueError: If the policy samples from the stream, there are more classes than rows, or
+                the attributes or their shapes are not those held.
         """
-        if self.policy != "herding":
-            raise ValueError(f"end_task: the policy is {self.policy!r}, not 'herding'")
-        kept, chosen, state = herding.end_task(
+        if self._policy.end_task is None:
+            raise ValueError(
+                f"end_task: the buffer policy {self.policy!r} samples from the stream; only "
+                "policies like 'herding' select after a task"
+            )
+        kept, selected, state = self._policy.end_task(
             self._state, features.to(self.device), labels.to(self.device), self.num_classes
         )
-        rows = {name: value.detach() for name, value in fetch(chosen).items()}
-        self._accept(rows)
-        for name, value in rows.items():
-            store = getattr(self, name)
-            held = torch.cat((store[kept], value.to(self.device, store.dtype)))
-            store.zero_()[: len(held)] = held
-        self._set_state(state, len(kept) + len(chosen))
-
-    def _accept(self, rows: dict[str, torch.Tensor]) -> None:
-        """Checks that rows fit each other and the tensors held, and makes those on first use."""
-        batch = len(rows["examples"])
-        for name, value in rows.items():
-            if len(value) != batch:
-                raise ValueError(f"add_data: {batch} examples but {len(value)} {name}")
-        missing = [] if self.is_empty() else [n for n in self.used_attributes if n not in rows]
-        if missing:
-            raise ValueError(
-                f"add_data: {', '.join(missing)} not given, but the buffer holds them. "
-                "Call reset() to start anew"
-            )
-        for name, value in rows.items():
-            store = getattr(self, name, None)
-            if store is not None and store.shape[1:] == value.shape[1:]:
-                continue
-            if not self.is_empty():
-                held = "no such data" if store is None else f"rows of shape {list(store.shape[1:])}"
-                raise ValueError(
-                    f"add_data: {name} have rows of shape {list(value.shape[1:])}, but the buffer "
-                    f"holds {held}. Call reset() to start anew"
-                )
-            if name.endswith("els"):
-                dtype = torch.int64
-            else:
-                dtype = value.dtype if value.dtype == torch.uint8 else torch.float32
-            shape = (self.buffer_size, *value.shape[1:])
-            setattr(self, name, torch.zeros(shape, dtype=dtype, device=self.device))
+        rows = {name: value.detach() for name, value in fetch(selected).items()}
+        for value, store in zip(rows.values(), self._stores(rows), strict=True):
+            filled = torch.cat((store[kept], value.to(self.device, store.dtype)))
+            store.zero_()[: len(filled)] = filled
+        self._set_state(state, len(kept) + len(selected))
 
     def get_data(
         self,
@@ -267,42 +222,35 @@ class Buffer:
         return_index: bool = False,
         device: str | torch.device | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Draws rows without replacement.
+        """Draws filled rows uniformly without replacement.
 
         Args:
-            size: Rows wanted, M; fewer come while the buffer holds fewer.
-            transform: torchvision transform for the examples, drawn anew for every row.
-            return_index: True puts the row numbers, int64, [M], in front.
-            device: Where the result is wanted; None leaves it on the buffer's device.
+            size: Number of rows to draw, M; all filled rows if there are fewer.
+            transform: torchvision transform of one example, with random parameters of its own for
+                every row.
+            return_index: True prepends the indices of the rows, int64, [M].
+            device: Device of the result; None for the buffer's device.
 
         Returns:
-            examples [M, ...] and every attribute that holds data, in the order of `attributes`.
+            examples, [M, ...], and every other attribute that holds data, in the order of
+            `attributes`.
 
         Raises:
             ValueError: If the buffer is empty or `size` is not positive.
         """
         if self.is_empty():
-            raise ValueError("get_data: the buffer is empty; ask is_empty() first")
+            raise ValueError("get_data: the buffer is empty; check is_empty() first")
         if size < 1:
             raise ValueError(f"get_data: size must be at least 1, got {size}")
-        index = self._draw(self._filled(size))
+        size = self._slots.count(self.num_seen_examples, limit=size)
+        index = self._slots.sample(size, self.num_seen_examples, self.device)
         data = self.get_data_by_index(index, transform, device)
         return (index.to(data[0].device), *data) if return_index else data
-
-    def _draw(self, size: int) -> torch.Tensor:
-        filled = self._state.get("filled")
-        if filled is None and self.device.type == "cpu":
-            return torch.randperm(len(self))[:size]
-        # The rows with the largest of random numbers, those not filled last.
-        key = torch.rand(len(self) if filled is None else self.buffer_size, device=self.device)
-        if filled is not None:
-            key.masked_fill_(~filled, -1)
-        return key.topk(size).indices
 
     def get_data_by_index(
         self, indexes: torch.Tensor, transform: Any = None, device: str | torch.device | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """Returns the rows with the given numbers; see `get_data`."""
+        """Returns the rows with the given indices, int64, [M]; see `get_data`."""
         target = self.device if device is None else torch.device(device)
         index = torch.as_tensor(indexes, device=self.device)
         examples, *others = (getattr(self, name)[index].to(target) for name in self.used_attributes)
@@ -311,17 +259,17 @@ class Buffer:
     def get_all_data(
         self, transform: Any = None, device: str | torch.device | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """Returns all filled rows; see `get_data`."""
-        filled = self._state.get("filled")
-        index = torch.arange(len(self)) if filled is None else filled.nonzero()[:, 0]
-        return self.get_data_by_index(index, transform, device)
+        """Returns all filled rows in order; see `get_data`."""
+        return self.get_data_by_index(
+            self._slots.indices(self.num_seen_examples), transform, device
+        )
 
     def serialize(self, out_device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-        """Returns the attributes that hold data, on a device."""
+        """Returns the attributes that hold data by name, [N, ...], on a device."""
         return {name: getattr(self, name).to(out_device) for name in self.used_attributes}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that is needed to go on as if never stopped, tensors on the CPU."""
+        """Returns everything needed to resume exactly, with copies of the tensors on the CPU."""
         return {
             "buffer_size": self.buffer_size,
             "num_seen_examples": self.num_seen_examples,
@@ -331,48 +279,25 @@ class Buffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts back what `state_dict` returned.
+        """Restores a state returned by `state_dict`.
 
         Raises:
-            ValueError: If it comes from a buffer of another size or policy.
+            ValueError: If the state belongs to a buffer of another size or policy.
         """
-        policy = state.get("policy", "reservoir")
-        if policy != self.policy:
+        if state["policy"] != self.policy:
             raise ValueError(
-                f"the saved buffer was filled by the policy {policy!r}, this one by "
-                f"{self.policy!r}: use --buffer_policy {policy}"
+                f"the saved buffer uses the policy {state['policy']!r}, but this one uses "
+                f"{self.policy!r}: use --buffer_policy {state['policy']}"
             )
         if state["buffer_size"] != self.buffer_size:
             raise ValueError(
-                f"the saved buffer has {state['buffer_size']} rows, this one {self.buffer_size}: "
-                f"use --buffer_size {state['buffer_size']}"
+                f"the saved buffer has {state['buffer_size']} rows, but this one has "
+                f"{self.buffer_size}: use --buffer_size {state['buffer_size']}"
             )
         self.reset()
         for name, tensor in state["data"].items():
             setattr(self, name, tensor.to(self.device))
         self.num_seen_examples = state["num_seen_examples"]
-        # Bare tensors, as `serialize` returns them, say no more than how many there are.
-        held = state.get("policy_state") or {"seen": torch.tensor(self.num_seen_examples)}
-        self._set_state(
-            {**self._state, **{name: tensor.to(self.device) for name, tensor in held.items()}}
-        )
-
-
-def apply_transform(images: torch.Tensor, transform: Any) -> torch.Tensor:
-    """Applies a torchvision transform to each image of a batch, at once where it can be turned.
-
-    Args:
-        images: [B, C, H, W].
-        transform: A transform of one image, or None.
-    """
-    if transform is None:
-        return images
-    try:
-        batched = batch_transform(transform, pil=False)
-    except (CannotBatchError, TypeError):  # TypeError: a transform that cannot be hashed
-        parts = [
-            torch.as_tensor(np.asarray(t) if not torch.is_tensor(t) else t)
-            for t in (transform(image) for image in images.cpu())
-        ]
-        return torch.stack(parts).to(images.device)
-    return batched(images)
+        saved = {name: tensor.to(self.device) for name, tensor in state["policy_state"].items()}
+        # A state saved on a CPU lacks the random state of the GPU kernel.
+        self._set_state({**self._state, **saved})

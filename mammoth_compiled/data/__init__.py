@@ -2,5 +2,6 @@
 
 from mammoth_compiled.data.lazy import LazyBatch, ready_batch
 from mammoth_compiled.data.loader import TaskLoader
+from mammoth_compiled.data.transforms import apply_transform
 
-__all__ = ["LazyBatch", "TaskLoader", "ready_batch"]
+__all__ = ["LazyBatch", "TaskLoader", "apply_transform", "ready_batch"]

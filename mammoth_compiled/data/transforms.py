@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -48,6 +49,35 @@ def batch_transform(transform: Any, pil: bool = True) -> Batched:
         CannotBatchError: If a part of it cannot be turned.
     """
     return Batched(tuple(_stages(transform, pil)[0]))
+
+
+def apply_transform(images: torch.Tensor, transform: Any) -> torch.Tensor:
+    """Applies a torchvision transform to a batch, each image with random parameters of its own.
+
+    Uses the batched version of the transform if there is one, else transforms image by image.
+
+    Args:
+        images: [B, C, H, W].
+        transform: A transform of one image; None returns `images` unchanged.
+
+    Returns:
+        The transformed images on the device of `images`, [B, ...].
+
+    Example:
+        >>> import torch
+        >>> from torchvision.transforms import Normalize
+        >>> apply_transform(torch.ones(2, 1, 1, 1), Normalize((0.5,), (0.25,))).flatten()
+        tensor([2., 2.])
+    """
+    if transform is None:
+        return images
+    try:
+        batched = batch_transform(transform, pil=False)
+    except (CannotBatchError, TypeError):  # TypeError: the transform is not hashable
+        transformed = [transform(image) for image in images.cpu()]
+        tensors = [t if torch.is_tensor(t) else torch.as_tensor(np.asarray(t)) for t in transformed]
+        return torch.stack(tensors).to(images.device)
+    return batched(images)
 
 
 def _stages(transform: Any, pil: bool) -> tuple[list[BatchTransform], bool]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled.buffers import Buffer, apply_transform
+from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.config import add_rehearsal_args
+from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.types import Batch
@@ -46,13 +47,13 @@ class RehearsalModel(ContinualModel):
         self.buffer.add_data(batch.not_aug_inputs, **self._rows(batch))
 
     def _rows(self, batch: Batch) -> dict[str, Any]:
-        labels = {"labels": batch.labels} if self.buffer.by_class else {}
+        labels = {"labels": batch.labels} if self.buffer.needs_labels else {}
         return {**labels, **self.stored(batch)}
 
     @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
-        """Lets the policy "herding" choose among all images of the task, by their features."""
-        if self.buffer.policy != "herding":
+        """Lets a policy such as "herding" select among all images of the task, by their features."""
+        if not self.buffer.selects_after_task:
             return
         loader = dataset.train_loader
         was_training = self.net.training

@@ -1,18 +1,137 @@
-"""Every model with a buffer runs with every policy, and resumes exactly."""
+"""Properties of every registered buffer policy, alone and in every model with a buffer."""
 
 from math import isfinite
 
 import pytest
 import torch
+from streams import batches, labels_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mammoth_compiled import get_avail_args
+from mammoth_compiled import Buffer, get_avail_args
 from mammoth_compiled.buffers.policies import POLICIES
+from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.registry import models
 
+CPU = torch.device("cpu")
+STREAMING = [name for name, policy in POLICIES.items() if policy.choose is not None]
+NEEDS_LABELS = [name for name in STREAMING if POLICIES[name].needs_labels]
 VALUES = {"buffer_size": 15, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5, "lr": 0.05}
 REHEARSAL = [name for name in models if "buffer_policy" in get_avail_args(model=name)[1]]
 each_policy = pytest.mark.parametrize("policy", POLICIES)
 each_model = pytest.mark.parametrize("name", REHEARSAL)
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_choose_causes_no_host_sync(name):
+    policy = POLICIES[name]
+    # A fake tensor has no values: reading one, or a data-dependent shape, raises.
+    with FakeTensorMode():
+        state = policy.initial_state(10, 4, CPU)
+        labels = torch.zeros(16, dtype=torch.int64)
+        for num_seen in (0, 16):
+            slots, after = policy.choose(state, policy.draw(16, CPU), labels, num_seen, 10)
+            assert slots.shape == (16,)
+            shapes = {name: tensor.shape for name, tensor in after.items()}
+            assert shapes == {name: tensor.shape for name, tensor in state.items()}
+            state = after
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_choose_does_not_modify_its_arguments(name):
+    policy = POLICIES[name]
+    state, labels = policy.initial_state(5, 3, CPU), labels_of(20, 3)
+    _, state = policy.choose(state, policy.draw(20, CPU), labels, 0, 5)
+    kept, draws = {k: v.clone() for k, v in state.items()}, policy.draw(20, CPU)
+    before = draws.clone()
+    policy.choose(state, draws, labels, 20, 5)
+    assert torch.equal(draws, before)
+    assert all(torch.equal(state[k], kept[k]) for k in kept)
+
+
+def fill(buffer, n=60, seed=3):
+    """Offers n samples, whose pixels equal their label, in batches of 7 or as one finished task."""
+    labels = labels_of(n, 3, seed)
+    if buffer.selects_after_task:
+        rows = {"examples": labels[:, None].float(), "labels": labels}
+        buffer.end_task(
+            torch.rand(n, 4), labels, lambda index: {k: v[index] for k, v in rows.items()}
+        )
+    else:
+        for part in batches(labels, 7):
+            buffer.add_data(part[:, None], part)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_get_data_draws_filled_rows_without_replacement(name):
+    buffer = Buffer(12, policy=name, num_classes=4)  # the fourth class never occurs
+    fill(buffer)
+    counts = torch.zeros(12)
+    for _ in range(600):
+        index, examples, labels = buffer.get_data(4, return_index=True)
+        assert len(set(index.tolist())) == 4
+        assert torch.equal(examples[:, 0], labels.float())
+        counts[index] += 1
+    filled = buffer.state_dict()["policy_state"].get("filled", torch.ones(12, dtype=torch.bool))
+    assert len(buffer) == filled.sum() >= 9
+    assert counts[~filled].sum() == 0
+    p = 4 / len(buffer)
+    assert (counts[filled] - 600 * p).abs().max() < 5 * (600 * p * (1 - p)) ** 0.5
+    assert len(buffer.get_data(100)[0]) == len(buffer)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_state_resumes_exactly(name):
+    buffer, other = (Buffer(8, policy=name, num_classes=3) for _ in range(2))
+    fill(buffer)
+    random, state, held = torch.get_rng_state(), buffer.state_dict(), len(buffer)
+    fill(buffer, seed=4)
+    other.load_state_dict(state)
+    assert len(other) == held
+    torch.set_rng_state(random)
+    fill(other, seed=4)
+    assert torch.equal(buffer.labels, other.labels)
+    assert torch.equal(buffer.get_all_data()[0], other.get_all_data()[0])
+
+
+def test_state_of_another_policy_is_rejected():
+    ring = Buffer(4, policy="ring", num_classes=2)
+    with pytest.raises(ValueError, match=r"policy 'ring'.* 'reservoir': use --buffer_policy ring"):
+        Buffer(4).load_state_dict(ring.state_dict())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_reset_restores_the_initial_state(name):
+    buffer = Buffer(8, policy=name, num_classes=3)
+    fill(buffer)
+    buffer.reset()
+    assert (len(buffer), buffer.is_empty(), buffer.is_full()) == (0, True, False)
+    fresh = Buffer(8, policy=name, num_classes=3).state_dict()
+    for key, tensor in buffer.state_dict()["policy_state"].items():
+        assert torch.equal(tensor, fresh["policy_state"][key])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"policy": "rings"}, "unknown buffer policy 'rings'. Did you mean 'ring'"),
+        ({"policy": "ring"}, r"'ring' needs the number of classes: pass Buffer\(..., num_classes=...\)"),
+        ({"policy": "herding", "num_classes": 6}, "each of the 6 classes, but --buffer_size is 5"),
+        ({"policy": "ring", "num_classes": 6}, "'ring' needs room for one sample of each"),
+    ],
+)
+def test_invalid_policies_are_rejected(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Buffer(5, **arguments)
+
+
+@pytest.mark.parametrize("name", NEEDS_LABELS)
+def test_missing_or_unknown_labels_are_rejected(name):
+    buffer = Buffer(5, policy=name, num_classes=2)
+    with pytest.raises(ValueError, match=f"the buffer policy '{name}' needs labels"):
+        buffer.add_data(torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="labels must be 0 to 1"):
+        buffer.add_data(torch.zeros(2, 3), labels=[0, 2])
+    assert buffer.is_empty()
 
 
 def arguments(name, policy):
@@ -21,7 +140,7 @@ def arguments(name, policy):
     return {**known, "buffer_policy": policy}
 
 
-def test_models_with_a_policy():
+def test_replay_models_take_a_policy():
     assert {"er", "der", "derpp"} <= set(REHEARSAL)
     assert all(
         get_avail_args(model=n)[1]["buffer_policy"]["default"] == "reservoir" for n in REHEARSAL
@@ -35,15 +154,15 @@ def test_trains_with_every_policy(tiny, run_tiny, name, policy):
     assert all(isfinite(loss) for loss in results.loss)
     buffer = model.buffer
     assert (buffer.policy, buffer.num_seen_examples) == (policy, 108)
-    # Rings of fifteen rows for six classes and 18 images each are full; herding has two rows each.
-    assert len(buffer) == (12 if policy == "herding" else 15)
+    # The stream has 18 images of each class: 15 rows are full, but selection after a task divides them evenly.
+    assert len(buffer) == (12 if buffer.selects_after_task else 15)
     images, classes = tiny.images(18, seed=1)
     known = {}
     for image, label in zip(torch.from_numpy(images).permute(0, 3, 1, 2), classes, strict=True):
         known[tuple((image / 255).flatten().tolist())] = int(label)
     held = [known[tuple(image.flatten().tolist())] for image in buffer.get_all_data()[0]]
     counts = torch.tensor(held).bincount(minlength=6)
-    if policy != "reservoir":
+    if buffer.needs_labels:
         assert counts.min() >= 2
     if "labels" in buffer.used_attributes:
         assert buffer.get_all_data()[1].tolist() == held
@@ -51,7 +170,7 @@ def test_trains_with_every_policy(tiny, run_tiny, name, policy):
 
 @each_model
 @each_policy
-def test_a_resumed_run_equals_one_never_stopped(run_tiny, name, policy, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(run_tiny, name, policy, tmp_path):
     args = arguments(name, policy)
     model, _, results = run_tiny(name, **args, savecheck="task", checkpoint_path=str(tmp_path))
     (path,) = tmp_path.glob("*_task2.pt")

@@ -1,40 +1,44 @@
-"""Which rows of the stream a buffer keeps: policies by name."""
+"""The buffer policies; every module of this package that defines `POLICY` adds one."""
 
-from mammoth_compiled.buffers.policies import class_balanced, herding, reservoir, ring
-from mammoth_compiled.buffers.policies.base import Policy, State
+from mammoth_compiled.buffers.policies.base import BufferPolicy, State
 from mammoth_compiled.errors import ConfigError, unknown_name
+from mammoth_compiled.plugins import import_submodules
 
-POLICIES: dict[str, Policy] = {
-    "reservoir": reservoir.POLICY,
-    "class-balanced": class_balanced.POLICY,
-    "ring": ring.POLICY,
-    "herding": herding.POLICY,
+POLICIES: dict[str, BufferPolicy] = {
+    module.POLICY.name: module.POLICY
+    for module in import_submodules(__name__, __path__)
+    if hasattr(module, "POLICY")
 }
 
-__all__ = ["POLICIES", "Policy", "State", "find_policy"]
+__all__ = ["POLICIES", "BufferPolicy", "State", "find_policy"]
 
 
-def find_policy(name: str, capacity: int, num_classes: int | None) -> Policy:
-    """Returns a policy by name.
+def find_policy(name: str, capacity: int, num_classes: int | None) -> BufferPolicy:
+    """Returns a policy by name, checked against the buffer it is for.
 
     Args:
-        name: One of `POLICIES`.
-        capacity: Rows of the buffer.
-        num_classes: Number of classes of the stream; None if not known.
+        name: A key of `POLICIES`.
+        capacity: Slots of the buffer, N.
+        num_classes: Number of classes of the stream, K; None if unknown.
 
     Raises:
-        ConfigError: If there is none of that name, or it needs more classes or rows than given.
+        ConfigError: If there is no such policy, or it needs the number of classes or more slots.
+
+    Example:
+        >>> find_policy("reservoir", capacity=500, num_classes=None).needs_labels
+        False
     """
     if name not in POLICIES:
         raise ConfigError(unknown_name("buffer policy", name, POLICIES))
     policy = POLICIES[name]
-    if policy.by_class and num_classes is None:
+    if policy.needs_labels and num_classes is None:
         raise ConfigError(
-            f"the buffer policy {name!r} goes by classes: give Buffer(..., num_classes=...)"
+            f"the buffer policy {name!r} needs the number of classes: pass "
+            "Buffer(..., num_classes=...)"
         )
-    if policy.row_per_class and num_classes is not None and capacity < num_classes:
+    if policy.needs_slot_per_class and num_classes is not None and capacity < num_classes:
         raise ConfigError(
-            f"the buffer policy {name!r} needs a row for every class: --buffer_size {capacity} is "
-            f"less than {num_classes}"
+            f"the buffer policy {name!r} needs room for one sample of each of the {num_classes} "
+            f"classes, but --buffer_size is {capacity}"
         )
     return policy

@@ -1,21 +1,21 @@
-"""Classes share the buffer evenly, whatever their shares of the stream.
+"""Class-balancing reservoir sampling: classes share the buffer evenly, however the stream is skewed.
 
-While there is room everything is kept. Then an item of a class that is not full takes the place of
-one of the largest class; a class that is or once was the largest is full, and keeps a reservoir of
-its own items in the rows it has.
+While the buffer has room, every sample is kept. After that, a sample of a class that is not full
+replaces a random sample of the largest class. A class is full once it is, or has ever been, the
+largest; it then keeps a reservoir of its own samples in the slots that it has.
 
 Source: Chrysakis and Moens 2020, "Online Continual Learning from Imbalanced Data", algorithm 1
-(CBRS). Classes are looked at from when the buffer is full; of several largest ones all items are
-equally likely to go.
+(CBRS). Classes are marked as full only once the buffer is full. If several classes are the largest,
+each of their samples is equally likely to be replaced.
 """
 
 import torch
 
-from mammoth_compiled.buffers.policies.base import Policy, State, place_in_class
+from mammoth_compiled.buffers.policies.base import BufferPolicy, State, position_in_class
 
 
-def initial(capacity: int, num_classes: int, device: torch.device) -> State:
-    """Returns the state: class of each row (-1 empty), items seen of each class, full classes."""
+def initial_state(capacity: int, num_classes: int, device: torch.device) -> State:
+    """Returns the class of each slot (-1 if empty), the samples seen and the full classes."""
     return {
         "classes": torch.full((capacity,), -1, device=device),
         "seen": torch.zeros(num_classes, dtype=torch.int64, device=device),
@@ -23,25 +23,28 @@ def initial(capacity: int, num_classes: int, device: torch.device) -> State:
     }
 
 
-def draw(batch: int, device: torch.device) -> torch.Tensor:
-    """Draws two numbers in [0, 1) for each item: whether it is kept, and where; float64, [B, 2]."""
-    return torch.rand(batch, 2, dtype=torch.float64, device=device)
+def draw(batch_size: int, device: torch.device) -> torch.Tensor:
+    """Returns two uniform numbers in [0, 1) per sample, float64, [B, 2].
+
+    The first decides whether the sample is kept, the second which one it replaces.
+    """
+    return torch.rand(batch_size, 2, dtype=torch.float64, device=device)
 
 
 def choose(
     state: State, draws: torch.Tensor, labels: torch.Tensor, num_seen: int, capacity: int
 ) -> tuple[torch.Tensor, State]:
-    """Returns the row of each item; see `Policy.choose`.
+    """Returns the slot of each sample; see `BufferPolicy.choose`.
 
-    The items are taken one after the other, since each one's chance depends on what the former
-    left: about twenty small operations an item once the buffer is full.
+    Samples are processed one after the other, because the fate of each depends on the ones before
+    it. Once the buffer is full, this takes about twenty small operations per sample.
     """
     classes, full = state["classes"].clone(), state["full"].clone()
     slots = torch.arange(len(labels), device=labels.device) + num_seen
     free = min(max(capacity - num_seen, 0), len(labels))
     classes[num_seen : num_seen + free] = labels[:free]
-    # A full class keeps its n-th item with chance m / n if m are stored: if draw * n < m.
-    scaled = draws[:, 0] * (state["seen"][labels] + place_in_class(labels) + 1)
+    # A full class with m stored samples keeps its n-th one with probability m / n: if draw * n < m.
+    scaled = draws[:, 0] * (state["seen"][labels] + position_in_class(labels) + 1)
     one = torch.ones_like(labels[:1])
     stored = torch.zeros_like(state["seen"])
     if free < len(labels):
@@ -51,18 +54,18 @@ def choose(
         largest = stored == stored.max()
         full |= largest
         own = full[label]
-        # A full class with no row left has nothing to replace, and is not kept either.
+        # A full class that has lost all its slots has nothing to replace: its sample is dropped.
         kept = ~own | (scaled[i] < stored[label])
         rivals = torch.where(own, classes == label, largest[classes]).cumsum(0)
         nth = (draws[i, 1] * rivals[-1:]).long() + one
-        row = torch.searchsorted(rivals, nth).clamp_(max=capacity - 1)
-        slots[i : i + 1] = torch.where(kept, row, -1)
-        replaced = classes[row]
+        slot = torch.searchsorted(rivals, nth).clamp_(max=capacity - 1)
+        slots[i : i + 1] = torch.where(kept, slot, -1)
+        replaced = classes[slot]
         stored.index_add_(0, replaced, -kept.long())
         stored.index_add_(0, label, kept.long())
-        classes[row] = torch.where(kept, label, replaced)
+        classes[slot] = torch.where(kept, label, replaced)
     seen = state["seen"].index_add(0, labels, one.expand_as(labels))
     return slots, {"classes": classes, "seen": seen, "full": full}
 
 
-POLICY = Policy(initial, draw, choose)
+POLICY = BufferPolicy("class-balanced", initial_state, draw, choose)

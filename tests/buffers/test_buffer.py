@@ -1,4 +1,4 @@
-"""The replay memory."""
+"""Buffer: what it stores, returns, saves and rejects."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mammoth_compiled.errors import ConfigError
 
 
 def rows(first, n):
-    """Examples whose pixels, labels and logits all tell the row's number."""
+    """Examples whose pixels, labels and logits all encode the index of the row."""
     number = torch.arange(first, first + n)
     return number[:, None, None].expand(n, 2, 2).float(), number, number[:, None].double() / 8
 
@@ -32,7 +32,7 @@ def test_fills_in_order_then_samples():
     assert (len(buffer), buffer.is_full(), buffer.num_seen_examples) == (5, True, 43)
 
 
-def test_a_row_keeps_what_belongs_together():
+def test_attributes_of_a_sample_stay_in_the_same_row():
     buffer = Buffer(8)
     for start in range(0, 100, 7):
         buffer.add_data(*rows(start, 7))
@@ -56,15 +56,15 @@ def test_draws_are_uniform(filled):
     counts = torch.zeros(6)
     for _ in range(3000):
         counts[filled.get_data(2, return_index=True)[0]] += 1
-    # Mean 1000, standard deviation below 26: six of them are far from any right draw.
+    # Mean 1000, standard deviation below 26: a uniform draw stays far within six of them.
     assert (counts - 1000).abs().max() < 6 * 26
 
 
-def test_more_than_there_is_gives_what_there_is(filled):
+def test_get_data_returns_all_rows_if_fewer_are_filled(filled):
     assert len(filled.get_data(100)[0]) == 6
 
 
-def test_seed_decides_what_is_kept_and_drawn():
+def test_seed_determines_what_is_kept_and_drawn():
     def run():
         torch.manual_seed(3)
         buffer = Buffer(5)
@@ -75,7 +75,7 @@ def test_seed_decides_what_is_kept_and_drawn():
     assert run() == run()
 
 
-def test_types():
+def test_dtypes():
     buffer = Buffer(4)
     buffer.add_data(
         np.zeros((2, 3), np.float64),
@@ -95,21 +95,21 @@ def test_types():
     assert buffer.true_labels[:2].tolist() == [5, 6]
 
 
-def test_bytes_stay_bytes():
+def test_bytes_are_stored_as_bytes():
     buffer = Buffer(4)
     buffer.add_data(torch.full((2, 3), 200, dtype=torch.uint8))
     assert buffer.examples.dtype == torch.uint8
     assert buffer.get_data(2)[0].unique().tolist() == [200]
 
 
-def test_stored_logits_carry_no_gradient():
+def test_stored_logits_have_no_gradient():
     buffer = Buffer(4)
     buffer.add_data(torch.zeros(2, 3), logits=torch.ones(2, 3, requires_grad=True) * 2)
     assert not buffer.logits.requires_grad
     assert not buffer.get_data(2)[1].requires_grad
 
 
-def test_what_is_drawn_is_a_copy(filled):
+def test_get_data_returns_copies(filled):
     filled.get_data(6)[1].zero_()
     assert filled.labels[:6].tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -123,7 +123,7 @@ def test_order_of_attributes():
     assert buffer.attributes == ["examples", "labels", "logits", "task_labels", "true_labels"]
 
 
-def test_by_index_and_all(filled):
+def test_get_data_by_index_and_get_all_data(filled):
     assert filled.get_data_by_index(torch.tensor([4, 1]))[1].tolist() == [4, 1]
     assert filled.get_all_data()[1].tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -135,7 +135,7 @@ def test_reset(filled):
     assert filled.examples.shape == (10, 5)
 
 
-def test_state_goes_on_as_if_never_stopped():
+def test_state_resumes_exactly():
     buffer = Buffer(5)
     buffer.add_data(*rows(0, 12))
     random, state = torch.get_rng_state(), buffer.state_dict()
@@ -155,10 +155,10 @@ def test_state_is_a_copy(filled):
     assert state["data"]["labels"][:6].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_state_of_another_size():
+def test_state_of_another_size_is_rejected():
     buffer = Buffer(5)
     buffer.add_data(*rows(0, 2))
-    with pytest.raises(ValueError, match="5 rows, this one 6: use --buffer_size 5"):
+    with pytest.raises(ValueError, match="5 rows, but this one has 6: use --buffer_size 5"):
         Buffer(6).load_state_dict(buffer.state_dict())
 
 
@@ -174,25 +174,25 @@ def test_serialize_and_to(filled):
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "10", None])
-def test_bad_capacity(size):
+def test_invalid_capacity_is_rejected(size):
     with pytest.raises(ConfigError, match="buffer_size must be an integer >= 1"):
         Buffer(size)
 
 
-def test_bad_calls(filled):
+def test_invalid_calls_are_rejected(filled):
     with pytest.raises(ValueError, match="the buffer is empty"):
         Buffer(3).get_data(1)
     with pytest.raises(ValueError, match="size must be at least 1"):
         filled.get_data(0)
     with pytest.raises(ValueError, match="2 examples but 3 labels"):
         filled.add_data(torch.zeros(2, 2, 2), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"task_labels.* the buffer holds no such data"):
+    with pytest.raises(ValueError, match=r"got task_labels, but the buffer stores only examples, labels, logits"):
         filled.add_data(*rows(0, 1), task_labels=[1])
-    with pytest.raises(ValueError, match=r"examples .*\[3, 3\].* rows of shape \[2, 2\]"):
+    with pytest.raises(ValueError, match=r"examples must have shape \[B, 2, 2\] .*got \[1, 3, 3\]"):
         filled.add_data(torch.zeros(1, 3, 3), [1], torch.zeros(1, 1))
 
 
-def test_a_refused_batch_changes_nothing(filled):
+def test_rejected_batch_changes_nothing(filled):
     before = filled.state_dict()
     with pytest.raises(ValueError, match="task_labels"):
         filled.add_data(*rows(50, 4), task_labels=[1, 1, 1, 1])
@@ -200,15 +200,15 @@ def test_a_refused_batch_changes_nothing(filled):
     assert torch.equal(filled.labels, before["data"]["labels"])
 
 
-def test_an_attribute_left_out_later_is_refused(filled):
-    # Otherwise the rows written now would keep the old rows' logits.
+def test_missing_attribute_is_rejected(filled):
+    # Otherwise the new rows would keep the logits of the old ones.
     examples, labels, _ = rows(6, 2)
-    with pytest.raises(ValueError, match="logits"):
+    with pytest.raises(ValueError, match="missing logits, which the buffer stores"):
         filled.add_data(examples, labels)
 
 
-def test_transform_of_a_batch_and_of_single_images_agree():
-    # A lambda has no batched code: it goes image by image.
+def test_batched_and_single_image_transforms_agree():
+    # A lambda has no batched version and is applied image by image.
     images = torch.rand(5, 3, 4, 4)
     single = transforms.Lambda(lambda image: (image - 0.5) / 0.25)
     batched = transforms.Normalize((0.5,) * 3, (0.25,) * 3)
@@ -218,7 +218,7 @@ def test_transform_of_a_batch_and_of_single_images_agree():
     assert torch.equal(one, other)
 
 
-def test_every_replayed_image_gets_its_own_draw():
+def test_every_replayed_image_has_its_own_random_transform():
     buffer = Buffer(64)
     buffer.add_data(torch.arange(4.0).repeat(64, 1, 4, 1))
     flipped = buffer.get_data(64, transforms.RandomHorizontalFlip())[0][:, 0, 0, 0] == 3

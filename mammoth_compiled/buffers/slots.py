@@ -1,0 +1,78 @@
+"""The filled slots of a buffer: how many there are, and random draws from them."""
+
+import torch
+
+
+class FilledSlots:
+    """Counts and samples the filled slots with as few host syncs as possible.
+
+    Args:
+        capacity: Slots of the buffer, N.
+        mask: Marks the filled slots, bool, [N], on the buffer's device, updated in place by the
+            buffer policy. None if slots fill in the order of the stream.
+        num_filled: Number of filled slots if the host knows it; None to read it from `mask` when
+            it is needed.
+
+    Attributes:
+        mask: As above.
+    """
+
+    def __init__(self, capacity: int, mask: torch.Tensor | None, num_filled: int | None) -> None:
+        self.mask = mask
+        self._capacity = capacity
+        # A lower bound: only the device knows how many slots a policy has filled since.
+        self._num_filled = num_filled or 0
+        self._is_outdated = num_filled is None
+        self._largest_request = 0
+
+    def mark_outdated(self) -> None:
+        """Notes that more slots may be filled by now."""
+        self._is_outdated = True
+
+    def count(self, num_seen: int, limit: int) -> int:
+        """Returns the number of filled slots, at most `limit`.
+
+        Causes a host sync only if the slots known to be filled are fewer than `limit`.
+
+        Args:
+            num_seen: Samples that the stream has offered so far.
+            limit: Largest number of interest.
+        """
+        if self.mask is None:
+            return min(limit, num_seen, self._capacity)
+        self._largest_request = max(self._largest_request, limit)
+        if self._is_outdated and self._num_filled < limit:
+            self._num_filled, self._is_outdated = int(self.mask.sum()), False
+        return min(limit, self._num_filled)
+
+    def has_static_count(self, num_seen: int) -> bool:
+        """Whether `count` returns the same from now on for every limit requested so far."""
+        if self.mask is None:
+            return num_seen >= self._capacity
+        return self._num_filled >= self._largest_request
+
+    def sample(self, size: int, num_seen: int, device: torch.device) -> torch.Tensor:
+        """Draws filled slots uniformly without replacement.
+
+        Args:
+            size: Number of slots to draw, M; at most as many as are filled.
+            num_seen: Samples that the stream has offered so far.
+            device: Device of the buffer.
+
+        Returns:
+            int64, [M].
+        """
+        num_filled = min(num_seen, self._capacity)
+        if self.mask is None and device.type == "cpu":
+            return torch.randperm(num_filled)[:size]
+        # The slots with the largest random keys; empty ones come last.
+        keys = torch.rand(num_filled if self.mask is None else self._capacity, device=device)
+        if self.mask is not None:
+            keys.masked_fill_(~self.mask, -1)
+        return keys.topk(size).indices
+
+    def indices(self, num_seen: int) -> torch.Tensor:
+        """Returns all filled slots in order, int64."""
+        if self.mask is None:
+            return torch.arange(min(num_seen, self._capacity))
+        return self.mask.nonzero()[:, 0]
