@@ -1,7 +1,9 @@
-"""The backbones; importing the package registers the built-in ones."""
+"""The backbones; importing the package registers every module in it."""
 
-from mammoth_compiled.backbones import attention, cnn, mlp, resnet
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.contract import Contract, probe
+from mammoth_compiled.plugins import import_submodules
 
-__all__ = ["Contract", "MammothBackbone", "attention", "cnn", "mlp", "probe", "resnet"]
+import_submodules(__name__, __path__)
+
+__all__ = ["Contract", "MammothBackbone", "probe"]

@@ -1,4 +1,4 @@
-"""A CNN with self-attention over the pixels of its maps."""
+"""A CNN with self-attention over the pixels of its feature maps."""
 
 from typing import Any
 
@@ -12,12 +12,13 @@ from mammoth_compiled.types import ReturnTypes
 
 
 class SelfAttention(nn.Module):
-    """Single-head attention in which every pixel of a map is a token.
-
-    Source: Vaswani et al. 2017, equation 1, arXiv 1706.03762.
+    """Single-head self-attention in which every pixel of a feature map is a token.
 
     Args:
-        channels: Channels of the map, the head size.
+        channels: Channels of the map and size of the head, C.
+
+    Source:
+        Vaswani et al. 2017, equation 1, arXiv 1706.03762.
     """
 
     def __init__(self, channels: int) -> None:
@@ -28,7 +29,7 @@ class SelfAttention(nn.Module):
         self.scale = channels**-0.5
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, C, H, W] to the same shape."""
+        """Returns the attended map, [B, C, H, W], of a map of that shape."""
         tokens = x.flatten(2).transpose(1, 2)
         query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
         weights = torch.softmax(torch.bmm(query, key.transpose(1, 2)) * self.scale, dim=-1)
@@ -40,7 +41,7 @@ class AttentionCNN(MammothBackbone):
 
     Args:
         num_classes: K, the width of the head.
-        num_channels: Channels of the first convolution; the others have two and four times as many.
+        num_channels: Filters of the first convolution; the others have two and four times as many.
         in_channels: Channels of the images.
     """
 
@@ -55,7 +56,7 @@ class AttentionCNN(MammothBackbone):
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Returns logits [B, K], features [B, 4 * num_channels] or both."""
+        """Returns logits, [B, K], features, [B, 4 * num_channels], or both."""
         x = self.attention1(F.relu(self.conv1(x)))
         x = self.attention2(F.relu(self.conv2(x)))
         x = F.relu(self.conv3(x))

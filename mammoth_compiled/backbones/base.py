@@ -1,4 +1,4 @@
-"""MammothBackbone: the base class of every backbone."""
+"""MammothBackbone: the base class of all backbones."""
 
 import copy
 from abc import abstractmethod
@@ -12,29 +12,45 @@ from mammoth_compiled.types import ReturnTypes, unknown_returnt
 
 
 class ForwardRunner(Protocol):
-    """How a backbone's calls are run, compiled for example; see `engine.forward`."""
+    """Runs the calls of a backbone, for example compiled; see `mammoth_compiled.engine.forward`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs one call of the backbone."""
 
     def for_copy(self, net: "MammothBackbone") -> "ForwardRunner":
-        """Returns a runner of the same kind for a copy of the backbone."""
+        """Returns an equivalent runner for a copy of the backbone."""
 
 
 class MammothBackbone(nn.Module):
-    """A network with a classification head that returns what it is asked for.
+    """A network with a classification head that returns logits, features or both.
 
-    Write `forward(x, returnt=ReturnTypes.OUT)`; `x` is float [B, C, H, W], and `returnt` says
-    whether logits, features, both, or also the stage maps are wanted (see `ReturnTypes`).
+    A subclass defines `forward(x, returnt=ReturnTypes.OUT)`. Its input `x` is float, [B, C, H, W];
+    `returnt` selects what it returns, see `ReturnTypes`.
 
-    A registered backbone may run compiled. It stays the same module: `state_dict()` keys and
-    `isinstance` are untouched, and a deep copy runs the way the original does.
+    A backbone may run compiled. It remains the same module: `state_dict()` keys and `isinstance`
+    are unaffected, and a deep copy runs the same way as the original.
 
     Args:
-        **kwargs: `device`, kept as attribute; others are ignored.
+        **kwargs: `device` sets the initial value of the attribute; other arguments are ignored.
 
     Attributes:
-        device: Where the parameters are; kept up to date when they move.
+        device: Device of the parameters; follows them when they move.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> class Linear(MammothBackbone):
+        ...     def __init__(self, num_classes):
+        ...         super().__init__()
+        ...         self.classifier = nn.Linear(3 * 8 * 8, num_classes)
+        ...
+        ...     def forward(self, x, returnt=ReturnTypes.OUT):
+        ...         features = x.flatten(1)
+        ...         return select_return(self.classifier(features), features, returnt)
+        >>> net = Linear(num_classes=10)
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> net(images).shape, net.features(images).shape
+        (torch.Size([2, 10]), torch.Size([2, 192]))
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -43,14 +59,14 @@ class MammothBackbone(nn.Module):
 
     @abstractmethod
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Computes what `returnt` asks for from images [B, C, H, W]."""
+        """Computes the outputs selected by `returnt` from images, float, [B, C, H, W]."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward(x, returnt)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs `forward`, compiled where the framework was told to.
+        """Runs `forward`, compiled if a compiled runner is set.
 
         Raises:
-            ValueError: If `forward` returns nothing, the sign of an unknown `returnt`.
+            ValueError: If `forward` returns None, which means that `returnt` is unknown to it.
         """
         runner = self.__dict__.get("_runner")
         result = super().__call__(*args, **kwargs) if runner is None else runner(*args, **kwargs)
@@ -61,10 +77,10 @@ class MammothBackbone(nn.Module):
 
     @property
     def features(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """`features(x)` returns the features [B, F]; compiled if the backbone is.
+        """The function `features(x)` that returns the features, [B, F], compiled like any call.
 
-        A backbone may have a submodule of this name: then `features` is that submodule, and the
-        features are asked for with `returnt`.
+        If the backbone has a submodule named `features`, this is the submodule, and features are
+        available through `returnt` only.
         """
         own = self._modules.get("features")
         return own if own is not None else self._features
@@ -74,7 +90,7 @@ class MammothBackbone(nn.Module):
         return result
 
     def set_runner(self, runner: ForwardRunner | None) -> None:
-        """Sets how calls are run; None runs `forward` as it is."""
+        """Sets the runner of all calls; None calls `forward` in eager mode."""
         self.__dict__["_runner"] = runner
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,7 +109,7 @@ class MammothBackbone(nn.Module):
         return clone
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        # All that moves a module comes here: to(), cuda(), cpu(), and to() of what it is part of.
+        # Every move of a module ends here: to(), cuda(), cpu(), and to() of its parent module.
         super()._apply(*args, **kwargs)
         parameter = next(self.parameters(), None)
         if parameter is not None:
@@ -101,18 +117,18 @@ class MammothBackbone(nn.Module):
         return self
 
     def get_params(self) -> torch.Tensor:
-        """Returns all parameters as one vector, differentiable."""
+        """Returns all parameters as one differentiable vector, [P]."""
         return nn.utils.parameters_to_vector(self.parameters())
 
     def set_params(self, new_params: torch.Tensor) -> None:
-        """Writes a vector as `get_params` returns it into the parameters."""
+        """Sets the parameters from a vector as returned by `get_params`, [P]."""
         nn.utils.vector_to_parameters(new_params, self.parameters())
 
     def get_grads(self) -> torch.Tensor:
-        """Returns all gradients as one vector.
+        """Returns all gradients as one vector, [P].
 
         Raises:
-            ValueError: If a parameter has no gradient; names it.
+            ValueError: If a parameter has no gradient.
         """
         grads = []
         for name, parameter in self.named_parameters():
@@ -122,7 +138,7 @@ class MammothBackbone(nn.Module):
         return torch.cat(grads)
 
     def set_grads(self, new_grads: torch.Tensor) -> None:
-        """Writes a vector as `get_grads` returns it into the gradients."""
+        """Sets the gradients from a vector as returned by `get_grads`, [P]."""
         parameters = list(self.parameters())
         chunks = new_grads.split([p.numel() for p in parameters])
         for parameter, chunk in zip(parameters, chunks, strict=True):
@@ -130,10 +146,23 @@ class MammothBackbone(nn.Module):
 
 
 def select_return(logits: torch.Tensor, features: torch.Tensor, returnt: ReturnTypes) -> Any:
-    """Returns what `returnt` asks for from logits [B, K] and features [B, F].
+    """Returns the outputs that `returnt` selects.
+
+    Args:
+        logits: [B, K].
+        features: [B, F].
+        returnt: `OUT`, `FEATURES` or `BOTH`, as a member of `ReturnTypes` or its string.
+
+    Returns:
+        `logits`, `features`, or the tuple of both.
 
     Raises:
-        ValueError: If `returnt` is neither out, features nor both; lists the valid values.
+        ValueError: If `returnt` is none of these.
+
+    Example:
+        >>> import torch
+        >>> select_return(torch.zeros(1, 2), torch.ones(1, 3), "features")
+        tensor([[1., 1., 1.]])
     """
     if returnt == ReturnTypes.OUT:
         return logits

@@ -1,4 +1,4 @@
-"""Two convolutions with pooling and a linear head: the small CNN for 32x32 images."""
+"""The small CNN for 32x32 images: two convolutions with pooling and a linear head."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mammoth_compiled.types import ReturnTypes
 
 
 class CNN(MammothBackbone):
-    """conv3x3-relu-pool twice, then a linear classifier on the flattened maps.
+    """Two conv3x3-relu-maxpool blocks and a linear classifier on the flattened maps.
 
     Args:
         num_classes: K, the width of the head.
@@ -32,7 +32,7 @@ class CNN(MammothBackbone):
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Returns logits [B, K], features [B, 2 * num_channels * (input_size // 4)^2] or both."""
+        """Returns logits, [B, K], features, [B, 2 * num_channels * (input_size // 4)^2], or both."""
         x = self.maxpool(F.relu(self.layer1(x)))
         x = self.maxpool(F.relu(self.layer2(x)))
         features = x.flatten(1)

@@ -1,4 +1,4 @@
-"""What a backbone must keep, found out by asking it for out, features, both and full."""
+"""Probes which return types a backbone supports, and checks its outputs against the contract."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ from mammoth_compiled.types import ReturnTypes
 
 @dataclass(frozen=True)
 class Contract:
-    """What a backbone was seen to support.
+    """The outputs that a backbone supports.
 
     Attributes:
-        input_shape: (C, H, W) it was asked with.
-        num_classes: K.
-        feature_dim: F; None where the backbone has no features.
-        supports: The return types it answers.
+        input_shape: Shape of the images it was probed with, (C, H, W).
+        num_classes: Width of the logits, K.
+        feature_dim: Width of the features, F; None if the backbone returns none.
+        supports: The supported return types.
     """
 
     input_shape: tuple[int, int, int]
@@ -31,18 +31,27 @@ class Contract:
 def probe(
     net: nn.Module, input_shape: tuple[int, int, int], num_classes: int | None = None
 ) -> Contract:
-    """Asks a backbone for every return type and checks that the answers agree.
+    """Calls a backbone with every return type and checks that the outputs agree.
 
-    Runs in eval mode on two random images; weights, mode and random state stay as they were.
+    Runs in eval mode on two random images. Weights, training mode and random state are unchanged.
 
     Args:
         net: The backbone.
-        input_shape: (C, H, W) of one image.
-        num_classes: The width its logits must have; None takes any.
+        input_shape: Shape of one image, (C, H, W).
+        num_classes: Required width of the logits, K; None accepts any.
+
+    Returns:
+        What the backbone supports.
 
     Raises:
-        ContractError: If logits are not [B, K], features not [B, F], or `both` is not
+        ContractError: If logits are not [B, K], features are not [B, F], or `both` is not
             (out, features).
+
+    Example:
+        >>> from mammoth_compiled.backbones.mlp import MNISTMLP
+        >>> contract = probe(MNISTMLP(num_classes=10), input_shape=(1, 28, 28))
+        >>> contract.feature_dim, [str(returnt) for returnt in contract.supports]
+        (100, ['out', 'features', 'both'])
     """
     name = type(net).__name__
     if not isinstance(net, MammothBackbone):
@@ -55,62 +64,62 @@ def probe(
     try:
         with torch.random.fork_rng(cuda), torch.no_grad():
             net.eval()
-            answers, failures = _ask(net, images)
+            outputs, failures = _call_all(net, images)
     finally:
         for module in was_training:
             module.training = True
-    out = answers.get(ReturnTypes.OUT)
+    out = outputs.get(ReturnTypes.OUT)
     if out is None:
-        reason = failures.get(ReturnTypes.OUT, "it returned no tensor")
+        reason = failures.get(ReturnTypes.OUT, "the output is not a tensor")
         raise ContractError(
-            f"backbone {name} gives no logits for images of shape {tuple(input_shape)}: {reason}. "
+            f"backbone {name} returns no logits for images of shape {tuple(input_shape)}: {reason}. "
             "Check the input size and number of channels that its layers expect"
         )
     if out.dim() != 2 or len(out) != 2 or (num_classes is not None and out.shape[1] != num_classes):
         want = "K" if num_classes is None else str(num_classes)
         raise ContractError(
             f"backbone {name}: out must have shape [B, {want}] (num_classes = {want}), but a batch "
-            f"of 2 gave {list(out.shape)}. Pass num_classes on to the last layer"
+            f"of 2 gave {list(out.shape)}. Pass num_classes to the last layer"
         )
-    features = answers.get(ReturnTypes.FEATURES)
+    features = outputs.get(ReturnTypes.FEATURES)
     if features is not None and (features.dim() != 2 or len(features) != 2):
         raise ContractError(
             f"backbone {name}: features must have shape [B, F], but a batch of 2 gave "
             f"{list(features.shape)}. Flatten them with x.flatten(1)"
         )
-    both = answers.get(ReturnTypes.BOTH)
+    both = outputs.get(ReturnTypes.BOTH)
     if both is not None:
         _check_pair(name, both, out, features)
     return Contract(
         input_shape=input_shape,
         num_classes=out.shape[1],
         feature_dim=None if features is None else features.shape[1],
-        supports=tuple(returnt for returnt in ReturnTypes if returnt in answers),
+        supports=tuple(returnt for returnt in ReturnTypes if returnt in outputs),
     )
 
 
-def _ask(
+def _call_all(
     net: MammothBackbone, images: torch.Tensor
 ) -> tuple[dict[ReturnTypes, Any], dict[ReturnTypes, str]]:
-    """Returns the answers of the right kind, and why others are missing."""
-    answers: dict[ReturnTypes, Any] = {}
+    """Returns the outputs of the right type, and the reasons why others are missing."""
+    outputs: dict[ReturnTypes, Any] = {}
     failures: dict[ReturnTypes, str] = {}
     for returnt in ReturnTypes:
         try:
-            answer = net(images, returnt=returnt)
-        except Exception as error:  # the backbone is the user's: it may raise anything
+            output = net(images, returnt=returnt)
+        except Exception as error:  # user code may raise anything
             if returnt == ReturnTypes.OUT:
-                # A network that knows no `returnt` at all still has logits.
-                answer, failures[returnt] = _ask_plain(net, images, error)
+                # A network without the argument `returnt` still has logits.
+                output, failures[returnt] = _call_plain(net, images, error)
             else:
                 failures[returnt] = f"{type(error).__name__}: {error}"
                 continue
-        if _is_kind(answer, returnt):
-            answers[returnt] = answer
-    return answers, failures
+        if _has_type(output, returnt):
+            outputs[returnt] = output
+    return outputs, failures
 
 
-def _ask_plain(net: MammothBackbone, images: torch.Tensor, error: Exception) -> tuple[Any, str]:
+def _call_plain(net: MammothBackbone, images: torch.Tensor, error: Exception) -> tuple[Any, str]:
     if isinstance(error, TypeError):
         try:
             return net(images), ""
@@ -119,14 +128,14 @@ def _ask_plain(net: MammothBackbone, images: torch.Tensor, error: Exception) -> 
     return None, f"{type(error).__name__}: {error}"
 
 
-def _is_kind(answer: Any, returnt: ReturnTypes) -> bool:
+def _has_type(output: Any, returnt: ReturnTypes) -> bool:
     if returnt in (ReturnTypes.OUT, ReturnTypes.FEATURES):
-        return isinstance(answer, torch.Tensor)
-    if not (isinstance(answer, (tuple, list)) and len(answer) == 2):
+        return isinstance(output, torch.Tensor)
+    if not (isinstance(output, (tuple, list)) and len(output) == 2):
         return False
     if returnt == ReturnTypes.BOTH:
-        return all(isinstance(part, torch.Tensor) for part in answer)
-    return isinstance(answer[1], (tuple, list))
+        return all(isinstance(part, torch.Tensor) for part in output)
+    return isinstance(output[1], (tuple, list))
 
 
 def _check_pair(name: str, both: Any, out: torch.Tensor, features: torch.Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron used on the MNIST family."""
+"""The multi-layer perceptron commonly used on the MNIST family."""
 
 from typing import Any
 
@@ -12,12 +12,15 @@ from mammoth_compiled.types import ReturnTypes
 
 @register_backbone("mnistmlp")
 class MNISTMLP(MammothBackbone):
-    """Two hidden layers of 100 units on flattened images (Lopez-Paz and Ranzato 2017).
+    """MLP with two hidden layers of 100 units on flattened images.
 
     Args:
         num_classes: K, the width of the head.
         input_size: Pixels times channels of an image.
         hidden_size: Units of each hidden layer.
+
+    Source:
+        Lopez-Paz and Ranzato 2017, "Gradient Episodic Memory".
     """
 
     def __init__(self, num_classes: int, input_size: int = 28 * 28, hidden_size: int = 100) -> None:
@@ -32,6 +35,6 @@ class MNISTMLP(MammothBackbone):
         self.classifier = nn.Linear(hidden_size, num_classes)
 
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Returns logits [B, K], features [B, hidden_size] or both for images of any shape."""
+        """Returns logits, [B, K], features, [B, hidden_size], or both for images of any shape."""
         features = self.backbone(x.flatten(1))
         return select_return(self.classifier(features), features, returnt)

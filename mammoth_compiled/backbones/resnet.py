@@ -1,4 +1,4 @@
-"""ResNets for small images, from torchvision's blocks.
+"""ResNets for small images, built from the blocks of torchvision.
 
 Source: He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
 """
@@ -16,9 +16,10 @@ from mammoth_compiled.types import ReturnTypes
 
 
 class PadShortcut(nn.Module):
-    """Shortcut without parameters: takes every second pixel and pads with zero channels.
+    """Shortcut without parameters: subsamples the map and appends channels of zeros.
 
-    Source: He et al. 2016, section 3.3, option A.
+    Source:
+        He et al. 2016, section 3.3, option A.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -27,27 +28,27 @@ class PadShortcut(nn.Module):
         self.extra_channels = out_channels - in_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
+        """Returns [B, C_out, H / stride, W / stride] for a map [B, C_in, H, W]."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
 
 
 class ProjectionShortcut(nn.Sequential):
-    """Shortcut by a 1x1 convolution and batch norm (option B)."""
+    """Shortcut with a 1x1 convolution and batch norm (option B)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
 
 class ResNet(MammothBackbone):
-    """Residual network with a 3x3 stem and no initial pooling.
+    """Residual network with a 3x3 stem and no pooling before the first stage.
 
     Args:
-        block: torchvision's BasicBlock or Bottleneck.
+        block: BasicBlock or Bottleneck of torchvision.
         depths: Blocks per stage.
-        widths: Channels per stage, before the block's expansion.
+        widths: Channels per stage, before the expansion of the block.
         num_classes: K, the width of the head.
         in_channels: Channels of the images.
-        shortcut: Module class for a shortcut that changes shape.
+        shortcut: Module class of the shortcuts that change the shape.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ResNet(MammothBackbone):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Returns logits [B, K], features [B, F], both, or full: logits and every stage's maps."""
+        """Returns logits, [B, K], features, [B, F], both, or (logits, list of stage maps)."""
         maps = [F.relu(self.bn1(self.conv1(x)))]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -99,13 +100,13 @@ def resnet18(num_classes: int, num_filters: int = 64, in_channels: int = 3) -> R
 
 @register_backbone("reduced-resnet18")
 def reduced_resnet18(num_classes: int, num_filters: int = 20, in_channels: int = 3) -> ResNet:
-    """ResNet-18 with 20 filters in the first stage, as used in online continual learning."""
+    """ResNet-18 with 20 filters in the first stage, common in online continual learning."""
     return resnet18(num_classes, num_filters, in_channels)
 
 
 @register_backbone("resnet32")
 def resnet32(num_classes: int, in_channels: int = 3) -> ResNet:
-    """ResNet-32 for 32x32 images, shortcuts without parameters (He et al. 2016, section 4.2)."""
+    """ResNet-32 for 32x32 images, with parameter-free shortcuts (He et al. 2016, section 4.2)."""
     return ResNet(BasicBlock, [5, 5, 5], [16, 32, 64], num_classes, in_channels, PadShortcut)
 
 

@@ -1,6 +1,8 @@
-"""The datasets; importing the package registers the built-in ones."""
+"""The datasets; importing the package registers every module in it."""
 
-from mammoth_compiled.datasets import cifar, fashion_mnist, mnist
 from mammoth_compiled.datasets.base import ContinualDataset, MammothDataset
+from mammoth_compiled.plugins import import_submodules
 
-__all__ = ["ContinualDataset", "MammothDataset", "cifar", "fashion_mnist", "mnist"]
+import_submodules(__name__, __path__)
+
+__all__ = ["ContinualDataset", "MammothDataset"]

@@ -1,70 +1,64 @@
-"""What every registered backbone keeps: the ReturnTypes contract, eager, captured and copied."""
+"""Properties of every registered backbone: return types, capture, copies, reproducible weights."""
 
 import copy
 import inspect
 
 import pytest
 import torch
+from contract_cases import BackboneCase, case_of
 
 from mammoth_compiled import MammothBackbone, ReturnTypes
 from mammoth_compiled.backbones import probe
 from mammoth_compiled.engine.forward import ForwardPolicy, attach
-from mammoth_compiled.errors import MammothError
 from mammoth_compiled.registry import backbones
 
-# Those that are not made for 32x32 colour images.
-SHAPES = {"mnistmlp": (1, 28, 28)}
-# Narrow versions: the structure is what is tested.
-NARROW = {"num_filters": 4, "num_channels": 4, "hidden_size": 8}
-# What is published, for 10 classes.
-PARAMETERS = {
-    "resnet18": 11_173_962,
-    "resnet32": 464_154,
-    "resnet50": 23_520_842,
-    "cnn": 60_362,
-    "cnn-wide": 157_578,
-    "mnistmlp": 89_610,
-}
-FULL = {"resnet18", "resnet32", "resnet50", "reduced-resnet18"}
 CLASSES = 7
 
 each_backbone = pytest.mark.parametrize("name", list(backbones))
+each_with_channels = pytest.mark.parametrize(
+    "name", [n for n in backbones if any(p.name == "in_channels" for p in backbones[n].parameters)]
+)
 
 
-def shape_of(name):
-    return SHAPES.get(name, (3, 32, 32))
+def build(name, num_classes=CLASSES, **arguments):
+    """Builds the small version of a backbone."""
+    arguments = {**case_of(backbones[name], BackboneCase()).arguments, **arguments}
+    return backbones[name].target(num_classes=num_classes, **arguments)
 
 
 @pytest.fixture
 def net(name):
-    entry = backbones[name]
-    narrow = {p.name: NARROW[p.name] for p in entry.parameters if p.name in NARROW}
-    return entry.target(num_classes=CLASSES, **narrow)
+    return build(name)
 
 
 @pytest.fixture
-def images(name):
-    return torch.rand(3, *shape_of(name))
+def case(name):
+    return case_of(backbones[name], BackboneCase())
 
 
-def flat(answer):
-    """All tensors of an answer, whatever its nesting."""
-    if isinstance(answer, torch.Tensor):
-        return [answer]
-    return [tensor for part in answer for tensor in flat(part)]
+@pytest.fixture
+def images(case):
+    return torch.rand(3, *case.input_shape)
+
+
+def flatten(output):
+    """Returns all tensors of an output, however it is nested."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [tensor for part in output for tensor in flatten(part)]
 
 
 def assert_same(one, other):
-    assert len(flat(one)) == len(flat(other))
-    for a, b in zip(flat(one), flat(other), strict=True):
+    assert len(flatten(one)) == len(flatten(other))
+    for a, b in zip(flatten(one), flatten(other), strict=True):
         assert torch.equal(a, b)
 
 
 @each_backbone
-def test_contract(net, name, images):
+def test_return_types(net, case, images):
     net.eval()
-    contract = probe(net, shape_of(name), CLASSES)
-    full = ("full",) if name in FULL else ()
+    contract = probe(net, case.input_shape, CLASSES)
+    full = ("full",) if case.has_full else ()
     assert contract.supports == ("out", "features", "both", *full)
     with torch.no_grad():
         out, features, both = (net(images, returnt=r) for r in ("out", "features", "both"))
@@ -78,20 +72,8 @@ def test_contract(net, name, images):
     assert_same(net.classifier(features), out)
 
 
-@pytest.mark.parametrize("name", sorted(FULL))
-def test_full_adds_the_stage_maps(net, images):
-    net.eval()
-    logits, maps = net(images, returnt=ReturnTypes.FULL)
-    assert_same(logits, net(images))
-    assert len(maps) == len(net.stages) + 1
-    assert all(m.dim() == 4 and len(m) == 3 for m in maps)
-    sizes = [m.shape[2] for m in maps]
-    assert sizes == sorted(sizes, reverse=True)
-    assert torch.allclose(maps[-1].mean((2, 3)), net.features(images), atol=1e-6)
-
-
 @each_backbone
-def test_members_and_strings_are_the_same(net, images):
+def test_members_and_strings_are_equivalent(net, images):
     net.eval()
     for returnt in (ReturnTypes.OUT, ReturnTypes.FEATURES, ReturnTypes.BOTH):
         assert_same(net(images, returnt), net(images, returnt=str(returnt)))
@@ -99,27 +81,27 @@ def test_members_and_strings_are_the_same(net, images):
 
 @each_backbone
 @pytest.mark.parametrize("value", ["foo", "", None])
-def test_unknown_returnt_lists_the_valid_ones(net, images, value):
+def test_unknown_returnt_lists_the_valid_values(net, images, value):
     with pytest.raises(ValueError, match="unknown returnt") as caught:
         net(images, returnt=value)
     assert all(repr(v) in str(caught.value) for v in ("out", "features", "both"))
 
 
 @each_backbone
-def test_every_parameter_gets_a_finite_gradient(net, images):
+def test_every_parameter_has_a_finite_gradient(net, images):
     out, features = net(images, returnt="both")
     (out.square().sum() + features.sum()).backward()
     for key, parameter in net.named_parameters():
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
-        # Attention's keys shift every score of a query alike: their bias has no influence.
+        # The bias of attention keys shifts all scores of a query alike, which softmax ignores.
         assert parameter.grad.abs().sum() > 0 or key.endswith("key.bias"), key
 
 
 @each_backbone
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_captured_in_one_graph(net, images, training):
-    # fullgraph: a graph break is an error. The shortest and the longest answer stand for all.
+def test_forward_is_captured_in_one_graph(net, images, training):
+    # With fullgraph a graph break is an error. The smallest and the largest output stand for all.
     net.train(training)
     torch._dynamo.reset()
     supports = probe(net, tuple(images.shape[1:]), CLASSES).supports
@@ -144,7 +126,7 @@ def test_copies_are_equal_and_independent(net, images):
 
 
 @each_backbone
-def test_state_dict_keys_are_the_modules_own(net):
+def test_compilation_keeps_state_dict_keys(net):
     plain = list(net.state_dict())
     attach(net, ForwardPolicy(torch.device("cpu"), compile=True))
     assert list(net.state_dict()) == plain
@@ -154,24 +136,23 @@ def test_state_dict_keys_are_the_modules_own(net):
 
 
 @each_backbone
-def test_batches_do_not_mix_in_eval_mode(net, images):
+def test_images_of_a_batch_are_independent_in_eval_mode(net, images):
     net.eval()
     alone = torch.cat([net(image[None]) for image in images])
     assert torch.allclose(net(images), alone, atol=1e-5)
 
 
 @each_backbone
-def test_the_seed_decides_the_weights(name):
+def test_seed_determines_the_weights(name):
     weights = []
     for _ in range(2):
         torch.manual_seed(3)
-        narrow = {p.name: NARROW[p.name] for p in backbones[name].parameters if p.name in NARROW}
-        weights.append(backbones[name].target(num_classes=4, **narrow).get_params())
+        weights.append(build(name, 4).get_params())
     assert_same(*weights)
 
 
 @each_backbone
-def test_one_line_for_the_list(name):
+def test_summary_fits_on_one_line(name):
     assert 10 < len(backbones[name].summary) < 100
 
 
@@ -181,28 +162,7 @@ def test_every_other_argument_has_a_default(name):
     assert "num_classes" in inspect.signature(backbones[name].target).parameters
 
 
-@pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
-def test_number_of_parameters(name, count):
-    with torch.device("meta"):
-        net = backbones[name].target(num_classes=10)
-    assert sum(p.numel() for p in net.parameters()) == count
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet32", "cnn", "attention-cnn"])
-def test_grey_images(name):
-    net = backbones[name].target(num_classes=3, in_channels=1)
-    assert net(torch.rand(2, 1, 32, 32)).shape == (2, 3)
-
-
-@pytest.mark.parametrize("size", [28, 32, 64])
-@pytest.mark.parametrize("name", ["resnet18", "resnet32", "attention-cnn"])
-def test_image_sizes(net, size):
-    assert net(torch.rand(2, 3, size, size)).shape == (2, CLASSES)
-
-
-@pytest.mark.parametrize("size", [28, 30, 64])
-def test_cnn_takes_its_image_size(size):
-    net = backbones["cnn"].target(num_classes=3, num_channels=2, input_size=size)
-    assert probe(net, (3, size, size), 3).feature_dim == net.feature_dim
-    with pytest.raises(MammothError, match="Check the input size"):
-        probe(net, (3, size + 8, size + 8))
+@each_with_channels
+def test_gray_images(name, case):
+    size = case.input_shape[1:]
+    assert build(name, 3, in_channels=1)(torch.rand(2, 1, *size)).shape == (2, 3)

@@ -191,7 +191,7 @@ def test_backbone_of_the_user_is_imported_first(tmp_path, capsys, monkeypatch):
         ({"data": {"name": "seq-digits"}}, "does not describe its backbone (KeyError"),
         ({"backbone": {"name": "cnn"}}, "does not describe its backbone (KeyError: 'arguments')"),
         ({"data": DATA | {"num_classes": 5}}, "do not fit backbone 'cnn'"),
-        ({"data": DATA | {"input_shape": [3, 8, 8]}}, "gives no logits"),
+        ({"data": DATA | {"input_shape": [3, 8, 8]}}, "returns no logits"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_an_error_in_one_line(tmp_path, capsys, changes, message):

@@ -1,4 +1,4 @@
-"""What is found out about a backbone, and the messages where it breaks the contract."""
+"""probe: the outputs it detects, and its messages about broken contracts."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SHAPE = (3, 8, 8)
 
 
 class Net(MammothBackbone):
-    """A correct backbone; the tests override `answer`."""
+    """A correct backbone whose outputs the tests override in `select`."""
 
     def __init__(self, num_classes=5):
         super().__init__()
@@ -21,30 +21,30 @@ class Net(MammothBackbone):
 
     def forward(self, x, returnt="out"):
         features = self.body(x)
-        return self.answer(self.classifier(features), features, returnt)
+        return self.select(self.classifier(features), features, returnt)
 
-    def answer(self, logits, features, returnt):
+    def select(self, logits, features, returnt):
         return {"out": logits, "features": features, "both": (logits, features)}[returnt]
 
 
-def test_what_it_finds():
+def test_detects_shapes_and_return_types():
     contract = probe(Net(), SHAPE, 5)
     assert contract.input_shape == SHAPE
     assert (contract.num_classes, contract.feature_dim) == (5, 7)
     assert contract.supports == ("out", "features", "both")
 
 
-def test_full_is_found():
+def test_detects_full():
     class Full(Net):
-        def answer(self, logits, features, returnt):
+        def select(self, logits, features, returnt):
             if returnt == "full":
                 return logits, [features]
-            return super().answer(logits, features, returnt)
+            return super().select(logits, features, returnt)
 
     assert probe(Full(), SHAPE).supports == ("out", "features", "both", "full")
 
 
-def test_only_logits_will_do():
+def test_backbone_with_logits_only_is_valid():
     class Plain(MammothBackbone):
         def __init__(self):
             super().__init__()
@@ -58,15 +58,15 @@ def test_only_logits_will_do():
     assert contract.feature_dim is None
 
 
-def test_a_network_that_answers_anything_with_logits_supports_no_full():
+def test_tensor_output_is_not_support_for_both_or_full():
     class Same(Net):
-        def answer(self, logits, features, returnt):
+        def select(self, logits, features, returnt):
             return logits if returnt in ("out", "both", "full") else features
 
     assert probe(Same(), SHAPE).supports == ("out", "features")
 
 
-def test_leaves_everything_as_it_was():
+def test_leaves_weights_modes_and_random_state_unchanged():
     net = Net()
     net.body[3].eval()
     modes = [m.training for m in net.modules()]
@@ -81,24 +81,24 @@ def test_leaves_everything_as_it_was():
     assert all(p.grad is None for p in net.parameters())
 
 
-def test_modes_come_back_after_an_error():
+def test_restores_modes_after_an_error():
     class Breaks(Net):
         def forward(self, x, returnt="out"):
             raise RuntimeError("boom")
 
     net = Breaks()
-    with pytest.raises(ContractError, match=r"gives no logits .* RuntimeError: boom"):
+    with pytest.raises(ContractError, match=r"returns no logits .* RuntimeError: boom"):
         probe(net, SHAPE)
     assert all(m.training for m in net.modules())
 
 
-def answering(function):
-    class Answers(Net):
-        def answer(self, logits, features, returnt):
-            answers = {"out": logits, "features": features, "both": (logits, features)}
-            return function(answers)[returnt]
+def returning(function):
+    class Changed(Net):
+        def select(self, logits, features, returnt):
+            outputs = {"out": logits, "features": features, "both": (logits, features)}
+            return function(outputs)[returnt]
 
-    return Answers()
+    return Changed()
 
 
 @pytest.mark.parametrize(
@@ -110,34 +110,34 @@ def answering(function):
         (lambda a: {**a, "both": (a["out"], a["features"][:1])}, r"features has shape \[1, 7\]"),
         (lambda a: {**a, "out": a["out"].sum(1)}, r"out must have shape \[B, 5\]"),
         (lambda a: {**a, "out": a["out"][:1]}, r"out must have shape \[B, 5\].* gave \[1, 5\]"),
-        (lambda a: {**a, "out": None}, "gives no logits"),
-        (lambda a: {**a, "out": (a["out"],)}, "gives no logits"),
+        (lambda a: {**a, "out": None}, "returns no logits"),
+        (lambda a: {**a, "out": (a["out"],)}, "returns no logits"),
         (lambda a: {**a, "features": a["features"].view(2, 7, 1)}, r"Flatten them with x\.flatten"),
     ],
 )
-def test_broken_contracts(change, message):
+def test_broken_contracts_are_reported(change, message):
     with pytest.raises(ContractError, match=message):
-        probe(answering(change), SHAPE, 5)
+        probe(returning(change), SHAPE, 5)
 
 
-def test_num_classes_ignored():
-    with pytest.raises(ContractError, match=r"\(num_classes = 9\).*Pass num_classes on"):
+def test_ignored_num_classes_is_reported():
+    with pytest.raises(ContractError, match=r"\(num_classes = 9\).*Pass num_classes to"):
         probe(Net(5), SHAPE, 9)
 
 
-def test_wrong_image_size():
+def test_unsupported_image_size_is_reported():
     with pytest.raises(ContractError, match=r"for images of shape \(3, 9, 9\).*Check the input"):
         probe(Net(), (3, 9, 9))
 
 
-def test_not_a_mammoth_backbone():
+def test_other_modules_are_rejected():
     with pytest.raises(ContractError, match="backbone Linear must inherit from MammothBackbone"):
         probe(nn.Linear(3, 3), SHAPE)
 
 
-def test_a_nan_is_no_difference_to_overlook():
-    def change(answers):
-        return {**answers, "both": (answers["out"] * float("nan"), answers["features"])}
+def test_nan_counts_as_a_difference():
+    def change(outputs):
+        return {**outputs, "both": (outputs["out"] * float("nan"), outputs["features"])}
 
     with pytest.raises(ContractError, match="its out differs"):
-        probe(answering(change), SHAPE, 5)
+        probe(returning(change), SHAPE, 5)

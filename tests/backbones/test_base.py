@@ -1,4 +1,4 @@
-"""MammothBackbone: parameters as vectors, features, copies, unknown return types."""
+"""MammothBackbone: parameter vectors, features, device, runners, copies, unknown return types."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ def images():
     return torch.rand(4, 3, 8, 8)
 
 
-def test_parameters_as_a_vector(net):
+def test_get_params_and_set_params(net):
     vector = net.get_params()
     assert vector.shape == (sum(p.numel() for p in net.parameters()),)
     net.set_params(torch.zeros_like(vector))
@@ -34,7 +34,7 @@ def test_parameter_vector_is_differentiable(net):
     assert torch.equal(net.conv.weight.grad, 2 * net.conv.weight)
 
 
-def test_gradients_as_a_vector(net, images):
+def test_get_grads_and_set_grads(net, images):
     net(images).sum().backward()
     grads = net.get_grads()
     before = [p.grad.clone() for p in net.parameters()]
@@ -44,12 +44,12 @@ def test_gradients_as_a_vector(net, images):
     assert torch.equal(net.get_grads(), 2 * grads)
 
 
-def test_gradients_before_backward(net):
+def test_get_grads_before_backward_names_the_parameter(net):
     with pytest.raises(ValueError, match=r"'conv\.weight' has no gradient: call backward"):
         net.get_grads()
 
 
-def test_features(net, images):
+def test_features_equal_the_return_type(net, images):
     assert torch.equal(net.features(images), net(images, returnt="features"))
     assert net.features(images).requires_grad
 
@@ -79,12 +79,12 @@ def test_device_follows_the_parameters(net):
     assert net.to("meta").device == torch.device("meta")
 
 
-def test_device_follows_whatever_it_is_part_of(net):
+def test_device_follows_the_parent_module(net):
     nn.Sequential(net).to("meta")
     assert net.device == torch.device("meta")
 
 
-def test_device_of_the_constructor():
+def test_device_argument_of_the_constructor():
     class Empty(MammothBackbone):
         def forward(self, x, returnt=ReturnTypes.OUT):
             return x
@@ -93,33 +93,33 @@ def test_device_of_the_constructor():
     assert Empty().to("cpu").device == torch.device("cpu")
 
 
-def test_forward_must_be_written(images):
-    class Nothing(MammothBackbone):
+def test_missing_forward_is_reported(images):
+    class Empty(MammothBackbone):
         pass
 
-    with pytest.raises(NotImplementedError, match=r"Nothing does not define forward\(x, returnt\)"):
-        Nothing()(images)
+    with pytest.raises(NotImplementedError, match=r"Empty does not define forward\(x, returnt\)"):
+        Empty()(images)
 
 
-def test_a_forward_that_returns_nothing_for_an_unknown_returnt(images):
-    # The seed document's attention backbone ends in an elif without an else.
-    class Falls(MammothBackbone):
+def test_forward_that_returns_none_means_unknown_returnt(images):
+    # Typical of a chain of elifs without an else.
+    class NoElse(MammothBackbone):
         def forward(self, x, returnt=ReturnTypes.OUT):
             if returnt == ReturnTypes.OUT:
                 return x
 
-    assert Falls()(images) is images
-    for call in (lambda: Falls()(images, "foo"), lambda: Falls()(images, returnt="foo")):
-        with pytest.raises(ValueError, match="Falls: unknown returnt 'foo'; valid values: 'out'"):
+    assert NoElse()(images) is images
+    for call in (lambda: NoElse()(images, "foo"), lambda: NoElse()(images, returnt="foo")):
+        with pytest.raises(ValueError, match="NoElse: unknown returnt 'foo'; valid values: 'out'"):
             call()
 
 
-def test_positional_returnt(net, images):
+def test_returnt_may_be_positional(net, images):
     assert torch.equal(net(images, ReturnTypes.FEATURES), net(images, "features"))
 
 
 class Scale:
-    """A runner that multiplies, to see that it is asked."""
+    """A runner that scales the output, to show that it is used."""
 
     def __init__(self, net, factor):
         self.net, self.factor = net, factor
@@ -141,7 +141,7 @@ def test_runner_runs_every_call(net, images):
     assert torch.equal(net(images), plain)
 
 
-def test_copies_are_independent(net, images):
+def test_copies_have_their_own_runner_and_weights(net, images):
     net.set_runner(Scale(net, 1))
     clone = copy.deepcopy(net)
     assert clone.__dict__["_runner"].net is clone
@@ -151,20 +151,20 @@ def test_copies_are_independent(net, images):
     assert torch.equal(clone(images), expected)
 
 
-def test_copies_keep_shared_parts_shared(net):
+def test_copies_keep_shared_modules_shared(net):
     pair = copy.deepcopy([net, net])
     assert pair[0] is pair[1]
 
 
-def test_pickle_leaves_the_runner_behind(net, images):
-    # A runner holds compiled code, which no pickle can carry; this one holds a lambda.
+def test_pickle_drops_the_runner(net, images):
+    # A runner holds compiled code, which cannot be pickled; this one holds a lambda.
     expected = net(images)
     net.set_runner(Scale(net, lambda: 0))
     loaded = pickle.loads(pickle.dumps(net))
     assert torch.equal(loaded(images), expected)
 
 
-def test_hooks_run(net, images):
+def test_forward_hooks_run(net, images):
     seen = []
     net.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     net(images)

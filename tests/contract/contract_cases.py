@@ -1,0 +1,80 @@
+"""What the contract tests need to know of a registered name beyond its registry entry.
+
+It is declared next to the tests of the module that registers the name: `CASES` in
+`tests/backbones/test_resnet.py` belongs to `mammoth_compiled/backbones/resnet.py`. A new backbone or
+dataset thus needs its own test file at most, and no edit of a list.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class BackboneCase:
+    """A small version of a backbone: the tests are about its structure.
+
+    Attributes:
+        arguments: Arguments besides `num_classes`.
+        input_shape: (C, H, W) of an image.
+        has_full: Whether it supports `ReturnTypes.FULL`.
+    """
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    has_full: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetCase:
+    """The published facts of a dataset, and small files in the format of its source.
+
+    In these files every pixel of an image of class k has the value 10 * (k % 10) + 5, so that a
+    test can tell what has become of it.
+
+    Attributes:
+        num_tasks: T.
+        classes_per_task: Classes of each task.
+        input_shape: (C, H, W) of an image.
+        train_per_class: Training images of each class in the files.
+        test_per_class: Test images of each class in the files.
+        is_augmented: Whether its training transform has a random crop and flip.
+        write_files: Writes the files for `--data_dir`, and patches checksums; None if the package
+            ships the data.
+        hint: What the message about missing data must contain besides the general remedy.
+    """
+
+    num_tasks: int
+    classes_per_task: int
+    input_shape: tuple[int, int, int]
+    train_per_class: int
+    test_per_class: int
+    is_augmented: bool = True
+    write_files: Callable[[Path, pytest.MonkeyPatch], None] | None = None
+    hint: str = ""
+
+
+def case_of(entry, default=None):
+    """Returns the case of a registry entry, or `default` if its test file declares none."""
+    *_, folder, module = entry.target.__module__.split(".")
+    path = TESTS / folder / f"test_{module}.py"
+    cases = _cases(path) if path.is_file() else {}
+    case = cases.get(entry.name, default)
+    if case is None:
+        pytest.fail(f"the contract tests need CASES[{entry.name!r}] in {path.relative_to(TESTS)}")
+    return case
+
+
+@cache
+def _cases(path):
+    spec = importlib.util.spec_from_file_location(f"cases_of_{path.parent.name}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, "CASES", {})
