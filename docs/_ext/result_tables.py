@@ -1,0 +1,255 @@
+"""Markdown tables of the figures in `benchmarks/results/`; every function returns one table."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+
+def read(name: str) -> dict[str, Any]:
+    """Returns the content of one result file."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Returns a Markdown table; columns after the first are right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def times(spread: dict[str, float]) -> str:
+    """Returns a ratio with its 20th and 80th percentile."""
+    return f"**{spread['median']:.2f}x** [{spread['p20']:.2f}, {spread['p80']:.2f}]"
+
+
+def milliseconds(value: float) -> str:
+    """Returns milliseconds with three significant digits."""
+    return f"{value:.3g} ms"
+
+
+def fastest(values: list[float]) -> list[str]:
+    """Returns the values as text, the smallest in bold."""
+    best = min(values)
+    return [f"**{value:.1f}**" if value == best else f"{value:.1f}" for value in values]
+
+
+def machine(name: str) -> str:
+    """Returns the hardware and versions that a result file was measured with, as one sentence."""
+    found = read(name)["environment"]
+    cores = f"{found['cores']} CPU cores ({found['cpu']}, {found['cpu_capability']})"
+    where = f"{found['gpu']}, {cores}" if found["gpu"] else cores
+    return (
+        f"*Measured on {where}; torch {found['torch'].split('+')[0]}, "
+        f"Python {found['python']}, commit {found['commit']}: "
+        f"`benchmarks/results/{name}.json`.*"
+    )
+
+
+def gpu_loops() -> str:
+    """Training on a GPU: a plain loop against the captured step."""
+    rows = []
+    for row in read("gpu_h100_loops")["loops"]:
+        rate = row["images_per_s"]
+        rows.append(
+            [
+                f"{row['model'].upper()}, `{row['backbone']}`",
+                f"{rate['plain']['median']:,.0f}",
+                f"{rate['ours']['median']:,.0f}",
+                times(row["speed_up"]),
+                f"{row['kernels']}",
+                f"{row['empty_graph_images_per_s']:,.0f}",
+            ]
+        )
+    head = ["run, batch 32", "plain loop, images/s", "mammoth_compiled, images/s", "speedup"]
+    return "\n\n".join(
+        [
+            table([*head, "kernels per step", "launch limit, images/s"], rows),
+            machine("gpu_h100_loops"),
+        ]
+    )
+
+
+def gpu_net_step() -> str:
+    """One training step of the network alone on a GPU, with and without a CUDA graph."""
+    (row,) = read("gpu_h100_loops")["net_steps"]
+    names = {"eager": "eager", "stock": "Inductor", "mammoth": "`mammoth` backend"}
+    rows = [
+        [label, f"{row[name]:,.0f}", f"{row[f'{name}_graph']:,.0f}"]
+        for name, label in names.items()
+    ]
+    head = ["`cnn`, batch 32", "without graph, images/s", "in a CUDA graph, images/s"]
+    return "\n\n".join([table(head, rows), machine("gpu_h100_loops")])
+
+
+def _gpu_op(op: str, shape: Callable[[dict[str, str]], str], kinds: dict[str, str]) -> str:
+    rows = []
+    for row in read("gpu_h100_ops")["ops"]:
+        dtype, *fields = row["problem"].split()
+        sizes = dict(field.split("=") for field in fields)
+        if row["op"] == op and sizes["batch"] in ("32", "128"):
+            label = f"{shape(sizes)}, batch {sizes['batch']}"
+            rows.append([label, dtype, *fastest([row["us"][kind] for kind in kinds])])
+    head = ["forward and backward", "dtype", *(f"{label}, us" for label in kinds.values())]
+    return "\n\n".join([table(head, rows), machine("gpu_h100_ops")])
+
+
+def gpu_conv_relu_pool() -> str:
+    """Convolution, ReLU and pooling on a GPU by every implementation."""
+    kinds = {"unfused": "eager", "stock": "Inductor", "pool": "cuDNN + Triton ReLU-pool"}
+    return _gpu_op(
+        "conv_relu_pool",
+        lambda n: f"{n['in']}→{n['out']} channels, {n['height']}x{n['width']}",
+        {**kinds, "fused": "one Triton kernel"},
+    )
+
+
+def gpu_attention() -> str:
+    """Attention on a GPU by every implementation."""
+    kinds = {"unfused": "eager", "stock": "Inductor", "sdpa": "PyTorch SDPA"}
+    return _gpu_op(
+        "attention",
+        lambda n: f"{n['heads']} heads, {n['queries']} tokens, head size {n['size']}",
+        {**kinds, "fused": "Triton kernel"},
+    )
+
+
+def gpu_data() -> str:
+    """The batch pipeline and the reservoir update on a GPU."""
+    names = {"augment": "gather, crop, flip, normalize", "reservoir": "reservoir update"}
+    rows = [
+        [
+            f"{names[row['op']]}, batch {row['batch']}",
+            f"{row['us']['torch']:.0f}",
+            f"{row['us']['fused']:.1f}",
+        ]
+        for row in read("gpu_h100_ops")["data"]
+    ]
+    return "\n\n".join(
+        [table(["", "PyTorch operations, us", "one Triton kernel, us"], rows), machine("gpu_h100_ops")]
+    )
+
+
+def compile_pays() -> str:
+    """One training step on a CPU: eager, channels-last and compiled."""
+    rows = []
+    for name, row in read("compile_pays")["backbones"].items():
+        step = row["step_ms"]
+        rows.append(
+            [
+                f"`{name}`",
+                milliseconds(step["eager"]["median"]),
+                milliseconds(step["compiled"]["median"]),
+                times(row["speed_up"]),
+                times(row["speed_up_over_channels_last"]),
+                f"{row['first_step_s']:.0f} s",
+            ]
+        )
+    head = ["backbone, batch 32", "eager", "compiled", "speedup", "over channels-last eager"]
+    return "\n\n".join([table([*head, "first compilation"], rows), machine("compile_pays")])
+
+
+def train_loop() -> str:
+    """Whole runs on a CPU against a plain loop."""
+    rows = []
+    for name in ("train_loop", "train_loop_derpp"):
+        for case, row in read(name)["cases"].items():
+            method, backbone = case.split(":")
+            method = "DER++" if method == "derpp" else method.upper()
+            cells = [f"{method}, `{backbone}`", f"{row['images']:,}"]
+            cells += [f"{row['reference_s']['median']:.1f} s", f"{row['ours_s']['median']:.1f} s"]
+            cells += [times(row["ours_speed_up"]), f"{row['ours_bf16_s']['median']:.1f} s"]
+            accuracy = [row[f"{k}_class_il"]["median"] for k in ("reference", "ours", "ours_bf16")]
+            cells.append(", ".join(f"{100 * value:.1f}" for value in accuracy) + " %")
+            rows.append(cells)
+    head = ["run", "images", "plain loop", "mammoth_compiled", "speedup", "with `--amp bf16`"]
+    return "\n\n".join(
+        [
+            table([*head, "class-IL of the three"], rows),
+            machine("train_loop"),
+            machine("train_loop_derpp"),
+        ]
+    )
+
+
+def accuracy() -> str:
+    """Final accuracy of the built-in models."""
+    rows = []
+    for name, row in read("accuracy")["models"].items():
+        cells = [f"`{name}`"]
+        for key in ("class_il", "task_il", "forgetting_class_il"):
+            found = row.get(key)
+            cells.append(
+                f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" if found else "–"
+            )
+        rows.append(cells)
+    head = ["model", "class-IL, %", "task-IL, %", "forgetting (class-IL), %"]
+    return "\n\n".join([table(head, rows), machine("accuracy")])
+
+
+def cpu_convolutions() -> str:
+    """Winograd convolutions in C++ against PyTorch's on a CPU."""
+    rows = []
+    kinds = ("forward", "input_grad", "weight_grad")
+    for isa, found in read("cpu_convolutions")["instruction_sets"].items():
+        for shape, row in found["convolution"].items():
+            batch, channels, size = shape.replace(" at ", "x", 1).split("x")
+            cells = [isa, f"{channels.replace('->', '→')}, {size}x{size}, batch {batch}"]
+            rows.append([*cells, *(times(row[kind]["speed_up"]) for kind in kinds)])
+    head = ["", "3x3 convolution", "forward", "input gradient", "weight gradient"]
+    return "\n\n".join([table(head, rows), machine("cpu_convolutions")])
+
+
+def start_up() -> str:
+    """Time to the first compiled step, cold and with a warm cache."""
+    rows = []
+    for case, row in read("start_up")["runs"].items():
+        method, backbone = case.split(":")
+        rows.append(
+            [
+                f"{method.upper()}, `{backbone}`",
+                f"{row['cold']['first_compiled_step_s']:.0f} s",
+                f"{row['warm']['first_compiled_step_s']['median']:.1f} s",
+            ]
+        )
+    head = ["run", "first run on a machine", "later runs"]
+    return "\n\n".join([table(head, rows), machine("start_up")])
+
+
+def export_latency() -> str:
+    """Latency of exported bundles in the C++ runtime at batch 1."""
+    kinds = {
+        "ONNX `both`": "onnx both",
+        "ONNX int8 `both`": "onnx int8 both",
+        "AOTInductor `both`": "aoti both",
+    }
+    rows = []
+    for name, row in read("export")["backbones"].items():
+        native = row["batch"]["1"]["native"]
+        rows.append([f"`{name}`", *(_latency(native[kind]) for kind in kinds.values())])
+    return "\n\n".join([table(["bundle", *kinds], rows), machine("export")])
+
+
+def _latency(found: dict[str, Any]) -> str:
+    low, middle, high = (found["runtime"][f"{part}_ms"] for part in ("p20", "median", "p80"))
+    return f"{milliseconds(middle)} [{low:.3g}, {high:.3g}]"
+
+
+def export_time() -> str:
+    """Time to write, verify and update bundles."""
+    rows = []
+    for name, row in read("export_updates")["backbones"].items():
+        found = row["export"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{found['onnx_pt2_s']:.1f} s",
+                f"{found['all_formats_s']:.1f} s",
+                f"{found['update_all_formats_s']['median']:.2f} s",
+                f"**{found['update_speed_up']:.0f}x**",
+            ]
+        )
+    head = ["bundle", "ONNX and pt2", "all five formats", "update of all five", "update is faster by"]
+    return "\n\n".join([table(head, rows), machine("export_updates")])
