@@ -28,13 +28,16 @@ extensions = [
     "sphinx.ext.intersphinx",
     "generated",
 ]
-exclude_patterns = ["_build", "diagrams"]
+exclude_patterns = ["_build", "diagrams", "reference/observers.md", "how_to/observers.md"]
 nitpicky = True
 # Types of third-party libraries that appear in signatures and are not in the local inventories, and
 # type aliases, which autodoc shows by the name they have in the source.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchvision|numpy|np|PIL|tqdm|argparse|collections|typing|pathlib|os)\..*"),
     ("py:.*", r"(nn|optim|fx)\..*"),
+    # Internal types of ours, which appear in signatures.
+    ("py:class", r"mammoth_compiled\.(data|export)\.[a-z_.]+\.[A-Z]\w+"),
+    ("py:.*", r"(Training stages|The return types it answers)"),
     ("py:.*", r"(optional|callable|Callable|Any|Self|Settings|Target|Images|Labelled|Matrix)"),
 ]
 
