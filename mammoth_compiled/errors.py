@@ -49,9 +49,16 @@ class ExportError(MammothError):
         self.code = code
 
 
-def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
-    """Returns the message for an unknown name: the nearest one first, then all."""
+def unknown_name(kind: str, name: object, valid: Iterable[str], suggestions: int = 1) -> str:
+    """Returns the message for an unknown name: the nearest valid names first, then all.
+
+    Args:
+        kind: What the name should be, "model" for example.
+        name: The unknown name.
+        valid: The valid names.
+        suggestions: How many near names to suggest at most.
+    """
     valid = sorted(valid)
-    near = get_close_matches(str(name), valid, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    nearest = [repr(near) for near in get_close_matches(str(name), valid, n=suggestions)]
+    hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
     return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or '(none)'}"

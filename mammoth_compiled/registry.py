@@ -1,40 +1,27 @@
-"""Names to models, datasets and backbones, and the arguments their signatures ask for."""
+"""The registered models, datasets and backbones, by name."""
 
+import contextlib
 import inspect
-import types
-import typing
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mammoth_compiled.errors import RegistryError, unknown_name
+from mammoth_compiled.signatures import Parameter, infer_parameters
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One argument of a registered target beyond those the framework passes itself.
+class Entry:
+    """A registered class or function.
 
     Attributes:
-        name: Name of the argument.
-        type: Type of one value.
-        default: Default value; None where `required`.
-        required: True if the signature gives no default.
-        is_list: True if the argument takes several values.
+        name: Its name, lower case with hyphens.
+        target: The class or function.
+        parameters: The parameters that users may set.
     """
-
-    name: str
-    type: type
-    default: Any = None
-    required: bool = False
-    is_list: bool = False
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered name: its target (a class or a function) and the target's parameters."""
 
     name: str
     target: Callable[..., Any]
@@ -42,12 +29,12 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """First line of the target's docstring."""
+        """The first line of the target's docstring."""
         return (inspect.getdoc(self.target) or "").split("\n")[0]
 
     @property
     def origin(self) -> str:
-        """Module and qualified name of the target."""
+        """The target's module and qualified name."""
         return origin(self.target)
 
 
@@ -55,9 +42,9 @@ class Registry:
     """The registered names of one kind: models, datasets or backbones.
 
     Args:
-        kind: What the names are, for messages.
-        reserved: Parameters that the framework passes itself and nobody needs to set.
-        classes_only: True if a function cannot be registered.
+        kind: The kind, for messages.
+        reserved: Names of the parameters that the framework passes.
+        classes_only: True if functions cannot be registered.
     """
 
     def __init__(self, kind: str, reserved: tuple[str, ...], classes_only: bool) -> None:
@@ -73,24 +60,24 @@ class Registry:
         qualified name (a notebook cell run twice), with a warning that names both otherwise.
 
         Args:
-            name: The name; case and '_' against '-' do not matter.
+            name: The name. Case is ignored, and `_` equals `-`.
 
         Raises:
-            RegistryError: If `name` is no name or the target cannot be called.
+            RegistryError: If `name` is not a name or the target is not callable.
         """
         if not isinstance(name, str) or not name.strip():
             raise RegistryError(
-                f"a {self.kind} is registered with a name, as in "
-                f"@register_{self.kind}('my-{self.kind}'), not with {name!r}"
+                f"register a {self.kind} with a name, as in "
+                f"@register_{self.kind}('my-{self.kind}'); got {name!r}"
             )
-        key = normalise(name)
+        key = normalize_name(name)
 
         def decorate(target: Target) -> Target:
             if not callable(target) or (self._classes_only and not isinstance(target, type)):
                 valid = "a class" if self._classes_only else "a class or a function"
                 raise RegistryError(
                     f"{self.kind} {key!r}: only {valid} can be registered, "
-                    f"not a {type(target).__name__}"
+                    f"got a {type(target).__name__}"
                 )
             old = self._entries.get(key)
             if old is not None and old.origin != origin(target):
@@ -105,24 +92,33 @@ class Registry:
         return decorate
 
     def __getitem__(self, name: str) -> Entry:
-        """Returns the entry of `name`.
+        """Returns the entry of a name.
 
         Raises:
-            RegistryError: If nothing is registered under it; lists the valid names.
+            RegistryError: If the name is not registered; lists the valid names.
         """
-        entry = self._entries.get(normalise(name)) if isinstance(name, str) else None
+        entry = self._entries.get(normalize_name(name)) if isinstance(name, str) else None
         if entry is None:
             raise RegistryError(unknown_name(self.kind, name, self._entries))
         return entry
 
     def __contains__(self, name: str) -> bool:
-        return normalise(name) in self._entries
+        return normalize_name(name) in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._entries))
 
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Undoes at exit what is registered inside the block."""
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before
+
     def listing(self, names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:
-        """Returns the names, or for each name its target and its parameters."""
+        """Returns the names, or a dictionary with the class and the arguments of each."""
         if names_only:
             return list(self._entries)
         return {
@@ -137,64 +133,14 @@ class Registry:
         }
 
 
-def normalise(name: str) -> str:
-    """Returns the key of a name: lower case, '-' for '_'."""
+def normalize_name(name: str) -> str:
+    """Returns a name in lower case, with hyphens for underscores."""
     return name.strip().replace("_", "-").lower()
 
 
 def origin(target: Callable[..., Any]) -> str:
-    """Returns module and qualified name of a class or function."""
+    """Returns the module and qualified name of a class or function."""
     return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
-
-
-def infer_parameters(
-    target: Callable[..., Any], reserved: tuple[str, ...]
-) -> tuple[Parameter, ...]:
-    """Reads the settable parameters from a signature.
-
-    The type comes from the annotation, else from the default, else it is `str`. Names that start
-    with an underscore, `*args` and `**kwargs` are skipped.
-
-    Args:
-        target: A class or a function.
-        reserved: Names to skip.
-    """
-    try:
-        signature = inspect.signature(target, eval_str=True)
-    except NameError:  # an annotation that only a type checker can resolve
-        signature = inspect.signature(target)
-    parameters = []
-    for p in signature.parameters.values():
-        if (
-            p.name in reserved
-            or p.name.startswith("_")
-            or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ):
-            continue
-        required = p.default is p.empty
-        default = None if required else p.default
-        kind, is_list = _value_type(p.annotation, default)
-        parameters.append(Parameter(p.name, kind, default, required, is_list))
-    return tuple(parameters)
-
-
-def _value_type(annotation: Any, default: Any) -> tuple[type, bool]:
-    """Returns (type of one value, whether several are taken)."""
-    options = [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        options = [a for a in typing.get_args(annotation) if a is not type(None)]
-    for option in options:
-        if option in (int, float, str, bool):
-            return option, False
-        if typing.get_origin(option) in (list, tuple) or option in (list, tuple):
-            args = [a for a in typing.get_args(option) if a in (int, float, str, bool)]
-            if args:
-                return args[0], True
-    if isinstance(default, (list, tuple)):
-        return (type(default[0]) if default else str), True
-    if isinstance(default, (int, float, str, bool)):
-        return type(default), False
-    return str, False
 
 
 models = Registry(
@@ -219,22 +165,30 @@ def register_dataset(name: str) -> Callable[[Target], Target]:
 def register_backbone(name: str) -> Callable[[Target], Target]:
     """Registers a `MammothBackbone` class, or a function that returns one, under `name`.
 
-    Arguments other than `num_classes` are read from the signature; they can be set on the command
-    line and in `load_runner`'s dictionary.
+    Parameters other than `num_classes` become arguments of the command line and of `load_runner`.
+    `in_channels` and `input_size` (height and width) are taken from the dataset unless given; see
+    `mammoth_compiled.signatures.InputShape`.
+
+    Example:
+        >>> from mammoth_compiled import register_backbone
+        >>> from mammoth_compiled.backbones.cnn import CNN
+        >>> @register_backbone("small-cnn")
+        ... def small_cnn(num_classes, num_channels: int = 8, in_channels: int = 3):
+        ...     return CNN(num_classes, num_channels, in_channels=in_channels)
     """
     return backbones.register(name)
 
 
 def get_model_names(names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:
-    """Returns the registered models: a list of names, or a dictionary with their details."""
+    """Returns the registered models: their names, or a dictionary of class and arguments."""
     return models.listing(names_only)
 
 
 def get_dataset_names(names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:
-    """Returns the registered datasets: a list of names, or a dictionary with their details."""
+    """Returns the registered datasets: their names, or a dictionary of class and arguments."""
     return datasets.listing(names_only)
 
 
 def get_backbone_names(names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:
-    """Returns the registered backbones: a list of names, or a dictionary with their details."""
+    """Returns the registered backbones: their names, or a dictionary of class and arguments."""
     return backbones.listing(names_only)

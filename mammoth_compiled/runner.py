@@ -8,13 +8,14 @@ from typing import Any
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.contract import probe
-from mammoth_compiled.config import resolve
+from mammoth_compiled.config import RunConfig, resolve
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import computes_bf16, get_device, set_seed
 from mammoth_compiled.engine.forward import ForwardPolicy, attach
 from mammoth_compiled.errors import ConfigError, ContractError
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.registry import backbones, datasets, models
+from mammoth_compiled.signatures import InputShape, Parameter
 
 
 def load_runner(
@@ -23,11 +24,11 @@ def load_runner(
     """Builds a model with its backbone, and its dataset.
 
     Args:
-        model: Registered name of the algorithm.
+        model: Registered name of the method.
         dataset: Registered name of the dataset.
-        args: Arguments by name, those of the model, the backbone and the dataset included. What is
-            missing comes from the best known setting of this model on this dataset, else from the
-            dataset's defaults.
+        args: Arguments by name, including those of the model, the backbone and the dataset.
+            Missing arguments are taken from the best known setting of this model on this dataset,
+            else from the dataset's defaults.
 
     Returns:
         The model and the dataset, for `train`.
@@ -35,65 +36,123 @@ def load_runner(
     Raises:
         RegistryError: If a name is unknown; lists the valid ones.
         ConfigError: If an argument is unknown, missing, of the wrong type or out of range.
-        ContractError: If the backbone does not keep the ReturnTypes contract.
+        ContractError: If the backbone violates the ReturnTypes contract.
+
+    Example:
+        >>> from mammoth_compiled import load_runner
+        >>> model, dataset = load_runner("er", "seq-fmnist-mini", {"lr": 0.1, "device": "cpu"})
+        >>> model.args.lr, model.args.buffer_size, dataset.N_TASKS
+        (0.1, 500, 5)
     """
     return build(resolve(model, dataset, args or {}))
 
 
 def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
     """Builds a model and a dataset from all arguments of a run; see `load_runner`."""
-    if args.seed is not None:
-        set_seed(args.seed)
-    entry = datasets[args.dataset]
-    options = {p.name: getattr(args, p.name) for p in entry.parameters}
-    dataset: ContinualDataset = entry.target(args, **options)
+    config = RunConfig.from_namespace(args)
+    if config.experiment.seed is not None:
+        set_seed(config.experiment.seed)
+    entry = datasets[config.experiment.dataset]
+    dataset: ContinualDataset = entry.target(args, **_options(args, entry.parameters))
+    # User code reads the number of classes and the input shape from `self.args` too.
     args.num_classes = dataset.N_CLASSES
-    net = build_backbone(args)
+    _fill_input_shape(args, dataset)
+    net = _build_backbone(args, dataset)
+    device = get_device(config.compute.device)
+    if config.compute.amp == "bf16" and not computes_bf16(device):
+        warnings.warn(
+            f"--amp bf16: {device} only emulates bfloat16, which is slower than --amp off",
+            stacklevel=2,
+        )
+    attach(net, ForwardPolicy(device=device, amp=config.compute.amp))
+    return _build_model(args, net, dataset), dataset
+
+
+def _options(args: Namespace, parameters: tuple[Parameter, ...]) -> dict[str, Any]:
+    """Returns the arguments that a dataset's or a backbone's signature asks for."""
+    values = vars(args)
+    return {parameter.name: values[parameter.name] for parameter in parameters}
+
+
+def _fill_input_shape(args: Namespace, dataset: ContinualDataset) -> None:
+    """Sets the backbone's arguments that depend on the input images and are not given.
+
+    Where the dataset does not tell, the backbone's own default is used.
+
+    Raises:
+        ConfigError: If there is no default either.
+    """
+    shape = dataset.input_shape()
+    for parameter in backbones[args.backbone].parameters:
+        if parameter.input_shape is None or vars(args)[parameter.name] is not None:
+            continue
+        value = parameter.default if shape is None else _shape_value(parameter, shape)
+        if value is None and parameter.required:
+            reason = "declares no SIZE" if shape is None else f"has {shape[1]}x{shape[2]} images"
+            raise ConfigError(
+                f"--{parameter.name} is required for backbone {args.backbone!r}, because dataset "
+                f"{args.dataset!r} {reason}"
+            )
+        setattr(args, parameter.name, value)
+
+
+def _shape_value(parameter: Parameter, shape: tuple[int, int, int]) -> Any:
+    """Returns the value of a parameter for images of shape [C, H, W]."""
+    channels, height, width = shape
+    flat = channels * height * width
+    if parameter.input_shape is InputShape.CHANNELS:
+        return channels
+    # A default of C * H * W shows that the author means a flattened size, annotated or not.
+    if parameter.input_shape is InputShape.FLAT or parameter.default == flat:
+        return flat
+    if parameter.is_list:
+        return (height, width)
+    return height if height == width else parameter.default
+
+
+def _build_backbone(args: Namespace, dataset: ContinualDataset) -> MammothBackbone:
+    """Builds the backbone and checks it on the dataset's input shape.
+
+    Raises:
+        ContractError: If it is not a `MammothBackbone` or violates the ReturnTypes contract.
+    """
+    entry = backbones[args.backbone]
+    options = _options(args, entry.parameters)
+    if "num_classes" in inspect.signature(entry.target).parameters:
+        options["num_classes"] = dataset.N_CLASSES
+    net = entry.target(**options)
+    if not isinstance(net, MammothBackbone):
+        raise ContractError(
+            f"backbone {entry.name!r} ({entry.origin}) returned a {type(net).__name__}; it must "
+            "return a MammothBackbone"
+        )
     shape = dataset.input_shape()
     if shape is not None:
         try:
             probe(net, shape, dataset.N_CLASSES)
         except ContractError as error:
-            raise ContractError(
-                f"backbone {args.backbone!r} on {args.dataset!r}: {error}"
-            ) from error
-    device = get_device(args.device)
-    if args.amp == "bf16" and not computes_bf16(device):
-        warnings.warn(
-            f"--amp bf16: {device} only emulates bfloat16, which is slower than --amp off",
-            stacklevel=2,
-        )
-    attach(net, ForwardPolicy(device=device, amp=args.amp))
+            raise ContractError(f"backbone {entry.name!r} on {args.dataset!r}: {error}") from error
+    return net
+
+
+def _build_model(
+    args: Namespace, net: MammothBackbone, dataset: ContinualDataset
+) -> ContinualModel:
+    """Builds the model and checks that it suits the dataset and the AMP mode.
+
+    Raises:
+        ConfigError: If it does not.
+    """
     target: Any = models[args.model].target
     model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
-    setting = dataset.SETTING
-    if setting not in model.COMPATIBILITY:
+    if dataset.SETTING not in model.COMPATIBILITY:
         raise ConfigError(
-            f"model {args.model!r} is made for {', '.join(model.COMPATIBILITY)}; dataset "
-            f"{args.dataset!r} is {setting}"
+            f"model {args.model!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
+            f"{args.dataset!r} is {dataset.SETTING}"
         )
     if args.amp == "fp16" and type(model).observe is not ContinualModel.observe:
         raise ConfigError(
-            f"--amp fp16 scales the loss, and model {args.model!r} has its own observe: use "
-            "bf16, or define training_loss instead of observe"
+            f"--amp fp16 requires loss scaling, but model {args.model!r} overrides observe: use "
+            "--amp bf16, or define training_loss instead of observe"
         )
-    return model, dataset
-
-
-def build_backbone(args: Namespace) -> MammothBackbone:
-    """Builds the backbone that `args.backbone` names, with its arguments from `args`.
-
-    Raises:
-        ContractError: If what is registered does not return a `MammothBackbone`.
-    """
-    entry = backbones[args.backbone]
-    options = {p.name: getattr(args, p.name) for p in entry.parameters}
-    if "num_classes" in inspect.signature(entry.target).parameters:
-        options["num_classes"] = args.num_classes
-    net = entry.target(**options)
-    if not isinstance(net, MammothBackbone):
-        raise ContractError(
-            f"backbone {entry.name!r} ({entry.origin}) gave a {type(net).__name__}; it must "
-            "inherit from MammothBackbone"
-        )
-    return net
+    return model

@@ -65,11 +65,9 @@ def _isolated(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _registries():
-    """Puts the registries back to what they were before the test."""
-    before = [(registry, dict(registry._entries)) for registry in (models, datasets, backbones)]
-    yield
-    for registry, entries in before:
-        registry._entries = entries
+    """Undoes what a test registers."""
+    with models.restored(), datasets.restored(), backbones.restored():
+        yield
 
 
 def patterned_images(per_class, size=8, channels=3, num_classes=6, seed=0):

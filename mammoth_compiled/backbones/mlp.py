@@ -1,12 +1,13 @@
 """The multi-layer perceptron commonly used on the MNIST family."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.registry import register_backbone
+from mammoth_compiled.signatures import InputShape
 from mammoth_compiled.types import ReturnTypes
 
 
@@ -23,7 +24,12 @@ class MNISTMLP(MammothBackbone):
         Lopez-Paz and Ranzato 2017, "Gradient Episodic Memory".
     """
 
-    def __init__(self, num_classes: int, input_size: int = 28 * 28, hidden_size: int = 100) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        input_size: Annotated[int, InputShape.FLAT] = 28 * 28,
+        hidden_size: int = 100,
+    ) -> None:
         super().__init__()
         self.backbone = nn.Sequential(
             nn.Linear(input_size, hidden_size),

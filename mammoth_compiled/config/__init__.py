@@ -1,14 +1,14 @@
 """The configuration of a run: its schema, the command line and the resolution of defaults."""
 
-from mammoth_compiled.config.resolve import (
-    Parser,
+from mammoth_compiled.config.cli import (
     add_base_args,
     add_rehearsal_args,
     build_parser,
     default_backbone,
     get_avail_args,
-    resolve,
 )
+from mammoth_compiled.config.parser import Parser
+from mammoth_compiled.config.resolve import resolve
 from mammoth_compiled.config.schema import (
     ComputeConfig,
     ExperimentConfig,

@@ -176,7 +176,7 @@ formats export_variants export_each_task results_path import list explain"""
 def test_help(command, flag):
     code, out, err = command(flag)
     assert (code, err) == (0, "")
-    for group in ("Experiment:", "Optimiser:", "Compute:", "Files:", "Other:"):
+    for group in ("Experiment:", "Optimizer:", "Compute:", "Files:", "Other:"):
         assert f"\n{group}\n" in out
     for argument in ARGUMENTS.split():
         assert f"--{argument} " in out or f"--{argument}\n" in out
@@ -389,8 +389,12 @@ def test_an_error_as_a_module(run_python):
         (("--model", "sgd", *TINY, "--alpha=3"), "unknown argument '--alpha'."),
         (("--model", "sgd", *TINY, "stray"), "unknown argument 'stray'"),
         (
-            ("--model", "sgd", *TINY, "--batch_size", 0),
+            ("--model", "sgd", "--dataset", "seq-noise", "--batch_size", 0),
             "--batch_size: must be an integer >= 1, got '0'",
+        ),
+        (
+            ("--model", "sgd", *TINY, "--batch_size", 4),
+            "argument --batch_size is given 2 times: give it once",
         ),
         (("--model", "sgd", *TINY, "--lr", -1), "--lr: must be a number > 0, got '-1'"),
         (("--model", "sgd", *TINY, "--lr"), "argument --lr: expected one argument"),
@@ -400,13 +404,13 @@ def test_an_error_as_a_module(run_python):
             "argument --optimizer: invalid choice: 'lion'",
         ),
         (("--model", "sgd", *TINY, "--device", "tpu"), "device 'tpu' is not there; available: cpu"),
-        (("--model", "er", *TINY), "--buffer_size is needed for model 'er' on 'seq-noise'"),
+        (("--model", "er", *TINY), "--buffer_size is required for model 'er' on 'seq-noise'"),
         (
             ("--model", "er", *TINY, "--buffer_size", 4, "--minibatch_size", 5),
             "--minibatch_size 5 exceeds",
         ),
         (("--model", "sgd", *TINY, "--optim_nesterov", 1), "--optim_nesterov 1 needs"),
-        (("--model", "sgd", *TINY, "--backbone", "needs-depth"), "--depth is needed"),
+        (("--model", "sgd", *TINY, "--backbone", "needs-depth"), "--depth is required"),
         (
             ("--model", "sgd", *TINY, "--backbone", "needs-depth", "--depth", "x"),
             "invalid int value: 'x'",

@@ -170,7 +170,6 @@ def test_unknown_formats_are_an_error_in_one_line(tmp_path, capsys):
 def test_backbone_of_the_user_is_imported_first(tmp_path, capsys, monkeypatch):
     plugin = tmp_path / "plugged_for_export.py"
     plugin.write_text(PLUGIN)
-    monkeypatch.setattr(backbones, "_entries", dict(backbones._entries))
     monkeypatch.delitem(sys.modules, plugin.stem, raising=False)
     weights = torch.nn.ModuleDict({"head": torch.nn.Linear(64, 4)})
     path = checkpoint(tmp_path, weights, "test-plugged-net", {"width": 4})

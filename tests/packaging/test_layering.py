@@ -17,7 +17,7 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "console"},
-    {"files"},
+    {"files", "signatures"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"config"},
     {"data"},

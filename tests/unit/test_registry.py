@@ -1,6 +1,7 @@
-"""Names, their targets, and what is read from signatures."""
+"""Registering names, and inferring arguments from signatures."""
 
 import warnings
+from typing import Annotated
 
 import pytest
 
@@ -13,9 +14,10 @@ from mammoth_compiled import (
     register_model,
 )
 from mammoth_compiled.errors import RegistryError
-from mammoth_compiled.registry import Parameter, Registry, infer_parameters
+from mammoth_compiled.registry import Registry
+from mammoth_compiled.signatures import InputShape, Parameter, infer_parameters
 
-# `from __future__ import annotations` leaves strings in the signature, here as in a user's file.
+# With `from __future__ import annotations` a signature holds strings.
 FUTURE = """
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def registry():
 
 
 def net(num_classes):
-    """Makes a net.
+    """Builds a net.
 
     More text.
     """
@@ -41,7 +43,7 @@ def parameters_of(function):
 
 
 @pytest.mark.parametrize("name", ["my_net", "my-net", "MY_NET", " My-Net "])
-def test_case_and_underscores_do_not_matter(registry, name):
+def test_case_and_underscores_are_ignored(registry, name):
     registry.register("My_Net")(net)
     assert registry[name].target is net
     assert name in registry
@@ -49,13 +51,13 @@ def test_case_and_underscores_do_not_matter(registry, name):
     assert net.NAME == "my-net"
 
 
-def test_entry_tells_summary_and_origin(registry):
+def test_entry_has_summary_and_origin(registry):
     registry.register("net")(net)
-    assert registry["net"].summary == "Makes a net."
+    assert registry["net"].summary == "Builds a net."
     assert registry["net"].origin == f"{__name__}.net"
 
 
-def test_the_same_definition_again_replaces_silently(registry):
+def test_same_definition_replaces_silently(registry):
     def define():
         def cell(num_classes):
             pass
@@ -70,7 +72,7 @@ def test_the_same_definition_again_replaces_silently(registry):
     assert registry["net"].target is second
 
 
-def test_another_definition_replaces_with_a_warning_that_names_both(registry):
+def test_other_definition_replaces_with_a_warning(registry):
     def other(num_classes):
         pass
 
@@ -80,20 +82,20 @@ def test_another_definition_replaces_with_a_warning_that_names_both(registry):
     assert registry["net"].target is other
 
 
-def test_the_warning_points_at_the_users_line(registry):
+def test_replacement_warning_points_at_user_code(registry):
     registry.register("net")(net)
     with pytest.warns(UserWarning, match="and is now") as record:
         registry.register("net")(lambda num_classes: None)
     assert record[0].filename == __file__
 
 
-def test_a_built_in_name_can_be_taken():
+def test_built_in_names_can_be_replaced():
     with pytest.warns(UserWarning, match=r"'cnn' was mammoth_compiled\.backbones\.cnn\.cnn"):
         register_backbone("cnn")(net)
     assert get_backbone_names()["cnn"]["class"] is net
 
 
-def test_unknown_name_suggests_the_nearest_and_lists_all(registry):
+def test_unknown_name_suggests_near_and_lists_all(registry):
     registry.register("resnet18")(net)
     registry.register("cnn")(net)
     with pytest.raises(RegistryError, match=r"unknown backbone 'resnet81'") as caught:
@@ -108,20 +110,28 @@ def test_unknown_name_in_an_empty_registry(registry):
 
 
 @pytest.mark.parametrize("name", [None, 3, "", "  ", net])
-def test_register_wants_a_name(registry, name):
+def test_register_requires_a_name(registry, name):
     with pytest.raises(RegistryError, match=r"@register_backbone\('my-backbone'\)"):
         registry.register(name)
 
 
-def test_only_what_can_be_called_is_registered(registry):
+def test_only_callables_can_be_registered(registry):
     with pytest.raises(RegistryError, match="only a class or a function"):
         registry.register("net")("not a function")
 
 
 @pytest.mark.parametrize("register", [register_model, register_dataset])
-def test_models_and_datasets_are_classes(register):
+def test_models_and_datasets_must_be_classes(register):
     with pytest.raises(RegistryError, match="only a class can be registered"):
         register("thing")(net)
+
+
+def test_restored_undoes_registrations(registry):
+    registry.register("kept")(net)
+    with registry.restored():
+        registry.register("dropped")(net)
+        assert "dropped" in registry
+    assert list(registry) == ["kept"]
 
 
 @pytest.mark.parametrize("listing", [get_model_names, get_dataset_names, get_backbone_names])
@@ -152,7 +162,7 @@ def test_listing_of_a_new_name():
     }
 
 
-def test_the_frameworks_own_arguments_are_not_listed():
+def test_framework_parameters_are_not_listed():
     assert get_model_names()["sgd"]["parsable_args"] == {}
     assert get_dataset_names()["seq-fmnist-mini"]["parsable_args"] == {}
     assert "num_classes" not in get_backbone_names()["cnn"]["parsable_args"]
@@ -182,7 +192,7 @@ def test_types_from_annotations():
     }
 
 
-def test_types_from_defaults_where_nothing_is_annotated():
+def test_types_from_defaults_without_annotations():
     def function(count=3, rate=0.5, name="a", on=True, sizes=(1, 2), nothing=None, bare=...):
         pass
 
@@ -198,7 +208,7 @@ def test_types_from_defaults_where_nothing_is_annotated():
     }
 
 
-def test_private_and_variable_arguments_are_skipped():
+def test_private_and_variadic_parameters_are_skipped():
     class Target:
         def __init__(self, num_classes, width=1, _cache=None, *args, **kwargs):
             pass
@@ -206,7 +216,7 @@ def test_private_and_variable_arguments_are_skipped():
     assert list(parameters_of(Target)) == ["width"]
 
 
-def test_annotations_as_strings_are_resolved():
+def test_string_annotations_are_evaluated():
     namespace = {}
     exec(FUTURE, namespace)
     parameters = parameters_of(namespace["net"])
@@ -214,8 +224,27 @@ def test_annotations_as_strings_are_resolved():
     assert (parameters["names"].type, parameters["names"].is_list) == (str, True)
 
 
-def test_annotations_that_cannot_be_resolved_do_no_harm():
+def test_unresolvable_annotations_are_ignored():
     def function(num_classes, width: "OnlyForTypeCheckers" = 8):  # noqa: F821
         pass
 
     assert parameters_of(function)["width"].type is int
+
+
+def test_input_shape_from_name_and_annotation():
+    def function(
+        num_classes,
+        in_channels: int,
+        input_size=32,
+        pixels: Annotated[int, InputShape.FLAT] = 784,
+        num_channels: Annotated[int, "unrelated"] = 8,
+    ):
+        pass
+
+    shapes = {name: (p.type, p.input_shape) for name, p in parameters_of(function).items()}
+    assert shapes == {
+        "in_channels": (int, InputShape.CHANNELS),
+        "input_size": (int, InputShape.SIZE),
+        "pixels": (int, InputShape.FLAT),
+        "num_channels": (int, None),
+    }

@@ -1,4 +1,4 @@
-"""The arguments of a run: what wins, what is refused, and what the refusal says."""
+"""Resolving the arguments of a run: precedence, validation and error messages."""
 
 import pytest
 
@@ -18,7 +18,7 @@ REPLAY = {"buffer_size": 20, "alpha": 0.3, "beta": 0.5}
 
 @pytest.fixture
 def picky(tiny):
-    """A model, a dataset and a backbone with arguments and defaults of their own."""
+    """Registers a model, a dataset and a backbone with their own arguments and defaults."""
 
     @register_model("picky")
     class Picky(ContinualModel):
@@ -53,8 +53,8 @@ def picky(tiny):
         return net
 
 
-def both_ways(**args):
-    """The same arguments as a dictionary and as words of a command line."""
+def both_forms(**args):
+    """Returns the same arguments as a dictionary and as words of a command line."""
     words = []
     for name, value in args.items():
         values = value if isinstance(value, list) else [value]
@@ -62,7 +62,7 @@ def both_ways(**args):
     return args, words
 
 
-# --- precedence ------------------------------------------------------------------------------
+# --- Precedence -------------------------------------------------------------------------------
 
 
 def test_argument_default(picky):
@@ -71,40 +71,40 @@ def test_argument_default(picky):
     assert (args.lr, args.batch_size, args.n_epochs) == (0.03, 32, 1)
 
 
-def test_dataset_default_wins_over_the_arguments(picky):
+def test_dataset_default_overrides_argument_default(picky):
     assert resolve("sgd", "seq-picky", {}).lr == 0.4
     assert resolve("sgd", "seq-picky", {}).n_epochs == 7
 
 
-def test_best_known_setting_wins_over_the_datasets(picky):
+def test_best_known_setting_overrides_dataset_default(picky):
     args = resolve("picky", "seq-picky", {})
     assert (args.lr, args.n_epochs, args.strength) == (0.2, 7, 3.0)
 
 
-@pytest.mark.parametrize("given", both_ways(lr=0.1, strength=9, n_epochs=2))
-def test_given_wins_over_all(picky, given):
+@pytest.mark.parametrize("given", both_forms(lr=0.1, strength=9, n_epochs=2))
+def test_given_value_overrides_everything(picky, given):
     args = resolve("picky", "seq-picky", given)
     assert (args.lr, args.strength, args.n_epochs) == (0.1, 9.0, 2)
 
 
-def test_model_sets_defaults_of_base_arguments(picky):
+def test_model_may_set_defaults_of_base_arguments(picky):
     assert resolve("picky", "seq-tiny", {}).optimizer == "adam"
     assert resolve("picky", "seq-tiny", {"optimizer": "sgd"}).optimizer == "sgd"
 
 
-def test_none_means_not_given(picky):
+def test_none_counts_as_not_given(picky):
     assert resolve("picky", "seq-picky", {"lr": None, "strength": None}).lr == 0.2
 
 
 @pytest.mark.parametrize(("buffer_size", "alpha"), [(None, 0.2), (500, 0.2), (200, 0.1), (90, 0.1)])
-def test_of_several_known_settings_the_one_nearest_in_buffer_size(buffer_size, alpha):
+def test_best_known_setting_is_nearest_in_buffer_size(buffer_size, alpha):
     args = resolve("derpp", "seq-cifar10", {"buffer_size": buffer_size})
     assert args.alpha == alpha
     assert args.buffer_size == (buffer_size or 500)
 
 
-@pytest.mark.parametrize("given", both_ways(width=16, sizes=[3, 4, 5], fast=1, noise=0.5))
-def test_arguments_of_backbone_and_dataset(picky, given):
+@pytest.mark.parametrize("given", both_forms(width=16, sizes=[3, 4, 5], fast=1, noise=0.5))
+def test_backbone_and_dataset_parameters_are_arguments(picky, given):
     model, dataset = load_runner("picky", "seq-picky", given) if isinstance(given, dict) else (0, 0)
     args = resolve("picky", "seq-picky", given)
     assert (args.width, args.sizes, args.fast, args.noise) == (16, [3, 4, 5], True, 0.5)
@@ -114,12 +114,12 @@ def test_arguments_of_backbone_and_dataset(picky, given):
         assert dataset.noise == 0.5
 
 
-def test_backbone_default_is_the_datasets(picky):
+def test_default_backbone_comes_from_the_dataset(picky):
     assert resolve("sgd", "seq-picky", {}).backbone == "picky-net"
     assert resolve("sgd", "seq-picky", ["--backbone", "tiny_net"]).backbone == "tiny-net"
 
 
-def test_load_runner_needs_no_arguments(picky):
+def test_load_runner_works_without_arguments(picky):
     model, dataset = load_runner("picky", "seq_picky")
     assert model.args.model == "picky"
     assert model.args.dataset == dataset.NAME == "seq-picky"
@@ -129,12 +129,12 @@ def test_load_runner_needs_no_arguments(picky):
 @pytest.mark.parametrize(
     ("text", "value"), [("1", True), ("true", True), ("Yes", True), ("0", False), ("no", False)]
 )
-def test_booleans(tiny, text, value):
+def test_boolean_spellings(tiny, text, value):
     assert resolve("sgd", "seq-tiny", ["--joint", text]).joint is value
     assert resolve("sgd", "seq-tiny", {"joint": value}).joint is value
 
 
-def test_a_models_flags_work_from_a_dictionary(tiny):
+def test_model_flags_can_be_given_in_a_dictionary(tiny):
     @register_model("flagged")
     class Flagged(ContinualModel):
         @staticmethod
@@ -153,7 +153,7 @@ def test_a_models_flags_work_from_a_dictionary(tiny):
         resolve("flagged", "seq-tiny", {"twice": "often"})
 
 
-def test_a_model_may_redefine_a_base_argument(tiny):
+def test_model_may_redefine_a_base_argument(tiny):
     @register_model("redefines")
     class Redefines(ContinualModel):
         @staticmethod
@@ -164,16 +164,16 @@ def test_a_model_may_redefine_a_base_argument(tiny):
     assert resolve("redefines", "seq-tiny", {}).optim_wd == 0.25
 
 
-def test_minibatch_is_the_batch_size_as_far_as_the_buffer_goes(tiny):
+def test_minibatch_defaults_to_batch_size_capped_by_buffer(tiny):
     assert resolve("er", "seq-tiny", {"buffer_size": 50, "batch_size": 8}).minibatch_size == 8
     assert resolve("er", "seq-tiny", {"buffer_size": 5, "batch_size": 8}).minibatch_size == 5
 
 
-def test_joint_model_turns_joint_on(tiny):
+def test_joint_model_enables_joint(tiny):
     assert resolve("joint", "seq-tiny", {}).joint is True
 
 
-# --- bad input -------------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -205,17 +205,15 @@ def test_joint_model_turns_joint_on(tiny):
         ("device", "cuda:99", "device 'cuda:99' is not there; available: cpu"),
     ],
 )
-@pytest.mark.parametrize("way", [0, 1], ids=["dictionary", "words"])
-def test_wrong_types_and_ranges(tiny, way, name, value, message):
-    given = both_ways(**{"buffer_size": 20, name: value})[way]
+@pytest.mark.parametrize("form", [0, 1], ids=["dictionary", "words"])
+def test_invalid_values(tiny, form, name, value, message):
+    given = both_forms(**{"buffer_size": 20} | {name: value})[form]
     with pytest.raises(ConfigError) as caught:
         resolve("er", "seq-tiny", given)
-    # argparse quotes choices in some versions of Python.
-    text = str(caught.value).replace("'sgd'", "sgd").replace("'adam'", "adam")
-    for word in ("adamw", "auto", "on", "off", "bf16", "fp16", "task", "last"):
-        text = text.replace(f"'{word}'", word)
-    assert message in text
+    text = str(caught.value)
     assert name in text
+    # argparse quotes choices in some versions of Python.
+    assert message in text or message in text.replace("'", "")
 
 
 @pytest.mark.parametrize(
@@ -233,19 +231,19 @@ def test_wrong_types_and_ranges(tiny, way, name, value, message):
         ("sgd", 7, {}, "unknown dataset 7"),
     ],
 )
-def test_unknown_names(tiny, model, dataset, given, message):
+def test_unknown_names_raise(tiny, model, dataset, given, message):
     with pytest.raises(RegistryError) as caught:
         resolve(model, dataset, given)
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("given", both_ways(batchsize=3))
-def test_unknown_arguments_suggest_the_nearest(tiny, given):
+@pytest.mark.parametrize("given", both_forms(batchsize=3))
+def test_unknown_arguments_suggest_near_names(tiny, given):
     with pytest.raises(ConfigError, match=r"unknown argument '(--)?batchsize'.*mean '(--)?batch_s"):
         resolve("sgd", "seq-tiny", given)
 
 
-@pytest.mark.parametrize("given", both_ways(alpha=0.5))
+@pytest.mark.parametrize("given", both_forms(alpha=0.5))
 def test_arguments_of_another_model_are_unknown(tiny, given):
     with pytest.raises(ConfigError, match="unknown argument"):
         resolve("sgd", "seq-tiny", given)
@@ -256,24 +254,24 @@ def test_arguments_are_not_abbreviated(tiny):
         resolve("sgd", "seq-tiny", ["--batch", "3"])
 
 
-def test_missing_argument_of_a_users_backbone(tiny):
+def test_missing_backbone_argument(tiny):
     @register_backbone("needs-width")
     def needs_width(num_classes, width: int):
         return tiny.Net(num_classes, width)
 
-    with pytest.raises(ConfigError, match=r"--width is needed .*'needs-width'"):
+    with pytest.raises(ConfigError, match=r"--width is required .*'needs-width'"):
         load_runner("sgd", "seq-tiny", {"backbone": "needs-width"})
     model, _ = load_runner("sgd", "seq-tiny", {"backbone": "needs-width", "width": 3})
     assert model.net.conv.out_channels == 3
 
 
-def test_missing_argument_of_a_model(tiny):
-    with pytest.raises(ConfigError, match=r"--alpha is needed for model 'derpp' on 'seq-tiny'"):
+def test_missing_model_argument(tiny):
+    with pytest.raises(ConfigError, match=r"--alpha is required for model 'derpp' on 'seq-tiny'"):
         resolve("derpp", "seq-tiny", {"buffer_size": 20})
 
 
-@pytest.mark.parametrize("given", both_ways(buffer_size=4, minibatch_size=5))
-def test_minibatch_above_the_buffer(tiny, given):
+@pytest.mark.parametrize("given", both_forms(buffer_size=4, minibatch_size=5))
+def test_minibatch_larger_than_buffer(tiny, given):
     with pytest.raises(ConfigError, match="--minibatch_size 5 exceeds --buffer_size 4"):
         resolve("er", "seq-tiny", given)
 
@@ -281,9 +279,78 @@ def test_minibatch_above_the_buffer(tiny, given):
 @pytest.mark.parametrize(
     "extra", [{}, {"optim_mom": 0.9, "optimizer": "adam"}, {"optim_mom": 0, "optimizer": "sgd"}]
 )
-def test_nesterov_needs_momentum(tiny, extra):
+def test_nesterov_requires_momentum(tiny, extra):
     with pytest.raises(ConfigError, match="optim_nesterov 1 needs --optimizer sgd and --optim_mom"):
         resolve("sgd", "seq-tiny", {"optim_nesterov": 1, **extra})
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"lr_scheduler": "multistep"}, "--lr_scheduler multistep and --lr_milestones EPOCH... go"),
+        ({"lr_milestones": [1]}, "--lr_scheduler multistep and --lr_milestones EPOCH... go"),
+        ({"formats": "onnx"}, "--formats needs --export DIR"),
+        ({"export_variants": "fp16"}, "--export_variants needs --export DIR"),
+        ({"export_each_task": True}, "--export_each_task needs --export DIR"),
+    ],
+)
+def test_arguments_that_require_each_other(tiny, args, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve("sgd", "seq-tiny", args)
+    assert message in str(caught.value)
+
+
+# --- Names shared by two parts ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "lr", "export", "explain"])
+def test_backbone_parameter_named_like_an_argument_of_the_run(tiny, name):
+    namespace = {}
+    exec(f"def clash(num_classes, {name}=1): pass", namespace)
+    register_backbone("clash")(namespace["clash"])
+    with pytest.raises(ConfigError) as caught:
+        resolve("sgd", "seq-tiny", {"backbone": "clash"})
+    text = str(caught.value)
+    assert f"--{name} would set both a parameter of backbone 'clash'" in text
+    assert "and an argument of the run: rename the parameter" in text
+
+
+def test_backbone_parameter_named_like_an_argument_of_the_model(tiny):
+    @register_backbone("clash")
+    def clash(num_classes, alpha: float = 0.1):
+        return tiny.Net(num_classes)
+
+    args = {"backbone": "clash", "buffer_size": 20, "alpha": 0.5}
+    with pytest.raises(ConfigError, match=r"backbone 'clash' .* an argument of model 'der'"):
+        resolve("der", "seq-tiny", args)
+    assert resolve("sgd", "seq-tiny", {"backbone": "clash"}).alpha == 0.1
+
+
+def test_backbone_parameter_named_like_a_parameter_of_the_dataset(tiny):
+    @register_dataset("seq-clash")
+    class Clash(tiny.Dataset):
+        def __init__(self, args, width: int = 3):
+            super().__init__(args)
+
+    with pytest.raises(ConfigError, match=r"backbone 'tiny-net' .* argument of dataset 'seq-clash"):
+        resolve("sgd", "seq-clash", {})
+
+
+def test_some_arguments_of_the_run_are_shared(tiny):
+    received = {}
+
+    @register_backbone("shares")
+    def shares(num_classes, device, seed, batch_size=1):
+        received.update(device=device, seed=seed, batch_size=batch_size)
+        return tiny.Net(num_classes)
+
+    load_runner(
+        "sgd", "seq-tiny", {"backbone": "shares", "device": "cpu", "seed": 3, "batch_size": 4}
+    )
+    assert received == {"device": "cpu", "seed": 3, "batch_size": 4}
+
+
+# --- Errors in building -----------------------------------------------------------------------
 
 
 def test_nesterov_with_momentum(tiny):
@@ -291,21 +358,21 @@ def test_nesterov_with_momentum(tiny):
     assert model.opt.defaults["nesterov"] is True
 
 
-def test_fp16_wants_a_gpu(tiny):
+def test_fp16_requires_a_gpu(tiny):
     with pytest.raises(ConfigError, match="--amp fp16 needs a GPU; valid on the CPU: off, bf16"):
         resolve("sgd", "seq-tiny", {"amp": "fp16", "device": "cpu"})
 
 
-def test_backbone_that_is_no_backbone(tiny):
+def test_backbone_function_must_return_a_backbone(tiny):
     @register_backbone("no-net")
     def no_net(num_classes):
         return "a string"
 
-    with pytest.raises(ContractError, match=r"'no-net' .* gave a str; it must inherit"):
+    with pytest.raises(ContractError, match=r"'no-net' .* returned a str; it must return a Mammoth"):
         load_runner("sgd", "seq-tiny", {"backbone": "no-net"})
 
 
-def test_backbone_that_ignores_num_classes(tiny):
+def test_backbone_must_honor_num_classes(tiny):
     @register_backbone("stubborn")
     def stubborn(num_classes):
         return tiny.Net(4)
@@ -316,21 +383,21 @@ def test_backbone_that_ignores_num_classes(tiny):
     assert "[B, 6] (num_classes = 6), but a batch of 2 gave [2, 4]" in str(caught.value)
 
 
-def test_backbone_for_another_image_size_names_its_remedy(tiny):
+def test_backbone_with_wrong_input_size_suggests_a_remedy(tiny):
     with pytest.raises(ContractError, match="Check the input size and number of channels"):
         load_runner("sgd", "seq-tiny", {"backbone": "cnn", "input_size": 32})
 
 
-def test_model_for_another_setting(tiny):
+def test_model_must_support_the_setting(tiny):
     @register_model("only-domain")
     class OnlyDomain(ContinualModel):
         COMPATIBILITY = ["domain-il"]  # noqa: RUF012
 
-    with pytest.raises(ConfigError, match="made for domain-il; dataset 'seq-tiny' is class-il"):
+    with pytest.raises(ConfigError, match="supports domain-il; dataset 'seq-tiny' is class-il"):
         load_runner("only-domain", "seq-tiny")
 
 
-def test_every_message_is_a_mammoth_error_and_a_value_error(tiny):
+def test_errors_are_mammoth_errors_and_value_errors(tiny):
     with pytest.raises(MammothError):
         resolve("sgd", "seq-tiny", {"lr": -1})
     with pytest.raises(ValueError, match="lr"):
@@ -340,7 +407,7 @@ def test_every_message_is_a_mammoth_error_and_a_value_error(tiny):
 # --- get_avail_args --------------------------------------------------------------------------
 
 
-def test_avail_args_of_every_run():
+def test_get_avail_args_lists_base_arguments():
     required, optional = get_avail_args()
     assert set(required) == {"model", "dataset"}
     assert {"lr", "batch_size", "n_epochs", "backbone", "device", "seed"} <= set(optional)
@@ -350,14 +417,14 @@ def test_avail_args_of_every_run():
     assert all(entry["description"] for entry in (*required.values(), *optional.values()))
 
 
-def test_avail_args_of_what_is_named(picky):
+def test_get_avail_args_includes_named_parts(picky):
     required, optional = get_avail_args("seq-picky", "derpp", "picky-net")
     assert {"buffer_size", "alpha", "beta"} <= set(required)
     assert optional["noise"]["default"] == 0.0
     assert optional["width"]["default"] == 4
 
 
-def test_rehearsal_arguments():
+def test_rehearsal_args():
     parser = build_parser()
     add_rehearsal_args(parser)
     words = ["--model", "er", "--dataset", "seq-tiny", "--buffer_size", "9"]

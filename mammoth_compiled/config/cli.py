@@ -1,0 +1,164 @@
+"""The command line: arguments of the schema, and those of a model, a dataset and a backbone."""
+
+import types
+import typing
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mammoth_compiled.config.parser import Parser
+from mammoth_compiled.config.schema import SECTIONS
+from mammoth_compiled.config.values import boolean, positive_int
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.registry import Entry, Parameter, backbones, datasets, models
+
+# Arguments of the run that a dataset or a backbone may also ask for by parameter name.
+SHARED = ("batch_size", "n_epochs", "joint", "seed", "device", "num_workers", "data_dir")
+# Flags of `mammoth_compiled.run` that are not part of the configuration.
+COMMANDS = ("help", "list", "explain", "import")
+
+
+def add_rehearsal_args(parser: ArgumentParser) -> None:
+    """Adds `--buffer_size` and `--minibatch_size` to a model's parser."""
+    group = parser.add_argument_group("Rehearsal")
+    group.add_argument(
+        "--buffer_size",
+        type=positive_int,
+        required=True,
+        metavar="N",
+        help="Buffer capacity, in samples.",
+    )
+    group.add_argument(
+        "--minibatch_size",
+        type=positive_int,
+        metavar="N",
+        help="Samples replayed per step (default: the batch size).",
+    )
+
+
+def add_base_args(parser: ArgumentParser) -> None:
+    """Adds the arguments that every run has, in one group per section of the schema."""
+    for title, section in SECTIONS.items():
+        group = parser.add_argument_group(title.capitalize())
+        annotations = get_type_hints(section)
+        for field in fields(section):
+            group.add_argument(f"--{field.name}", **_options(field, annotations[field.name]))
+
+
+def _options(field: "Field[Any]", annotation: Any) -> dict[str, Any]:
+    """Returns the options of `add_argument` for a field of the schema."""
+    options = {key: value for key, value in field.metadata.items() if value is not None}
+    if options["required"]:
+        return options
+    options["default"] = field.default
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        annotation = get_args(annotation)[0]  # `X | None`
+    if annotation is bool:
+        options |= {"type": boolean, "metavar": "{0,1}"}
+    elif get_origin(annotation) is Literal:
+        options["choices"] = get_args(annotation)
+    elif get_origin(annotation) is Sequence:
+        options["nargs"] = "+"
+    if field.default is not None and field.default is not False and "default" not in options["help"]:
+        options["help"] = f"{options['help'].removesuffix('.')} (default: {field.default})."
+    return options
+
+
+def _add_parameters(parser: Parser, kind: str, entry: Entry) -> None:
+    """Adds the parameters of a dataset's or a backbone's signature as arguments.
+
+    Raises:
+        ConfigError: If a name is taken by another part of the run; names both.
+    """
+    owner = f"{kind} {entry.name!r}"
+    with parser.section(f"{kind.capitalize()} {entry.name}", owner):
+        for parameter in entry.parameters:
+            name = parameter.name
+            other = parser.owners.get(name, "the run" if name in COMMANDS else None)
+            if other is None:
+                from_dataset = kind == "backbone" and parameter.input_shape is not None
+                parser.add_argument(f"--{name}", **_parameter_options(parameter, from_dataset))
+            elif not (other == "the run" and name in SHARED):
+                raise ConfigError(
+                    f"--{name} would set both a parameter of {owner} ({entry.origin}) and an "
+                    f"argument of {other}: rename the parameter. Arguments of the run that a "
+                    f"parameter may share: {', '.join(SHARED)}"
+                )
+
+
+def _parameter_options(parameter: Parameter, from_dataset: bool) -> dict[str, Any]:
+    kind = parameter.type.__name__
+    default = "from the dataset's images" if from_dataset else parameter.default
+    required = parameter.required and not from_dataset
+    return {
+        "type": boolean if parameter.type is bool else parameter.type,
+        "default": None if from_dataset else parameter.default,
+        "required": required,
+        "nargs": "+" if parameter.is_list else None,
+        "metavar": kind.upper(),
+        "help": f"{kind}." if required else f"{kind} (default: {default}).",
+    }
+
+
+def build_parser(
+    model: str | None = None, dataset: str | None = None, backbone: str | None = None
+) -> Parser:
+    """Returns a parser of the base arguments and of those of the named parts.
+
+    Raises:
+        RegistryError: If a name is unknown.
+        ConfigError: If two parts define an argument of the same name.
+    """
+    parser = Parser(prog="python -m mammoth_compiled.run")
+    add_base_args(parser)
+    if model is not None:
+        entry = models[model]
+        target: Any = entry.target
+        with parser.section(f"Model {entry.name}", f"model {entry.name!r}"):
+            target.get_parser(parser)
+    if dataset is not None:
+        _add_parameters(parser, "dataset", datasets[dataset])
+    if backbone is not None:
+        _add_parameters(parser, "backbone", backbones[backbone])
+    return parser
+
+
+def get_avail_args(
+    dataset: str | None = None, model: str | None = None, backbone: str | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Returns the required and the optional arguments, each with its description.
+
+    Args:
+        dataset: Also list this dataset's arguments.
+        model: Also list this model's arguments.
+        backbone: Also list this backbone's arguments.
+
+    Returns:
+        Two dictionaries by argument name; values hold `description` and, if optional, `default`.
+
+    Raises:
+        RegistryError: If a name is unknown.
+
+    Note:
+        Differs from mammoth_lite: `lr`, `batch_size` and `n_epochs` are optional, because every
+        pair of model and dataset has a setting to start from.
+    """
+    required, optional = {}, {}
+    for name, action in build_parser(model, dataset, backbone).arguments.items():
+        if action.required:
+            required[name] = {"description": action.help}
+        else:
+            optional[name] = {"default": action.default, "description": action.help}
+    return required, optional
+
+
+def default_backbone(dataset: str) -> str:
+    """Returns the name of a dataset's default backbone.
+
+    Raises:
+        RegistryError: If the dataset is unknown.
+    """
+    target: Any = datasets[dataset].target
+    name: str = target.get_backbone()
+    return name

@@ -1,0 +1,200 @@
+"""An `ArgumentParser` that knows its arguments and reads a command line or a dictionary."""
+
+import argparse
+import contextlib
+from argparse import Action, ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mammoth_compiled.config.values import boolean
+from mammoth_compiled.errors import ConfigError, unknown_name
+
+# Actions for which giving a flag twice is a mistake; append, extend and count are not among them.
+_SINGLE = ("store", "store_const", "store_true", "store_false")
+
+
+class _Group:
+    """An argument group that reports the arguments added to it, also through nested groups."""
+
+    def __init__(self, group: Any, record: Callable[[Action, Any], Action]) -> None:
+        self._group = group
+        self._record = record
+
+    def add_argument(self, *flags: str, **options: Any) -> Action:
+        """Adds an argument; see `argparse`."""
+        return self._record(
+            self._group.add_argument(*flags, **options), options.get("action", "store")
+        )
+
+    def add_mutually_exclusive_group(self, **options: Any) -> "_Group":
+        """Adds a mutually exclusive group; see `argparse`."""
+        return _Group(self._group.add_mutually_exclusive_group(**options), self._record)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+
+class Parser(ArgumentParser):
+    """Records the arguments and who defined them, and raises `ConfigError` instead of exiting.
+
+    A flag that is defined again replaces the earlier one, flags cannot be abbreviated, and there is
+    no `--help` unless it is added.
+
+    Args:
+        **options: As for `argparse.ArgumentParser`.
+
+    Attributes:
+        arguments: The arguments by name.
+        owners: Who defined each argument, for messages: "model 'derpp'".
+        own_defaults: Values set with `set_defaults`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.arguments: dict[str, Action] = {}
+        self.owners: dict[str, str] = {}
+        self.own_defaults: dict[str, Any] = {}
+        self._repeatable: set[str] = set()
+        self._section: _Group | None = None
+        self._owner = "the run"
+        ours = {"add_help": False, "allow_abbrev": False, "conflict_handler": "resolve"}
+        super().__init__(**{**ours, **options})
+
+    def error(self, message: str) -> Any:
+        """Raises `ConfigError` with the message."""
+        raise ConfigError(message)
+
+    @contextlib.contextmanager
+    def section(self, title: str, owner: str) -> Iterator[None]:
+        """Collects arguments that are added to the parser itself in a group of the help.
+
+        Args:
+            title: Heading of the group.
+            owner: Who defines the arguments, for messages.
+        """
+        before = self._section, self._owner
+        self._section, self._owner = self.add_argument_group(title), owner
+        try:
+            yield
+        finally:
+            self._section, self._owner = before
+
+    def _record(self, action: Action, kind: Any) -> Action:
+        self.arguments[action.dest] = action
+        self.owners[action.dest] = self._owner
+        if kind not in _SINGLE:
+            self._repeatable.add(action.dest)
+        return action
+
+    def add_argument(self, *flags: str, **options: Any) -> Action:  # type: ignore[override]
+        """Adds an argument; see `argparse`."""
+        if self._section is not None:
+            return self._section.add_argument(*flags, **options)
+        return self._record(
+            super().add_argument(*flags, **options), options.get("action", "store")
+        )
+
+    def add_argument_group(self, *args: Any, **options: Any) -> Any:
+        """Adds an argument group; see `argparse`."""
+        return _Group(super().add_argument_group(*args, **options), self._record)
+
+    def add_mutually_exclusive_group(self, **options: Any) -> Any:
+        """Adds a mutually exclusive group; see `argparse`."""
+        if self._section is not None:
+            return self._section.add_mutually_exclusive_group(**options)
+        return _Group(super().add_mutually_exclusive_group(**options), self._record)
+
+    def set_defaults(self, **values: Any) -> None:
+        """Sets default values; see `argparse`."""
+        self.own_defaults |= values
+        super().set_defaults(**values)
+
+    def defaults(self) -> dict[str, Any]:
+        """Returns the default of every argument, strings converted as on the command line."""
+        values = {name: self.get_default(name) for name in self.arguments} | self.own_defaults
+        return {
+            name: self._default(name, value)
+            for name, value in values.items()
+            if value is not argparse.SUPPRESS
+        }
+
+    def _default(self, name: str, value: Any) -> Any:
+        action = self.arguments.get(name)
+        convert = action.type if action is not None else None
+        return convert(value) if isinstance(value, str) and callable(convert) else value
+
+    def read(self, given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+        """Returns the arguments that are given, without defaults.
+
+        Required arguments may be missing: their values may come from elsewhere.
+
+        Args:
+            given: Values by name, None meaning not given; or the words of a command line.
+
+        Raises:
+            ConfigError: If an argument is unknown, given twice, of the wrong type or out of range.
+        """
+        if isinstance(given, Mapping):
+            for name in given:
+                if name not in self.arguments:
+                    raise ConfigError(unknown_name("argument", name, self.arguments, 3))
+            values = {name: value for name, value in given.items() if value is not None}
+            return {name: self._convert(name, value) for name, value in values.items()}
+        for action in self.arguments.values():
+            action.required = False
+        self._reject_repeated(given)
+        # Argparse sets no default for what the namespace has already; None means not given.
+        names = {*self.arguments, *self.own_defaults}
+        args, unknown = self.parse_known_args(list(given), Namespace(**dict.fromkeys(names)))
+        if unknown:
+            valid = [f"--{name}" for name in self.arguments]
+            raise ConfigError(unknown_name("argument", unknown[0].split("=")[0], valid, 3))
+        return {name: value for name, value in vars(args).items() if value is not None}
+
+    def _reject_repeated(self, words: Iterable[str]) -> None:
+        used = Counter(word.split("=")[0] for word in words)
+        for name, action in self.arguments.items():
+            times = sum(used[flag] for flag in action.option_strings)
+            if times > 1 and name not in self._repeatable:
+                flag = action.option_strings[0]
+                raise ConfigError(f"argument {flag} is given {times} times: give it once")
+
+    def _convert(self, name: str, value: Any) -> Any:
+        """Converts a value, or every value of a list, as the command line converts its text."""
+        action = self.arguments[name]
+        flag = (action.option_strings or [name])[0]
+        if action.nargs == 0:  # the dictionary holds the value, not whether the flag is given
+            is_boolean = isinstance(action.const, bool)
+            return convert_value(flag, value, boolean) if is_boolean else value
+        if action.nargs in ("+", "*") or isinstance(action.nargs, int):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            return [convert_value(flag, v, action.type, action.choices) for v in values]
+        return convert_value(flag, value, action.type, action.choices)
+
+
+def convert_value(
+    flag: str, value: Any, convert: Any, choices: Collection[Any] | None = None
+) -> Any:
+    """Converts one value as `argparse` converts the text of an argument.
+
+    Args:
+        flag: The argument, for messages.
+        value: The value, converted from its text if there is a converter.
+        convert: The argument's `type`, or None.
+        choices: The argument's `choices`, or None.
+
+    Raises:
+        ConfigError: If the value cannot be converted or is not one of the choices.
+    """
+    if convert is not None:
+        try:
+            value = convert(str(value))
+        except argparse.ArgumentTypeError as error:
+            raise ConfigError(f"argument {flag}: {error}") from None
+        except (TypeError, ValueError):
+            kind = getattr(convert, "__name__", repr(convert))
+            raise ConfigError(f"argument {flag}: invalid {kind} value: {str(value)!r}") from None
+    if choices is not None and value not in choices:
+        valid = ", ".join(map(str, choices))
+        raise ConfigError(f"argument {flag}: invalid choice: {value!r} (choose from {valid})")
+    return value
