@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "generated",
 ]
-exclude_patterns = ["_build", "diagrams", "reference/observers.md", "how_to/observers.md"]
+exclude_patterns = ["_build", "diagrams"]
 nitpicky = True
 # Types of third-party libraries that appear in signatures and are not in the local inventories, and
 # type aliases, which autodoc shows by the name they have in the source.

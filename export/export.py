@@ -88,8 +88,12 @@ def export_bundle(
         ContractError: If the backbone does not keep the ReturnTypes contract.
 
     Example:
-        >>> export_bundle(model, "exported/resnet18", formats="onnx,aoti")
-        >>> logits, features = load_bundle("exported/resnet18")(images, returnt="both")
+        >>> from mammoth_compiled import export_bundle, load_bundle
+        >>> from mammoth_compiled.backbones.cnn import CNN
+        >>> path = export_bundle(CNN(10), "exported/cnn", input_shape=(3, 32, 32), formats="onnx")
+        >>> logits, features = load_bundle(path)(torch.rand(4, 3, 32, 32), returnt="both")
+        >>> logits.shape, features.shape
+        (torch.Size([4, 10]), torch.Size([4, 4096]))
     """
     target = check_target(path)
     wanted = format_names(formats)

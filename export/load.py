@@ -271,8 +271,12 @@ def load_bundle(
             really use `device`; its `code` says which.
 
     Example:
-        >>> bundle = load_bundle("exported/resnet18")
-        >>> logits, features = bundle(images, returnt="both")
+        >>> from mammoth_compiled import export_bundle
+        >>> from mammoth_compiled.backbones.cnn import CNN
+        >>> path = export_bundle(CNN(10), "exported/cnn", input_shape=(3, 32, 32), formats="onnx")
+        >>> bundle = load_bundle(path, returnt="features")
+        >>> bundle(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 4096])
     """
     folder = Path(path)
     if folder.suffix == ".onnx" and not folder.is_dir():

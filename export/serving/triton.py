@@ -76,8 +76,11 @@ def write_triton_layout(
             is not valid, a model of that name is somebody else's, or a file cannot be written.
 
     Example:
-        >>> write_triton_layout("exported/resnet18", "models")
-        [PosixPath('models/resnet18')]
+        >>> from mammoth_compiled import export_bundle
+        >>> from mammoth_compiled.backbones.cnn import CNN
+        >>> path = export_bundle(CNN(10), "exported/cnn", input_shape=(3, 32, 32), name="cnn")
+        >>> write_triton_layout(path, "models")
+        [PosixPath('models/cnn')]
     """
     source, target = Path(bundle), Path(repository)
     manifest = read_manifest(source)
