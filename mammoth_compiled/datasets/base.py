@@ -1,4 +1,4 @@
-"""ContinualDataset: a dataset as a stream of tasks."""
+"""ContinualDataset: a dataset as a sequence of tasks."""
 
 import copy
 from argparse import Namespace
@@ -17,20 +17,20 @@ from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.types import DatasetInfo
 
-# Not more: activations past 32 MiB, as 256 images of 32x32 in 32 channels have, go back to the
-# system after each operation on a CPU and have to be got anew.
+# On a CPU, blocks over 32 MiB return to the system after each operation and are reallocated: 256
+# images of 32x32 pixels in 32 channels already take that much.
 EVAL_BATCH_SIZE = 128
-BY_CLASS = ("class-il", "task-il")
-SETTINGS = (*BY_CLASS, "domain-il")
+SPLIT_BY_CLASS = ("class-il", "task-il")
+SETTINGS = (*SPLIT_BY_CLASS, "domain-il")
 
 
 class MammothDataset(Dataset):
-    """All images of one split; `__getitem__` returns (image, label, not augmented image).
+    """The images of one split; `__getitem__` returns (image, label, image without augmentation).
 
     Attributes:
-        data: Images, array [N, ...].
-        targets: Class ids, array [N].
-        not_aug_transform: Makes the not augmented image.
+        data: Images, uint8, [N, H, W] or [N, H, W, C].
+        targets: Class ids, [N].
+        not_aug_transform: torchvision transform that returns the image without augmentation.
     """
 
     data: np.ndarray
@@ -39,30 +39,53 @@ class MammothDataset(Dataset):
 
 
 class ContinualDataset:
-    """A dataset that is learnt task by task.
+    """A dataset that is learned task by task.
 
-    A subclass sets the class attributes and defines `get_data_loaders`, which returns the whole
-    training and test set; they are split by class here.
+    A subclass sets the class attributes and defines `get_data_loaders`, which returns the complete
+    training and test sets; this class splits them into tasks.
 
     Args:
-        args: The run's arguments.
+        args: The arguments of the run.
 
     Attributes:
         NAME: Registered name.
-        SETTING: "class-il", "task-il" (both split by class) or "domain-il".
-        N_CLASSES_PER_TASK: Classes per task, one number or one per task.
-        N_TASKS: T.
-        N_CLASSES: K; by default the sum over the tasks.
+        SETTING: "class-il" or "task-il", whose tasks are ranges of classes, or "domain-il".
+        N_CLASSES_PER_TASK: Classes per task, one number for all tasks or one for each.
+        N_TASKS: Number of tasks, T.
+        N_CLASSES: Number of classes, K; by default the sum over the tasks.
         SIZE: (height, width) of the images, pixels.
         MEAN: Mean per channel of images in [0, 1].
         STD: Standard deviation per channel.
         TRANSFORM: torchvision transform of training images.
         TEST_TRANSFORM: torchvision transform of test images.
-        CLASS_NAMES: One name per class; by default the ids.
-        DEFAULTS: Arguments to use where neither the user nor the model's settings give them.
-        c_task: Current task from 0; -1 before the first.
+        CLASS_NAMES: One name per class; by default the class ids.
+        DEFAULTS: Arguments that apply if neither the user nor the settings of the model give them.
+        c_task: Index of the current task; -1 before the first.
+        num_stages: Training stages: one per task, or 1 for joint training on all tasks.
         train_loader: Training batches of the current task.
-        test_loaders: Test batches of every task seen.
+        test_loaders: Test batches of each task seen so far.
+
+    Raises:
+        ConfigError: If a class attribute is invalid, or joint training is requested for
+            "domain-il".
+
+    Example:
+        >>> from argparse import Namespace
+        >>> import numpy as np
+        >>> from torchvision import transforms
+        >>> from mammoth_compiled.datasets.arrays import ArrayDataset
+        >>> class Noise(ContinualDataset):
+        ...     NAME, SETTING = "noise", "class-il"
+        ...     N_CLASSES_PER_TASK, N_TASKS = 2, 3
+        ...
+        ...     def get_data_loaders(self):
+        ...         images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+        ...         split = ArrayDataset(images, np.arange(60) % 6, transforms.ToTensor())
+        ...         return split, split
+        >>> dataset = Noise(Namespace(batch_size=5))
+        >>> train_loader, test_loader = dataset.meta_get_data_loaders()
+        >>> dataset.get_offsets(), len(train_loader)
+        ((0, 2), 4)
     """
 
     NAME: str
@@ -95,52 +118,59 @@ class ContinualDataset:
             )
         self.args = args
         self.joint = bool(getattr(args, "joint", False))
-        if self.joint and self.SETTING not in BY_CLASS:
+        if self.joint and self.SETTING not in SPLIT_BY_CLASS:
             raise ConfigError(f"joint training needs tasks split by class, not {self.SETTING!r}")
         if not hasattr(self, "N_CLASSES"):
-            self.N_CLASSES = self._end_of(self.N_TASKS - 1)
+            self.N_CLASSES = self._end_of_task(self.N_TASKS - 1)
         self.device = get_device(getattr(args, "device", None))
-        self._said_reason: str | None = None
+        self._reported_reason: str | None = None
         self.reset()
 
     @property
     def num_stages(self) -> int:
-        """Training stages: the tasks one after the other, or 1 for joint training on all."""
+        """Number of training stages: one per task, or 1 for joint training on all tasks."""
         return 1 if self.joint else self.N_TASKS
 
     def reset(self) -> None:
-        """Goes back to before the first task."""
+        """Returns to the state before the first task."""
         self.c_task = -1
         self.train_loader = None  # type: ignore[assignment]
         self.test_loaders = []
 
     def get_offsets(self, c_task: int | None = None) -> tuple[int, int]:
-        """Returns (first, last + 1) class id of a task, the current one by default."""
+        """Returns the (first, last + 1) class id of a task.
+
+        Args:
+            c_task: Index of the task; None for the current one.
+        """
         task = self.c_task if c_task is None else c_task
-        if self.SETTING not in BY_CLASS:
+        if self.SETTING not in SPLIT_BY_CLASS:
             return 0, self.N_CLASSES
         if self.joint and c_task is None and task >= 0:
             return 0, self.N_CLASSES
-        return (0 if task == 0 else self._end_of(task - 1)), self._end_of(task)
+        return (0 if task == 0 else self._end_of_task(task - 1)), self._end_of_task(task)
 
-    def _end_of(self, task: int) -> int:
+    def _end_of_task(self, task: int) -> int:
         per_task = self.N_CLASSES_PER_TASK
-        if self.SETTING not in BY_CLASS:
+        if self.SETTING not in SPLIT_BY_CLASS:
             return per_task if isinstance(per_task, int) else per_task[0]
         if isinstance(per_task, int):
             return per_task * (task + 1)
         return sum(per_task[: task + 1])
 
     def get_data_loaders(self) -> tuple[Any, Any]:
-        """Returns the training and the test set, whole: they are split into tasks afterwards.
+        """Returns the complete training and test sets, which are then split into tasks.
 
-        In the setting "domain-il" it is called with `c_task` of the task to come and returns that
-        task's data.
+        Both have the attributes `data` and `targets`, see `MammothDataset`. With the setting
+        "domain-il" this is called for every task, and returns the data of task `c_task`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define get_data_loaders()")
 
     def meta_get_data_loaders(self) -> tuple[TaskLoader, TaskLoader]:
-        """Goes on to the next task and returns its training and test batches.
+        """Advances to the next task and returns its training and test loaders.
+
+        Returns:
+            Iterables over batches on the device, see `mammoth_compiled.data.TaskLoader`.
 
         Raises:
             DataError: If a split lacks `data` or `targets`, or has no image of the task.
@@ -156,30 +186,30 @@ class ContinualDataset:
                     )
         if self.joint:
             tests = [
-                self._restrict(test, self.get_offsets(task), "test") for task in range(self.N_TASKS)
+                self._select_classes(test, self.get_offsets(task), "test") for task in range(self.N_TASKS)
             ]
             self.c_task = self.N_TASKS - 1
-        elif self.SETTING in BY_CLASS:
-            train = self._restrict(train, self.get_offsets(), "training")
-            tests = [self._restrict(test, self.get_offsets(), "test")]
+        elif self.SETTING in SPLIT_BY_CLASS:
+            train = self._select_classes(train, self.get_offsets(), "training")
+            tests = [self._select_classes(test, self.get_offsets(), "test")]
         else:
             tests = [test]
         self.train_loader = self._loader(train, self.args.batch_size, shuffle=True)
         self.test_loaders += [self._loader(t, EVAL_BATCH_SIZE, shuffle=False) for t in tests]
-        self._say_fallback(self.train_loader.fallback_reason)
+        self._report_fallback(self.train_loader.fallback_reason)
         return self.train_loader, self.test_loaders[-1]
 
-    def _say_fallback(self, reason: str | None) -> None:
-        if reason and reason != self._said_reason:
-            self._said_reason = reason
+    def _report_fallback(self, reason: str | None) -> None:
+        if reason and reason != self._reported_reason:
+            self._reported_reason = reason
             say(f"data: {self.NAME} is loaded image by image (slower), because {reason}")
 
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> TaskLoader:
         workers = getattr(self.args, "num_workers", None)
         return TaskLoader(dataset, batch_size, shuffle, self.device, workers)
 
-    def _restrict(self, dataset: Any, offsets: tuple[int, int], split: str) -> Any:
-        """Returns the images of a range of classes, as a copy that shares nothing it changes."""
+    def _select_classes(self, dataset: Any, offsets: tuple[int, int], split: str) -> Any:
+        """Returns a copy of a dataset that has only the images of a range of classes."""
         targets = np.asarray(dataset.targets)
         mask = (targets >= offsets[0]) & (targets < offsets[1])
         if not mask.any():
@@ -187,24 +217,28 @@ class ContinualDataset:
                 f"{self.NAME}: the {split} set has no image of classes {offsets[0]} to "
                 f"{offsets[1] - 1} (task {self.c_task + 1})"
             )
-        part = copy.copy(dataset)
+        selected = copy.copy(dataset)
         data = dataset.data
         if isinstance(data, torch.Tensor):
-            part.data = data[torch.from_numpy(mask)]
+            selected.data = data[torch.from_numpy(mask)]
         else:
-            part.data = np.asarray(data)[mask]
-        part.targets = targets[mask]
-        return part
+            selected.data = np.asarray(data)[mask]
+        selected.targets = targets[mask]
+        return selected
 
     def input_shape(self) -> tuple[int, int, int] | None:
-        """Returns (C, H, W) of an image, None where the class does not say it with SIZE."""
+        """Returns the shape of an image, (C, H, W), or None if the class does not set `SIZE`."""
         if not hasattr(self, "SIZE"):
             return None
         channels = len(self.MEAN) if hasattr(self, "MEAN") else 3
         return channels, *self.SIZE
 
     def info(self) -> DatasetInfo:
-        """Returns what a deployed backbone must know of this dataset."""
+        """Returns what a deployed backbone needs to know about this dataset.
+
+        Raises:
+            DataError: If `SIZE` is not set and no task has been loaded that shows the image size.
+        """
         shape = self.input_shape()
         if shape is None:
             if not self.test_loaders:
@@ -224,20 +258,20 @@ class ContinualDataset:
 
     @staticmethod
     def get_backbone() -> str:
-        """Returns the name of the backbone to use where none is given."""
+        """Returns the name of the default backbone."""
         raise NotImplementedError("the dataset does not define get_backbone(): give a backbone")
 
     @classmethod
     def get_transform(cls) -> Any:
-        """Returns the training transform for a stored image, a float tensor in [0, 1]."""
+        """Returns the training transform of replayed images, float tensors in [0, 1]."""
         return transforms.Compose([transforms.ToPILImage(), cls.TRANSFORM])
 
     @staticmethod
     def get_loss() -> Callable[..., torch.Tensor]:
-        """Returns the loss function, cross entropy by default."""
+        """Returns the loss function, by default cross entropy of logits, [B, K], and labels, [B]."""
         return F.cross_entropy
 
     @classmethod
     def get_normalization_transform(cls) -> Any:
-        """Returns the transform that normalises a float image in [0, 1]."""
+        """Returns the transform that normalizes a float image in [0, 1]."""
         return transforms.Normalize(cls.MEAN, cls.STD)

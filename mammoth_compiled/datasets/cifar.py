@@ -1,4 +1,4 @@
-"""CIFAR-10 in 5 tasks of 2 classes and CIFAR-100 in 10 tasks of 10 classes.
+"""CIFAR-10 in 5 tasks of 2 classes, CIFAR-100 in 10 tasks of 10 classes.
 
 Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
 """
@@ -10,9 +10,9 @@ import numpy as np
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from mammoth_compiled.datasets.arrays import ArrayDataset, fetch
+from mammoth_compiled.datasets.arrays import ArrayDataset
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.datasets.paths import data_dir
+from mammoth_compiled.datasets.download import data_dir, load_or_download
 from mammoth_compiled.registry import register_dataset
 
 
@@ -29,29 +29,33 @@ def _training_transform(mean: tuple[float, ...], std: tuple[float, ...]) -> tran
 
 @lru_cache(maxsize=4)
 def _load(source: Any, root: str, train: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns images [N, 32, 32, 3], labels [N] and class names of a split."""
+    """Returns the images, uint8, [N, 32, 32, 3], labels, int64, [N], and class names of a split."""
     split = source(root, train=train, download=True)
     return split.data, np.asarray(split.targets, np.int64), tuple(split.classes)
 
 
 class SequentialCIFAR(ContinualDataset):
-    """What both have in common: torchvision's files, 32x32x3 images, the transforms."""
+    """Base of both datasets: 32x32 color images in the files that torchvision downloads.
+
+    Attributes:
+        SOURCE: The dataset class of torchvision.
+    """
 
     SETTING = "class-il"
     SIZE = (32, 32)
     SOURCE: ClassVar[type[CIFAR10]]
 
     def get_data_loaders(self) -> tuple[ArrayDataset, ArrayDataset]:
-        """Returns the whole training and test set, downloaded if they are not there.
+        """Returns the complete training and test sets, downloaded if the files are missing.
 
         Raises:
-            DataError: If the files are neither there nor to be had; names the folder searched.
+            DataError: If the files are missing and the download fails.
         """
         root = data_dir(self.args)
         source: Any = self.SOURCE
         folder = root / self.SOURCE.base_folder
         splits = [
-            fetch(self.NAME, partial(_load, source, str(root), train), [folder])
+            load_or_download(self.NAME, partial(_load, source, str(root), train), [folder])
             for train in (True, False)
         ]
         (images, labels, self.CLASS_NAMES), (test_images, test_labels, _) = splits
@@ -62,7 +66,7 @@ class SequentialCIFAR(ContinualDataset):
 
     @staticmethod
     def get_backbone() -> str:
-        """Returns the default backbone."""
+        """Returns the name of the default backbone."""
         return "resnet18"
 
 

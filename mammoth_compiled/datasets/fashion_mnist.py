@@ -1,4 +1,4 @@
-"""Fashion-MNIST in 5 tasks of 2 classes, as 32x32 colour images.
+"""Fashion-MNIST in 5 tasks of 2 classes, as 32x32 color images.
 
 Source: Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
-from mammoth_compiled.datasets.idx import SequentialIDX, read_idx, stems
+from mammoth_compiled.datasets.idx import SequentialIDX, file_stems, read_idx
 from mammoth_compiled.registry import register_dataset
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -55,35 +55,35 @@ class SequentialFashionMNIST(SequentialIDX):
     HINT: ClassVar[str] = "On Debian: apt-get install dataset-fashion-mnist"
 
     def folders(self, root: Path) -> list[Path]:
-        """Returns the data folder, a folder in it, and where Debian's package puts the files."""
+        """Returns the data folder, a folder in it, and the folder of the Debian package."""
         return [root, root / "fashion-mnist", DEBIAN]
 
     def download(self, root: Path) -> FashionMNIST:
-        """Fetches the files."""
+        """Downloads the files with torchvision."""
         return FashionMNIST(str(root), download=True)
 
     @staticmethod
     @lru_cache(maxsize=4)
     def read(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images padded to 32x32 and made colour, [N, 32, 32, 3], and labels [N]."""
+        """Returns the images, zero-padded and repeated to [N, 32, 32, 3], and the labels, [N]."""
         data = np.pad(read_idx(images), ((0, 0), (2, 2), (2, 2)))
         return np.repeat(data[..., None], 3, axis=3), read_idx(labels).astype(np.int64)
 
     @staticmethod
     def get_backbone() -> str:
-        """Returns the default backbone."""
+        """Returns the name of the default backbone."""
         return "resnet18"
 
 
 @register_dataset("seq-fmnist-mini")
 class SequentialFashionMNISTMini(SequentialFashionMNIST):
-    """Part of Fashion-MNIST that comes with the package, 6,000 + 2,000 images, 32x32x3."""
+    """Subset of Fashion-MNIST shipped with the package, 6,000 + 2,000 images, 32x32x3."""
 
     def files(self, split: str) -> list[Path]:
-        """Returns the packaged image and label file of a split."""
-        return [PACKAGED / f"{stem}.gz" for stem in stems(split)]
+        """Returns the packaged image and label files of a split."""
+        return [PACKAGED / f"{stem}.gz" for stem in file_stems(split)]
 
     @staticmethod
     def get_backbone() -> str:
-        """Returns the default backbone."""
+        """Returns the name of the default backbone."""
         return "cnn"

@@ -23,7 +23,7 @@ class SequentialMNIST(SequentialIDX):
     N_CLASSES_PER_TASK = 2
     N_TASKS = 5
     SIZE = (28, 28)
-    # The literature trains on images in [0, 1] as they are.
+    # The literature trains on images in [0, 1] without normalization.
     MEAN = (0.0,)
     STD = (1.0,)
     TRANSFORM = transforms.ToTensor()
@@ -34,20 +34,20 @@ class SequentialMNIST(SequentialIDX):
     RAW: ClassVar[str] = "MNIST/raw"
 
     def folders(self, root: Path) -> list[Path]:
-        """Returns a folder in the data folder; Fashion-MNIST's files have the same names."""
+        """Returns a folder of its own, because the files of Fashion-MNIST have the same names."""
         return [root / "mnist"]
 
     def download(self, root: Path) -> MNIST:
-        """Fetches the files."""
+        """Downloads the files with torchvision."""
         return MNIST(str(root), download=True)
 
     @staticmethod
     @lru_cache(maxsize=2)
     def read(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images [N, 28, 28] and labels [N]."""
+        """Returns the images, uint8, [N, 28, 28], and the labels, int64, [N]."""
         return read_idx(images), read_idx(labels).astype(np.int64)
 
     @staticmethod
     def get_backbone() -> str:
-        """Returns the default backbone."""
+        """Returns the name of the default backbone."""
         return "mnistmlp"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from streams import labels_of
+from label_streams import labels_of
 
 from mammoth_compiled import Buffer
 from mammoth_compiled.buffers.policies.herding import herding_ranks

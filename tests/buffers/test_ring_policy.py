@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from streams import batches, labels_of
+from label_streams import batches, labels_of
 
 from mammoth_compiled import Buffer
 

@@ -4,7 +4,7 @@ from math import isfinite
 
 import pytest
 import torch
-from streams import batches, labels_of
+from label_streams import batches, labels_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mammoth_compiled import Buffer, get_avail_args

@@ -1,4 +1,4 @@
-"""How a dataset becomes a stream of tasks, in every setting."""
+"""ContinualDataset: splitting a dataset into tasks, in every setting."""
 
 from argparse import Namespace
 
@@ -21,7 +21,7 @@ from mammoth_compiled.models.sgd import SGD
 
 @pytest.fixture
 def stream(tiny):
-    """Returns a function that makes a tiny stream with other class attributes."""
+    """Returns a function that builds the tiny dataset with other class attributes."""
 
     def make(args=None, **attributes):
         kind = type("Stream", (tiny.Dataset,), {"NAME": "stream", **attributes})
@@ -53,7 +53,7 @@ def test_tasks_split_by_class(stream, setting, per_task, tasks):
     assert [dataset.get_offsets(t) for t in range(3)] == [(t[0], t[-1] + 1) for t in tasks]
 
 
-def test_joint_has_all_classes_and_the_tests_of_every_task(stream):
+def test_joint_training_has_all_classes_and_one_test_loader_per_task(stream):
     dataset = stream({"joint": True})
     train_loader, _ = dataset.meta_get_data_loaders()
     assert dataset.num_stages == 1
@@ -64,11 +64,11 @@ def test_joint_has_all_classes_and_the_tests_of_every_task(stream):
     assert dataset.info().tasks_seen == 3
 
 
-def test_domain_il_asks_for_each_tasks_data(stream, tiny):
+def test_domain_il_loads_data_for_each_task(stream, tiny):
     def get_data_loaders(self):
         data, targets = tiny.images(4, num_classes=6, seed=1)
         test = tiny.images(2, num_classes=6, seed=2)
-        # Each domain is turned by another angle.
+        # Each domain is rotated by a different angle.
         return (
             tiny.Split(np.rot90(data, self.c_task, (1, 2)).copy(), targets, self.TRANSFORM),
             tiny.Split(np.rot90(test[0], self.c_task, (1, 2)).copy(), test[1], self.TRANSFORM),
@@ -87,7 +87,7 @@ def test_domain_il_asks_for_each_tasks_data(stream, tiny):
 
 
 @pytest.mark.parametrize("setting", ["task-il", "domain-il"])
-def test_other_settings_train(tiny, setting):
+def test_other_settings_can_be_trained(tiny, setting):
     @register_dataset("seq-other")
     class Other(tiny.Dataset):
         SETTING = setting
@@ -103,14 +103,14 @@ def test_other_settings_train(tiny, setting):
         assert results.class_il == results.task_il
 
 
-def test_reset(stream):
+def test_reset_returns_to_the_start(stream):
     dataset = stream()
     dataset.meta_get_data_loaders()
     dataset.reset()
     assert (dataset.c_task, dataset.test_loaders, dataset.train_loader) == (-1, [], None)
 
 
-def test_the_whole_sets_are_left_alone(stream, tiny):
+def test_complete_sets_are_not_modified(stream, tiny):
     whole = tiny.Split(*tiny.images(4), transforms.ToTensor())
     dataset = stream(get_data_loaders=lambda self: (whole, whole))
     for _ in range(3):
@@ -122,7 +122,7 @@ def test_the_whole_sets_are_left_alone(stream, tiny):
     assert sorted(set(whole.targets.tolist())) == [0, 1, 2, 3, 4, 5]
 
 
-def test_targets_as_a_list_and_data_as_a_tensor(stream, tiny):
+def test_targets_may_be_a_list_and_data_a_tensor(stream, tiny):
     data, targets = tiny.images(4)
     whole = tiny.Split(torch.from_numpy(data), targets.tolist(), transforms.ToTensor())
     whole.__class__ = type(
@@ -136,7 +136,7 @@ def test_targets_as_a_list_and_data_as_a_tensor(stream, tiny):
     assert loader.fallback_reason == "its `data` is not a uint8 array of images"
 
 
-def test_the_slow_way_is_said_once(stream, capsys):
+def test_fallback_is_reported_once(stream, capsys):
     slow = transforms.Compose([transforms.RandomPerspective(), transforms.ToTensor()])
     dataset = stream(TRANSFORM=slow)
     for _ in range(3):
@@ -147,7 +147,7 @@ def test_the_slow_way_is_said_once(stream, capsys):
     )
 
 
-def test_info(stream):
+def test_info_describes_the_tasks_seen(stream):
     dataset = stream(CLASS_NAMES=tuple("abcdef"))
     assert dataset.info().classes_seen == ()
     dataset.meta_get_data_loaders()
@@ -159,7 +159,7 @@ def test_info(stream):
     assert info.class_names == tuple("abcdef")
 
 
-def test_info_without_size_looks_at_an_image(stream, tiny, monkeypatch):
+def test_info_without_size_reads_the_shape_of_an_image(stream, tiny, monkeypatch):
     monkeypatch.delattr(tiny.Dataset, "SIZE")
     dataset = stream()
     assert dataset.input_shape() is None
@@ -170,14 +170,14 @@ def test_info_without_size_looks_at_an_image(stream, tiny, monkeypatch):
     assert dataset.info().class_names == tuple("012345")
 
 
-def test_defaults_of_the_class(stream):
+def test_default_loss_and_transforms(stream):
     dataset = stream(TRANSFORM=transforms.ToTensor())
     assert dataset.get_loss() is F.cross_entropy
     to_pil, own = dataset.get_transform().transforms
     assert isinstance(to_pil, transforms.ToPILImage)
     assert own is dataset.TRANSFORM
-    normalise = dataset.get_normalization_transform()
-    assert (normalise.mean, normalise.std) == ((0.5,) * 3, (0.25,) * 3)
+    normalize = dataset.get_normalization_transform()
+    assert (normalize.mean, normalize.std) == ((0.5,) * 3, (0.25,) * 3)
     with pytest.raises(NotImplementedError, match="give a backbone"):
         ContinualDataset.get_backbone()
 
@@ -193,17 +193,17 @@ def test_defaults_of_the_class(stream):
         ({"N_CLASSES_PER_TASK": [2, 2]}, "N_CLASSES_PER_TASK has 2 entries for 3 tasks"),
     ],
 )
-def test_bad_attributes(stream, attributes, message):
+def test_invalid_class_attributes_are_rejected(stream, attributes, message):
     with pytest.raises(ConfigError, match=message):
         stream(**attributes)
 
 
-def test_joint_in_the_domain_setting(stream):
+def test_joint_training_is_rejected_in_domain_il(stream):
     with pytest.raises(ConfigError, match="joint training needs tasks split by class"):
         stream({"joint": True}, SETTING="domain-il")
 
 
-def test_bad_splits(stream, tiny):
+def test_incomplete_splits_are_rejected(stream, tiny):
     good = tiny.Split(*tiny.images(4), transforms.ToTensor())
     part = tiny.Split(good.data[good.targets < 2], good.targets[good.targets < 2], None)
     bare = torch.utils.data.TensorDataset(torch.zeros(3))
@@ -215,9 +215,9 @@ def test_bad_splits(stream, tiny):
         dataset.meta_get_data_loaders()
 
 
-def test_get_data_loaders_must_be_written():
-    class Nothing(ContinualDataset):
-        NAME, SETTING, N_CLASSES_PER_TASK, N_TASKS = "nothing", "class-il", 2, 1
+def test_missing_get_data_loaders_is_reported():
+    class Empty(ContinualDataset):
+        NAME, SETTING, N_CLASSES_PER_TASK, N_TASKS = "empty", "class-il", 2, 1
 
-    with pytest.raises(NotImplementedError, match=r"Nothing does not define get_data_loaders\(\)"):
-        Nothing(Namespace(batch_size=1)).meta_get_data_loaders()
+    with pytest.raises(NotImplementedError, match=r"Empty does not define get_data_loaders\(\)"):
+        Empty(Namespace(batch_size=1)).meta_get_data_loaders()

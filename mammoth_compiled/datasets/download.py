@@ -1,0 +1,48 @@
+"""The folder of a dataset's files, and a helpful error if they are missing and cannot be downloaded."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mammoth_compiled.device import base_path
+from mammoth_compiled.errors import DataError
+
+
+def data_dir(args: Namespace) -> Path:
+    """Returns the folder of the data: `--data_dir`, or `base_path()` if it is not given."""
+    return Path(getattr(args, "data_dir", None) or base_path())
+
+
+def load_or_download(
+    name: str, load: Callable[[], Any], searched: list[Path], hint: str = ""
+) -> Any:
+    """Calls a function that downloads missing files; explains the remedy if it fails.
+
+    Args:
+        name: Name of the dataset, for the message.
+        load: Downloads the files, or loads them if they exist.
+        searched: Folders in which the files may be, for the message.
+        hint: A further remedy, a full sentence or command.
+
+    Returns:
+        The result of `load`.
+
+    Raises:
+        DataError: If `load` raises anything.
+
+    Example:
+        >>> load_or_download("seq-x", lambda: 3, searched=[])
+        3
+    """
+    try:
+        return load()
+    except Exception as error:  # torchvision passes on whatever the network stack raises
+        folders = ", ".join(str(folder) for folder in searched)
+        reason = " ".join(str(error).split())
+        message = (
+            f"{name}: the data is not in {folders}, and the download failed "
+            f"({type(error).__name__}: {reason}). Put the files there or give --data_dir DIR. "
+            f"{hint}"
+        )
+        raise DataError(message.rstrip()) from error
