@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 import mammoth_compiled  # noqa: F401  registers the backbones
 from mammoth_compiled.device import keep_freed_memory
-from mammoth_compiled.engine.forward import ForwardPolicy, attach
-from mammoth_compiled.engine.policy import decide, forward_flops
+from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.engine.cost import compiling_pays, forward_flops
 from mammoth_compiled.registry import backbones
 
 KINDS = ("eager", "eager_channels_last", "compiled")
@@ -42,14 +42,16 @@ def prepare(kind, name, batch):
         "batch": batch,
         "leaf_modules": sum(1 for m in net.modules() if not any(m.children())),
         "forward_gflop": forward_flops(net, inputs) / 1e9,
-        "auto_for_1000_steps": decide("auto", torch.device("cpu"), net, inputs, 1000).reason,
+        "auto_for_1000_steps": compiling_pays(net, inputs, 1000)[1],
     }
     if kind == "eager_channels_last":
         net.to(memory_format=torch.channels_last)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     if kind == "compiled":
         keep_freed_memory()
-        attach(net, ForwardPolicy(torch.device("cpu"), compile=True, batch_sizes={batch}))
+        compute = Compute(torch.device("cpu"), compile=True)
+        compute.declare({batch})
+        compute.attach(net)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
 
     def step():

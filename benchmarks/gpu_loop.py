@@ -18,9 +18,7 @@ from torch.utils.data import DataLoader
 
 import mammoth_compiled as mc
 from mammoth_compiled.compiler.dispatch import replays
-from mammoth_compiled.engine.forward import policy_of
-from mammoth_compiled.engine.policy import batch_sizes
-from mammoth_compiled.engine.step import Step
+from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.registry import backbones
 
 DATASET = "seq-fmnist-mini"  # comes with the package
@@ -71,13 +69,13 @@ class _Ours:
         if method == "er":
             given |= {"buffer_size": 500, "minibatch_size": batch}
         model, dataset = mc.load_runner(method, DATASET, given)
-        policy = policy_of(model.net)
-        policy.compile, policy.batch_sizes = True, batch_sizes(model.args)
+        model.compute.compile = True
+        model.compute.declare(model.net_batch_sizes())
         model.net.to(model.device).train()
         self.loader, _ = dataset.meta_get_data_loaders()
         model.begin_task(dataset)
         self.device, self.batch = device, batch
-        self.step = Step(model, DATASET).__enter__()
+        self.step = training_step(model, model.compute).__enter__()
         self.steps = self._forever()
 
     def _forever(self):

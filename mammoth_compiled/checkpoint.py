@@ -12,9 +12,9 @@ from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.files import write_atomically
 
 FORMAT = "mammoth_compiled checkpoint"
-VERSION = 1
+VERSION = 2
 # What a file must hold; `models.state` says what is in the parts.
-KEYS = ("net", "backbone", "data", "model", "random", "args", "results", "tasks_done", "calls_seen")
+KEYS = ("net", "backbone", "data", "model", "random", "args", "results", "tasks_done", "compute")
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
@@ -55,6 +55,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if content["version"] > VERSION:
         raise CheckpointError(
             f"{path} has version {content['version']}, this release reads {VERSION}: update it"
+        )
+    if content["version"] < VERSION:
+        raise CheckpointError(
+            f"{path} was written by an earlier release (version {content['version']}, this release "
+            f"reads {VERSION}): load it with that release"
         )
     missing = [key for key in KEYS if key not in content]
     if missing:

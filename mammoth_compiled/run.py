@@ -9,28 +9,21 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled import export_bundle, update_bundle
 from mammoth_compiled.backbones import probe
 from mammoth_compiled.compiler.explain import explain
 from mammoth_compiled.config import Parser, build_parser, default_backbone, resolve
 from mammoth_compiled.console import say
-from mammoth_compiled.data import TaskLoader
-from mammoth_compiled.device import random_state, set_random_state
-from mammoth_compiled.engine import train
+from mammoth_compiled.engine import Observer
 from mammoth_compiled.engine.forward import forward_function
-from mammoth_compiled.engine.saving import save
-from mammoth_compiled.errors import ConfigError, ExportError, MammothError
+from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.export.bundle.directory import check_target
 from mammoth_compiled.export.formats import format_names
-from mammoth_compiled.export.bundle.manifest import read_manifest
-from mammoth_compiled.export.bundle.summary import report
 from mammoth_compiled.export.onnx_runtime import import_onnxruntime
-from mammoth_compiled.metrics import Results
+from mammoth_compiled.observers import BundleExporter, FinalTable, ResultsWriter
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.runner import build
-
-CALIBRATION_IMAGES = 256
+from mammoth_compiled.training import train
 
 EXAMPLE = """example:
   python -m mammoth_compiled.run --model derpp --dataset seq-fmnist-mini --backbone cnn \\
@@ -99,89 +92,6 @@ def _check_outputs(args: Any) -> None:
             raise ConfigError(f"--results_path {path} cannot be written: {error}") from error
 
 
-class TaskExporter:
-    """Exports the backbone of a run, at its end or task by task; weights outlive a failure.
-
-    Args:
-        model: The model that is trained.
-        dataset: Its data.
-    """
-
-    def __init__(self, model: Any, dataset: Any) -> None:
-        self.model, self.dataset, self.args = model, dataset, model.args
-        self.done = False
-
-    def after_task(self, results: Results) -> None:
-        """Brings the bundle to the weights of now and says what it holds, in one line."""
-        started = time.perf_counter()
-        what = "updated" if self.done else "exported"
-        path = self.export(results)
-        bundle = read_manifest(path)
-        models = [file for file in bundle.files if file.is_model]
-        worst = max((d.size for file in models for d in file.parity.values()), default=0.0)
-        accuracy = next((f.accuracy["class_il"] for f in models if "class_il" in f.accuracy), None)
-        say(
-            f"bundle after task {len(results.class_il)}: {what} in "
-            f"{time.perf_counter() - started:.1f} s, {len(models)} models, "
-            f"{len(bundle.info.classes_seen)} of {bundle.info.num_classes} classes seen, "
-            f"off by {worst:.1e}" + ("" if accuracy is None else f", Class-IL {accuracy:.2%}")
-        )
-
-    def export(self, results: Results) -> Path:
-        """Exports the backbone, or updates what was exported after an earlier task."""
-        evidence = {
-            "samples": next(iter(self.dataset.test_loaders[0]))[0][:32].cpu(),
-            "calibration": self._training_images if "int8" in self._variants else None,
-            "test_set": self._test_set,
-        }
-        try:
-            if self.done:
-                path = update_bundle(self.args.export, self.model, **evidence)
-            else:
-                path = export_bundle(
-                    self.model,
-                    self.args.export,
-                    formats=self.args.formats,
-                    variants=self._variants,
-                    **evidence,
-                )
-        except MammothError as error:
-            args, done = self.args, len(results.class_il)
-            kept = save(self.model, self.dataset, args, results, done)
-            raise ExportError(
-                f"{error}. The weights are kept in {kept}; once mended: "
-                f"python -m mammoth_compiled.export {kept} {args.export}"
-            ) from error
-        self.done = True
-        return path
-
-    @property
-    def _variants(self) -> list[str]:
-        return [kind for kind in (self.args.export_variants or "").split(",") if kind]
-
-    def _training_images(self) -> torch.Tensor:
-        """Returns images of all classes seen; the random numbers of the run stay as they are."""
-        before = random_state()
-        train, _ = self.dataset.get_data_loaders()
-        loader = TaskLoader(train, self.args.batch_size, True, self.model.device, 0)
-        seen = torch.tensor(self.dataset.info().classes_seen, device=self.model.device)
-        found: list[torch.Tensor] = []
-        for inputs, labels, *_ in loader:
-            found.append(inputs[torch.isin(labels, seen)].cpu())
-            if sum(map(len, found)) >= CALIBRATION_IMAGES:
-                break
-        set_random_state(before)
-        return torch.cat(found)
-
-    def _test_set(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the test images of all tasks seen, and their class ids."""
-        batches = [batch for loader in self.dataset.test_loaders for batch in loader]
-        return (
-            torch.cat([inputs.cpu() for inputs, *_ in batches]),
-            torch.cat([labels.cpu() for _, labels, *_ in batches]),
-        )
-
-
 def _explanation(model: Any, dataset: Any) -> str:
     if dataset.input_shape() is None:
         dataset.meta_get_data_loaders()
@@ -213,7 +123,7 @@ def run(words: Sequence[str]) -> int:
         return 0
     for name, registry in (("model", models), ("dataset", datasets)):
         if getattr(front, name) is None:
-            raise ConfigError(f"--{name} is required; valid: {', '.join(sorted(registry))}")
+            raise ConfigError(f"--{name} is needed; valid: {', '.join(sorted(registry))}")
     if front.backbone:
         rest = [*rest, "--backbone", front.backbone]
     args = resolve(front.model, front.dataset, rest)
@@ -231,21 +141,19 @@ def run(words: Sequence[str]) -> int:
         f"{args.model} on {args.dataset} with {args.backbone} ({parameters:,} parameters) on "
         f"{model.device}: lr {args.lr:g}, batch {args.batch_size}, {args.n_epochs} epochs per task"
     )
-    exporter = TaskExporter(model, dataset)
-    results = train(
-        model, dataset, after_task=exporter.after_task if args.export_each_task else None
-    )
+    observers: list[Observer] = []
     if args.results_path:
-        results.write_json(args.results_path)
-    if results.class_il:
-        say("\nAccuracy in %:\n" + results.table())
+        observers.append(ResultsWriter(args.results_path))
+    observers.append(FinalTable())
+    if args.export:
+        observers.append(
+            BundleExporter(args.export, args.formats, args.export_variants, args.export_each_task)
+        )
+    results = train(model, dataset, observers=observers)
     if args.results_path:
         say(f"results: {args.results_path}")
     if results.interrupted:
         return 130
-    if args.export:
-        path = Path(args.export).resolve() if exporter.done else exporter.export(results)
-        say(report(path))
     say(
         f"total: {time.perf_counter() - started:.1f} s; training "
         f"{sum(results.train_s) - sum(results.compile_s):.1f} s ({results.images_per_second:,.0f} "

@@ -11,7 +11,7 @@ from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.config import RunConfig, resolve
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import computes_bf16, get_device, set_seed
-from mammoth_compiled.engine.forward import ForwardPolicy, attach
+from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.errors import ConfigError, ContractError
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.registry import backbones, datasets, models
@@ -64,8 +64,13 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
             f"--amp bf16: {device} only emulates bfloat16, which is slower than --amp off",
             stacklevel=2,
         )
-    attach(net, ForwardPolicy(device=device, amp=config.compute.amp))
-    return _build_model(args, net, dataset), dataset
+    compute = Compute(device, config.compute.amp)
+    compute.attach(net)
+    # Before the model is built, so that its optimizer and buffer are on the same device.
+    net.to(device)
+    model = _build_model(args, net, dataset)
+    model.compute = compute
+    return model, dataset
 
 
 def _options(args: Namespace, parameters: tuple[Parameter, ...]) -> dict[str, Any]:

@@ -181,6 +181,12 @@ def run_tiny(tiny):
 
 
 @pytest.fixture
+def example_args():
+    """Returns a function of a model's name: small values of the arguments it requires."""
+    return lambda name: dict(models[name].target.EXAMPLE_ARGS)
+
+
+@pytest.fixture
 def graph_counter(monkeypatch):
     """Lets nets be captured by Dynamo and counted (`frame_count`), but not compiled by Inductor."""
     counter = CompileCounter()

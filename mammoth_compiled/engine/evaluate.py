@@ -1,4 +1,4 @@
-"""Accuracy on the test images of all tasks seen."""
+"""Accuracy on the test images of all tasks seen so far."""
 
 import torch
 
@@ -9,14 +9,17 @@ from mammoth_compiled.types import Evaluation
 
 @torch.no_grad()
 def evaluate(model: ContinualModel, dataset: ContinualDataset) -> Evaluation:
-    """Measures a model on the test set of every task seen so far.
+    """Evaluates a model on the test set of every task seen so far.
 
-    The scores `model(inputs)`, [B, K], are compared among all classes seen (class-IL) and among
-    the task's own classes (task-IL). The device is waited for once per task.
+    A prediction is the argmax of the scores `model(inputs)`, [B, K], over all classes seen so far
+    (class-IL), or over the task's own classes (task-IL). Causes one host sync per task.
 
     Args:
         model: The model; its backbone is in eval mode meanwhile.
-        dataset: The stream, after at least one `meta_get_data_loaders()`.
+        dataset: The dataset, after at least one `meta_get_data_loaders()`.
+
+    Returns:
+        Accuracies in [0, 1], one per task seen, and the mean test loss.
     """
     was_training = model.net.training
     model.net.eval()
@@ -32,15 +35,15 @@ def evaluate(model: ContinualModel, dataset: ContinualDataset) -> Evaluation:
             for inputs, labels, *_ in loader:
                 inputs, labels = inputs.to(model.device), labels.to(model.device)
                 scores = model(inputs)
-                guess_seen = scores[:, :classes_seen].argmax(1)
-                guess_own = scores[:, first:end].argmax(1) + first
-                sums[0] += (guess_seen == labels).sum()
-                sums[1] += (guess_own == labels).sum()
+                predicted_seen = scores[:, :classes_seen].argmax(1)
+                predicted_own = scores[:, first:end].argmax(1) + first
+                sums[0] += (predicted_seen == labels).sum()
+                sums[1] += (predicted_own == labels).sum()
                 sums[2] += loss_function(scores, labels) * len(labels)
                 images += len(labels)
-            right_seen, right_own, loss = sums.tolist()
-            result.class_il.append(right_seen / images)
-            result.task_il.append(right_own / images)
+            correct_seen, correct_own, loss = sums.tolist()
+            result.class_il.append(correct_seen / images)
+            result.task_il.append(correct_own / images)
             total_loss += loss
             total_images += images
     finally:

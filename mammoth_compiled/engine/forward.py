@@ -1,13 +1,14 @@
-"""How a backbone's calls are run: compiled for the run's batch sizes, eagerly for others."""
+"""Runs the calls of a backbone, compiled or eagerly, as a `Compute` decides."""
 
+import contextlib
 import types
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.compiler.compat import compile_function
@@ -16,39 +17,30 @@ from mammoth_compiled.types import ReturnTypes
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass
-class ForwardPolicy:
-    """What the runners of a run's backbone and of its copies share.
-
-    Attributes:
-        device: Where the run computes.
-        compile: Whether to compile.
-        batch_sizes: The batch sizes to compile for. A graph is made for each, so a ragged last
-            batch is not among them and runs eagerly.
-        seen: The kinds of training call met so far. A kind is compiled when it comes again, since
-            some come once: the first step of a replay method, whose buffer is empty. It is part
-            of a checkpoint, so that a resumed run computes as one never stopped.
-        amp: "off", "bf16" or "fp16": precision inside the backbone; results are float32.
-    """
+class CallPolicy(Protocol):
+    """Decides how calls run; see `engine.compute.Compute`."""
 
     device: torch.device
-    compile: bool = False
-    batch_sizes: set[int] = field(default_factory=set)
-    seen: set[str] = field(default_factory=set)
-    amp: str = "off"
+    amp: str
+
+    def compiles(self, returnt: str, batch_size: int, training: bool) -> bool:
+        """Returns whether a call runs compiled."""
+
+    def disable(self) -> None:
+        """Stops compiling for the rest of the run."""
 
 
 class NetRunner:
-    """Runs the calls of one backbone as a policy says.
+    """Runs the calls of one backbone.
 
-    There is one compiled function per `returnt`, so that value is a constant of its graph.
+    Each `returnt` has its own compiled function, so that it is a constant of its graph.
 
     Args:
         net: The backbone.
         policy: Shared with the runners of the backbone's copies.
     """
 
-    def __init__(self, net: MammothBackbone, policy: ForwardPolicy) -> None:
+    def __init__(self, net: MammothBackbone, policy: CallPolicy) -> None:
         self.net = net
         self.policy = policy
         self._compiled: dict[str, Callable[..., Any]] = {}
@@ -67,8 +59,8 @@ class NetRunner:
         return _to_float(result)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        returnt = self._compilable(args, kwargs) if self.policy.compile else None
-        if returnt is None or not self._comes_again(returnt, len(args[0])):
+        returnt = self._plain_returnt(args, kwargs)
+        if returnt is None or not self.policy.compiles(returnt, len(args[0]), self.net.training):
             return nn.Module.__call__(self.net, *args, **kwargs)
         function = self._compiled.get(returnt)
         if function is None:
@@ -76,11 +68,12 @@ class NetRunner:
                 forward_function(self.net, returnt), backend="mammoth", dynamic=False
             )
         try:
-            return function(args[0])
+            with _silent_statistics(self.net):
+                return function(args[0])
         except Exception as error:
-            # If eager fails too, the fault is the caller's, and that error is the one to show.
+            # If eager mode fails too, the fault is the caller's, and that error is the one to show.
             result = nn.Module.__call__(self.net, *args, **kwargs)
-            self.policy.compile = False
+            self.policy.disable()
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(
                 f"{type(self.net).__name__} runs eagerly from here on, because compiling it "
@@ -89,15 +82,7 @@ class NetRunner:
             )
             return result
 
-    def _comes_again(self, returnt: str, batch: int) -> bool:
-        if not torch.is_grad_enabled():
-            return True
-        kind = f"{returnt} {batch} {'train' if self.net.training else 'eval'}"
-        known = kind in self.policy.seen
-        self.policy.seen.add(kind)
-        return known
-
-    def _compilable(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    def _plain_returnt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Returns the `returnt` of a call that can run compiled, else None."""
         returnt = kwargs.get("returnt", args[1] if len(args) == 2 else ReturnTypes.OUT)
         plain = len(args) + len(kwargs) <= 2 and not (kwargs.keys() - {"returnt"})
@@ -105,8 +90,26 @@ class NetRunner:
             return None
         if torch.compiler.is_compiling() or returnt not in ReturnTypes.__members__.values():
             return None
-        known = len(args[0]) in self.policy.batch_sizes and args[0].device == self.net.device
-        return str(returnt) if known else None
+        return str(returnt) if args[0].device == self.net.device else None
+
+
+def _silent_statistics(net: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Keeps updates of running statistics from invalidating an earlier eager call's backward.
+
+    Eager batch norm saves its running statistics for backward, does not read them there in training
+    mode, and updates them without advancing their version counters. A compiled call does advance
+    them, so that an eager call followed by a compiled one in the same step would fail.
+    """
+    statistics = tuple(
+        buffer
+        for module in net.modules()
+        if isinstance(module, _NormBase) and module.training
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    )
+    if not statistics:
+        return contextlib.nullcontext()
+    return torch.autograd._unsafe_preserve_version_counter(statistics)
 
 
 def forward_function(net: MammothBackbone, returnt: str) -> Callable[[torch.Tensor], Any]:
@@ -118,7 +121,7 @@ def forward_function(net: MammothBackbone, returnt: str) -> Callable[[torch.Tens
             net._call_impl(x) if returnt == ReturnTypes.OUT else net._call_impl(x, returnt=returnt)
         )
 
-    # Dynamo counts recompilations per code object: each function gets one of its own.
+    # Dynamo counts recompilations per code object: each function gets its own.
     code = forward.__code__.replace(co_name=f"{type(net).__name__}_{returnt}")
     return types.FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
 
@@ -127,14 +130,3 @@ def _to_float(result: Any) -> Any:
     if isinstance(result, torch.Tensor):
         return result.float()
     return type(result)(_to_float(part) for part in result)
-
-
-def attach(net: MammothBackbone, policy: ForwardPolicy) -> None:
-    """Makes a backbone, and copies made of it from now on, run as the policy says."""
-    net.set_runner(NetRunner(net, policy))
-
-
-def policy_of(net: MammothBackbone) -> ForwardPolicy | None:
-    """Returns how a backbone is run; None for one that the framework did not build."""
-    runner = net.__dict__.get("_runner")
-    return runner.policy if isinstance(runner, NetRunner) else None

@@ -1,44 +1,44 @@
-"""The step size over the epochs of a task."""
+"""Learning rate schedules within a task."""
 
 import contextlib
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 
 import torch
 from torch.optim import lr_scheduler
 
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.models.base import ContinualModel
 
 
 @contextlib.contextmanager
-def schedule(model: ContinualModel, args: Namespace) -> Iterator[Callable[[], None]]:
-    """Varies the step size within a task as the arguments ask; every task begins with the same.
+def schedule(model: ContinualModel, config: RunConfig) -> Iterator[Callable[[], None]]:
+    """Applies the learning rate schedule of a task; every task starts at the same learning rate.
 
-    Compiled graphs hold no step size, so nothing is compiled again.
+    Compiled graphs do not contain the learning rate, so changing it recompiles nothing.
 
     Args:
-        model: The model, whose optimiser is the one after `begin_task`.
-        args: `lr_scheduler`: "none", "cosine" (Loshchilov and Hutter 2017, arXiv 1608.03983,
-            without restarts in a task) or "multistep"; `lr_milestones`, epochs after which the
-            step size is multiplied by `lr_gamma`.
+        model: The model; its optimizer is the one after `begin_task`.
+        config: `config.optimizer.lr_scheduler` is "none", "cosine" (Loshchilov and Hutter 2017,
+            arXiv 1608.03983, without restarts within a task) or "multistep".
 
     Yields:
-        What to call after each epoch.
+        A function to call after each epoch.
     """
-    kind = getattr(args, "lr_scheduler", "none")
-    optimiser = getattr(model, "opt", None)
-    if kind == "none" or not isinstance(optimiser, torch.optim.Optimizer):
+    kind = config.optimizer.lr_scheduler
+    optimizer = getattr(model, "opt", None)
+    if kind == "none" or not isinstance(optimizer, torch.optim.Optimizer):
         yield lambda: None
         return
-    before = [float(group["lr"]) for group in optimiser.param_groups]
-    plan: lr_scheduler.LRScheduler
+    initial = [float(group["lr"]) for group in optimizer.param_groups]
+    scheduler: lr_scheduler.LRScheduler
     if kind == "cosine":
-        plan = lr_scheduler.CosineAnnealingLR(optimiser, args.n_epochs)
+        scheduler = lr_scheduler.CosineAnnealingLR(optimizer, config.experiment.n_epochs)
     else:
-        plan = lr_scheduler.MultiStepLR(optimiser, args.lr_milestones, args.lr_gamma)
+        milestones = config.optimizer.lr_milestones or ()
+        scheduler = lr_scheduler.MultiStepLR(optimizer, milestones, config.optimizer.lr_gamma)
     try:
-        yield plan.step
+        yield scheduler.step
     finally:
-        for group, lr in zip(optimiser.param_groups, before, strict=True):
+        for group, lr in zip(optimizer.param_groups, initial, strict=True):
             group["lr"] = lr
             del group["initial_lr"]

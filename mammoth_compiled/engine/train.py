@@ -1,235 +1,184 @@
-"""The training loop over the tasks."""
+"""The training loop over tasks, epochs and batches."""
 
-import sys
 import time
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from mammoth_compiled.backbones.contract import probe
-from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.compiler import counters
-from mammoth_compiled.console import say
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
+from mammoth_compiled.engine.captured_step import training_step
+from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluate import evaluate
-from mammoth_compiled.engine.forward import policy_of
-from mammoth_compiled.engine.monitor import LossMonitor
-from mammoth_compiled.engine.policy import batch_sizes, decide
-from mammoth_compiled.engine.saving import resume, save
+from mammoth_compiled.engine.losses import LossReader
+from mammoth_compiled.engine.memory import out_of_memory
+from mammoth_compiled.engine.observer import Observer, Observers, Run
+from mammoth_compiled.engine.resume import resume
 from mammoth_compiled.engine.schedule import schedule
-from mammoth_compiled.engine.step import Step
-from mammoth_compiled.errors import TrainingError
-from mammoth_compiled.metrics import Results, average, plain_arguments
+from mammoth_compiled.engine.step import EagerStep
+from mammoth_compiled.metrics import Results, plain_arguments
 from mammoth_compiled.models.base import ContinualModel
 
 DEBUG_BATCHES = 6
 
 
-def train(
+def run_tasks(
     model: ContinualModel,
     dataset: ContinualDataset,
-    args: Namespace | None = None,
-    after_task: Callable[[Results], None] | None = None,
+    config: RunConfig,
+    observers: Iterable[Observer] = (),
 ) -> Results:
-    """Trains a model on all tasks of a dataset, evaluating after each.
+    """Trains a model on all tasks of a dataset and evaluates it after each.
 
-    On a CPU the process keeps freed memory from then on; see `device.keep_freed_memory`.
+    This is the bare loop: it prints nothing and writes no file, observers do. On a CPU the process
+    keeps freed memory from then on; see `device.keep_freed_memory`.
 
     Args:
         model: The model, as `load_runner` returns it.
         dataset: The dataset, likewise.
-        args: Arguments; None takes the model's own.
-        after_task: Called after each task with the results so far.
+        config: All arguments.
+        observers: Notified of what happens.
 
     Returns:
         Accuracy matrices, losses and timings.
 
     Raises:
-        TrainingError: If the loss is not finite or the device's memory is spent; says where.
-        CheckpointError: If `args.loadcheck` does not fit.
+        TrainingError: If the loss is not finite or the device is out of memory; says where.
+        CheckpointError: If `config.files.loadcheck` does not fit the run.
     """
-    args = model.args if args is None else args
-    results = Results(config=plain_arguments(args))
+    compute = model.compute or Compute(model.device)
+    results = Results(config=plain_arguments(config.to_namespace()))
+    run = Run(model, dataset, config, compute, results, num_tasks=dataset.num_stages)
+    watching = Observers(observers)
     dataset.reset()
     model.net.to(model.device)
+    compute.declare(model.net_batch_sizes())
     if model.device.type == "cpu":
         keep_freed_memory()
-    done = resume(model, dataset, args, results) if getattr(args, "loadcheck", None) else 0
-    begin = counters.read()
     try:
-        for stage in range(done, dataset.num_stages):
-            _train_stage(model, dataset, args, results, stage)
-            if after_task is not None:
-                after_task(results)
-            if stage == done:
-                warm = counters.read()
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(_out_of_memory(model, dataset, args)) from error
-    except KeyboardInterrupt:
-        results.interrupted = True
-        say("Training interrupted: the results hold the tasks finished so far")
-    else:
-        if done < dataset.num_stages and results.notes.get("compile"):
-            _report_compiler(results, counters.read() - begin, counters.read() - warm)
-        _report_step(results)
+        if config.files.loadcheck:
+            resume(run, config.files.loadcheck)
+        watching.notify("begin_run", run)
+        try:
+            _train_tasks(run, watching)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(run) from error
+        except KeyboardInterrupt:
+            results.interrupted = True
+        watching.notify("end_run", run)
+    finally:
+        watching.notify("close", run)
     return results
 
 
-def _out_of_memory(model: ContinualModel, dataset: ContinualDataset, args: Namespace) -> str:
-    """Returns what the device held and which arguments to lower."""
-    sizes = {"weights": sum(p.nbytes for p in model.parameters())}
-    if isinstance(getattr(model, "buffer", None), Buffer):
-        sizes["buffer"] = sum(
-            t.nbytes for t in model.buffer.serialize(model.buffer.device).values()
-        )
-    if dataset.train_loader is not None:
-        sizes["images of the task"] = int(getattr(dataset.train_loader.dataset.data, "nbytes", 0))
-    held = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes.items())
-    flags = [
-        f"--{name}" for name in ("batch_size", "minibatch_size", "buffer_size") if name in args
-    ]
-    return (
-        f"out of memory on {model.device} at task {len(dataset.test_loaders)}, which held {held}, "
-        f"and the activations of a batch. Lower {', '.join(flags)}, or use --amp bf16"
-    )
+def _train_tasks(run: Run, observers: Observers) -> None:
+    begin = after_first = counters.read()
+    for task in range(run.first_task, run.num_tasks):
+        run.task = task
+        _train_task(run, observers)
+        if task == run.first_task:
+            after_first = counters.read()
+    if run.compute.compile and run.first_task < run.num_tasks:
+        total = counters.read() - begin
+        run.results.notes["compiler"] = {
+            "graphs": total.graphs,
+            "graphs_after_first_task": (counters.read() - after_first).graphs,
+            "graph_breaks": total.graph_breaks,
+            "seconds": total.seconds,
+        }
 
 
-def _report_compiler(results: Results, run: counters.Counters, later: counters.Counters) -> None:
-    results.notes["compiler"] = {
-        "graphs": run.graphs,
-        "graphs_after_first_task": later.graphs,
-        "graph_breaks": run.graph_breaks,
-        "seconds": run.seconds,
-    }
-    say(
-        f"compiled: {run.graphs} graphs in {run.seconds:.1f} s, {later.graphs} of them after the "
-        f"first task, {run.graph_breaks} graph breaks"
-    )
-
-
-def _report_step(results: Results) -> None:
-    """Says how steps were run on a GPU; a CPU has neither graphs nor waits to tell of."""
-    if (step := results.notes.get("step")) is None:
-        return
-    how = f"{step['replayed']:,} training steps were one CUDA graph each"
-    if step["reason"]:
-        how += f" (others were not: {step['reason']})"
-    say(f"steps: {how}; the host waited {step['host_syncs_per_step']} times in a step looked at")
-
-
-def _train_stage(
-    model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results, stage: int
-) -> None:
+def _train_task(run: Run, observers: Observers) -> None:
+    model, dataset, config = run.model, run.dataset, run.config
     started, compiled = time.perf_counter(), counters.read()
     model.net.train()
     loader, _ = dataset.meta_get_data_loaders()
-    if stage == len(results.class_il) and "compile" not in results.notes:
-        _decide_compile(model, dataset, args, results)
+    _count_steps(run, loader)
+    if run.task == run.first_task and run.resumed_from is None:
+        _decide_compile(run)
     model.begin_task(dataset)
-    monitor = LossMonitor(model, stage + 1)
-    images = 0
+    _count_steps(run, loader)
+    losses = LossReader(run, observers)
+    observers.notify("begin_task", run)
+    num_images = 0
     with (
-        _progress(_steps_per_epoch(loader, args) * args.n_epochs) as bar,
-        schedule(model, args) as end_of_epoch,
-        Step(model, args.dataset) as step,
+        schedule(model, config) as end_of_epoch,
+        training_step(model, run.compute, config.compute.cuda_graph) as step,
     ):
-        for epoch in range(args.n_epochs):
-            bar.set_description(f"Task {stage + 1}/{dataset.num_stages}, epoch {epoch + 1}")
+        for epoch in range(config.experiment.n_epochs):
+            run.epoch = epoch
             model.begin_epoch(epoch, dataset)
+            _count_steps(run, loader)
             step.begin_epoch()
-            images += _train_epoch(step, loader, args, epoch, monitor, bar)
+            observers.notify("begin_epoch", run)
+            num_images += _train_epoch(run, observers, step, losses, loader)
             end_of_epoch()
             model.end_epoch(epoch, dataset)
-    monitor.read()
-    _note_step(results, step)
+            observers.notify("end_epoch", run)
+    losses.read()
+    _note_step(run, step)
     model.end_task(dataset)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
     trained, compiling = time.perf_counter(), counters.read() - compiled
     evaluation = evaluate(model, dataset)
-    results.add(
+    run.results.add(
         evaluation,
         train_s=trained - started,
         compile_s=compiling.seconds,
         eval_s=time.perf_counter() - trained,
-        images=images,
+        images=num_images,
     )
-    say(
-        f"Accuracy after task {stage + 1}: "
-        f"[Class-IL] {100 * average(evaluation.class_il):.2f} %  "
-        f"[Task-IL] {100 * average(evaluation.task_il):.2f} %  (test loss {evaluation.loss:.4f})"
-    )
-    if (policy := policy_of(model.net)) is not None:
-        results.notes["compile"] = policy.compile  # it may have failed since it was decided
-    when = getattr(args, "savecheck", None)
-    if when == "task" or (when == "last" and stage + 1 == dataset.num_stages):
-        path = save(model, dataset, args, results, stage + 1)
-        say(f"checkpoint: {path}")
+    run.results.notes["compile"] = run.compute.compile  # compiling may have failed meanwhile
+    observers.notify("end_task", run, evaluation)
 
 
-def _note_step(results: Results, step: Step) -> None:
-    if step.model.device.type != "cuda":
+def _count_steps(run: Run, loader: Any) -> None:
+    """Updates the number of steps per epoch; the model's hooks may change the training data."""
+    debug = run.config.experiment.debug_mode
+    run.steps_per_epoch = min(len(loader), DEBUG_BATCHES) if debug else len(loader)
+
+
+def _train_epoch(
+    run: Run, observers: Observers, step: EagerStep, losses: LossReader, loader: Any
+) -> int:
+    """Trains for one epoch and returns its number of images."""
+    num_images = 0
+    # A user's own loader yields batches that are materialized already.
+    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(ready_batch, loader)
+    for number, lazy in enumerate(islice(batches, run.steps_per_epoch), start=1):
+        run.step = number
+        result = step(lazy, run.epoch)
+        losses.add(result.loss)
+        num_images += result.num_images
+        observers.notify("end_step", run, *result)
+    return num_images
+
+
+def _decide_compile(run: Run) -> None:
+    """Decides whether the run is compiled, and checks a backbone that was not checked before."""
+    dataset, net, experiment = run.dataset, run.model.net, run.config.experiment
+    if dataset.input_shape() is None:
+        probe(net, dataset.info().input_shape, dataset.N_CLASSES)
+    images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
+    num_steps = run.steps_per_epoch * experiment.n_epochs * run.num_tasks
+    run.compute.decide(run.config.compute.compile, net, images, num_steps)
+
+
+def _note_step(run: Run, step: EagerStep) -> None:
+    """Records how steps ran; only a GPU has CUDA graphs and host syncs."""
+    if run.model.device.type != "cuda":
         return
-    notes = results.notes.setdefault(
+    notes = run.results.notes.setdefault(
         "step", {"replayed": 0, "reason": "", "host_syncs_per_step": None}
     )
     notes["replayed"] += step.replays
     notes["reason"] = step.reason or notes["reason"]
-    if step.waits is not None:
-        notes["host_syncs_per_step"] = len(step.waits)
-
-
-def _steps_per_epoch(loader: Any, args: Namespace) -> int:
-    steps = len(loader)
-    return min(steps, DEBUG_BATCHES) if getattr(args, "debug_mode", False) else steps
-
-
-def _train_epoch(
-    step: Step, loader: Any, args: Namespace, epoch: int, monitor: LossMonitor, bar: Any
-) -> int:
-    """Runs one epoch and returns the number of images learnt."""
-    images = 0
-    # A loader of the user's own makes its batches itself.
-    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(ready_batch, loader)
-    for number, lazy in enumerate(islice(batches, _steps_per_epoch(loader, args)), start=1):
-        loss, count = step(lazy, epoch)
-        monitor.add(loss, epoch + 1, number)
-        images += count
-        if not bar.disable:  # tqdm formats the values even of a bar that nobody sees
-            bar.set_postfix(
-                {**step.model.pbar_suffix, "loss": monitor.last, "lr": monitor.lr}, refresh=False
-            )
-        bar.update()
-    return images
-
-
-def _progress(total: int) -> Any:
-    notebook = "ipykernel" in sys.modules
-    return tqdm(
-        total=total, mininterval=0.2, leave=False, disable=not (notebook or sys.stderr.isatty())
-    )
-
-
-def _decide_compile(
-    model: ContinualModel, dataset: ContinualDataset, args: Namespace, results: Results
-) -> None:
-    """Decides whether the run is compiled, says so, and checks a backbone not checked before."""
-    policy = policy_of(model.net)
-    if policy is None:
-        return
-    loader = dataset.train_loader
-    images = next(iter(dataset.test_loaders[0]))[0][: args.batch_size]
-    if dataset.input_shape() is None:
-        probe(model.net, dataset.info().input_shape, dataset.N_CLASSES)
-    steps = _steps_per_epoch(loader, args) * args.n_epochs * dataset.num_stages
-    choice = decide(getattr(args, "compile", "auto"), model.device, model.net, images, steps)
-    policy.compile = choice.compile
-    policy.batch_sizes = batch_sizes(args)
-    results.notes["compile"] = choice.compile
-    say(f"compile: {'on' if choice.compile else 'off'} ({choice.reason})")
+    if step.host_syncs is not None:
+        notes["host_syncs_per_step"] = len(step.host_syncs)

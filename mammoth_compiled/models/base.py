@@ -1,4 +1,4 @@
-"""ContinualModel: the base class of every continual-learning algorithm."""
+"""ContinualModel: the base class of every continual-learning method."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
@@ -10,52 +10,68 @@ from torchvision import transforms
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.buffers import Buffer
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.types import Batch
 
-# One setting, or several of which the one with the nearest buffer_size is taken.
+# One setting, or several, of which the one with the nearest buffer_size applies.
 Settings = dict[str, Any] | list[dict[str, Any]]
 
 
 class ContinualModel(nn.Module):
-    """A continual-learning algorithm around a backbone.
+    """A continual-learning method around a backbone.
 
-    Write either `observe`, one whole training step, or `training_loss`, from which the step is
-    made here (with `after_step` for what follows the update).
+    Define either `observe`, one whole training step, or `training_loss`, around which the base
+    class builds the step (with `after_step` for what follows the weight update).
 
     Args:
         backbone: The network.
         loss: Loss function of (logits [B, K], labels [B]).
-        args: The run's arguments.
-        transform: torchvision transform for stored images.
-        dataset: The stream of tasks.
+        args: All arguments of the run.
+        transform: torchvision transform that augments stored images.
+        dataset: The dataset, a sequence of tasks.
 
     Attributes:
         NAME: Registered name.
-        COMPATIBILITY: Settings the algorithm is made for.
+        COMPATIBILITY: Settings that the method supports.
         JOINT: True if it trains on all tasks at once.
-        DEFAULTS: Best known settings per dataset.
+        DEFAULTS: Best known settings by dataset.
+        EXAMPLE_ARGS: Values of the arguments that the method requires, small enough for tests and
+            examples.
         net: The backbone.
-        opt: Its optimiser.
+        opt: Its optimizer.
         device: Where it computes.
+        compute: How the run computes, set by `load_runner`; see `engine.compute.Compute`.
         num_classes: K.
         n_tasks: T.
         pbar_suffix: Extra values for the progress bar.
+
+    Example:
+        >>> import mammoth_compiled as mc
+        >>> @mc.register_model("halved-loss")
+        ... class HalvedLoss(mc.ContinualModel):
+        ...     def training_loss(self, batch):
+        ...         return 0.5 * self.loss(self.net(batch.inputs), batch.labels)
+        >>> model, dataset = mc.load_runner("halved-loss", "seq-fmnist-mini", {"backbone": "cnn"})
+        >>> model.NAME
+        'halved-loss'
     """
 
     NAME: str
     COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il"]
     JOINT: ClassVar[bool] = False
     DEFAULTS: ClassVar[dict[str, Settings]] = {}
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {}
 
     args: Namespace
     buffer: Buffer
+    compute: Any = None
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        """Adds the algorithm's own arguments to a parser and returns it."""
+        """Adds the method's own arguments to a parser and returns it."""
         return parser
 
     def __init__(
@@ -68,7 +84,7 @@ class ContinualModel(nn.Module):
     ) -> None:
         super().__init__()
         if dataset is None:
-            raise ConfigError(f"{type(self).__name__} needs its dataset: use load_runner")
+            raise ConfigError(f"{type(self).__name__} requires a dataset: use load_runner")
         self.net = backbone
         self.loss = loss
         self.args = args
@@ -78,17 +94,20 @@ class ContinualModel(nn.Module):
         self.n_tasks = dataset.N_TASKS
         self.pbar_suffix: dict[str, Any] = {}
         if hasattr(dataset, "MEAN"):
-            normalise = dataset.get_normalization_transform()
+            normalize = dataset.get_normalization_transform()
             self.normalization_transform = transforms.Compose(
-                [transforms.ToPILImage(), transforms.ToTensor(), normalise]
+                [transforms.ToPILImage(), transforms.ToTensor(), normalize]
             )
-        self.device = get_device(getattr(args, "device", None))
+        config = RunConfig.from_namespace(args)
+        self.device = get_device(config.compute.device)
         self.opt = self.get_optimizer()
-        use_scaler = getattr(args, "amp", "off") == "fp16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=use_scaler)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=config.compute.amp == "fp16"
+        )
+        self._clip_grad = config.optimizer.clip_grad
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        # All that moves a module comes here: to(), cuda(), cpu().
+        # to(), cuda() and cpu() all end here.
         super()._apply(*args, **kwargs)
         parameter = next(self.parameters(), None)
         if parameter is not None:
@@ -98,32 +117,44 @@ class ContinualModel(nn.Module):
     def get_optimizer(
         self, params: Iterable[torch.Tensor] | None = None, lr: float | None = None
     ) -> torch.optim.Optimizer:
-        """Returns the optimiser that the arguments ask for.
+        """Returns the optimizer that the arguments ask for.
 
         Args:
-            params: Parameters to optimise; None takes the backbone's.
-            lr: Step size; None takes `args.lr`.
+            params: Parameters to optimize; None takes those of the backbone.
+            lr: Learning rate; None takes `args.lr`.
 
         Raises:
             ConfigError: If `args.optimizer` is unknown; lists the valid ones.
         """
+        config = RunConfig.from_namespace(self.args).optimizer
         parameters = list(self.net.parameters() if params is None else params)
-        lr = self.args.lr if lr is None else lr
-        decay = getattr(self.args, "optim_wd", 0.0)
-        name = getattr(self.args, "optimizer", "sgd").lower()
-        # One loop over all parameters, where there is code for it.
+        lr = config.lr if lr is None else lr
+        decay = config.optim_wd
+        # The fused implementation updates all parameters in one loop.
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        name = config.optimizer.lower()
         if name == "sgd":
-            momentum = getattr(self.args, "optim_mom", 0.0)
-            nesterov = bool(getattr(self.args, "optim_nesterov", False))
             return torch.optim.SGD(
-                parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused
+                parameters,
+                lr,
+                config.optim_mom,
+                weight_decay=decay,
+                nesterov=config.optim_nesterov,
+                fused=fused,
             )
         if name == "adam":
             return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=fused)
         if name == "adamw":
             return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=fused)
         raise ConfigError(f"unknown optimizer {name!r}; valid: adam, adamw, sgd")
+
+    def net_batch_sizes(self) -> set[int]:
+        """Returns the batch sizes that a step on a full batch passes to `self.net`.
+
+        They are compiled from their second step on. Sizes that are not among them are compiled too,
+        once they recur often enough.
+        """
+        return {RunConfig.from_namespace(self.args).experiment.batch_size}
 
     def load_buffer(self, buffer: Buffer | dict[str, Any]) -> None:
         """Takes a buffer, or what `Buffer.state_dict` or `Buffer.serialize` returned.
@@ -134,22 +165,28 @@ class ContinualModel(nn.Module):
         if isinstance(buffer, Buffer):
             if buffer.buffer_size != self.args.buffer_size:
                 raise ValueError(
-                    f"the buffer has {buffer.buffer_size} rows, the run asks for "
+                    f"the buffer has {buffer.buffer_size} rows, but --buffer_size is "
                     f"{self.args.buffer_size}"
                 )
             self.buffer = buffer
             return
         if "data" not in buffer:
-            # A bare dictionary of tensors does not say how long the stream was.
+            # A bare dictionary of tensors does not say how many examples were seen.
             rows = len(buffer["examples"])
-            buffer = {"buffer_size": rows, "num_seen_examples": rows, "data": buffer}
+            buffer = {
+                "buffer_size": rows,
+                "num_seen_examples": rows,
+                "data": buffer,
+                "policy": "reservoir",
+                "policy_state": {},
+            }
         self.buffer.load_state_dict(buffer)
 
     def begin_task(self, dataset: ContinualDataset) -> None:
         """Called before each task."""
 
     def end_task(self, dataset: ContinualDataset) -> None:
-        """Called after each task, before the evaluation."""
+        """Called after each task, before its evaluation."""
 
     def begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
         """Called before each epoch, counted from 0."""
@@ -158,16 +195,17 @@ class ContinualModel(nn.Module):
         """Called after each epoch."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the scores [B, K] that the evaluation compares, the logits by default."""
+        """Returns the scores, [B, K], that evaluation compares; by default the logits."""
         logits: torch.Tensor = self.net(x)
         return logits
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of one batch, 0-d.
 
-        On a GPU the step is recorded as one CUDA graph after its first runs and replayed from then
-        on, without Python. So what changes from step to step belongs into tensors, in place, and
-        nothing may be read back to the host; otherwise the step stays in Python, with a warning.
+        On a GPU the step is captured as a CUDA graph after a few steps and then replayed without
+        Python. State that changes from step to step must therefore be in tensors, updated in place,
+        and no value may be read back to the host; otherwise the step stays in Python, with a
+        warning.
         """
         raise NotImplementedError(
             f"{type(self).__name__} defines neither observe(inputs, labels, not_aug_inputs, epoch) "
@@ -175,7 +213,7 @@ class ContinualModel(nn.Module):
         )
 
     def after_step(self, batch: Batch) -> None:
-        """Called after the update of the weights, to fill a buffer; see `training_loss`."""
+        """Called after the weight update, to fill a buffer; see `training_loss`."""
 
     def observe(
         self,
@@ -184,24 +222,24 @@ class ContinualModel(nn.Module):
         not_aug_inputs: torch.Tensor,
         epoch: int | None = None,
     ) -> torch.Tensor | float:
-        """Learns from one batch.
+        """Trains on one batch.
 
         Args:
-            inputs: Augmented, normalised images, [B, C, H, W].
+            inputs: Augmented, normalized images, [B, C, H, W].
             labels: Class ids, int64, [B].
             not_aug_inputs: Images in [0, 1] without augmentation, [B, C, H, W].
             epoch: Current epoch from 0.
 
         Returns:
-            The loss, a float or a 0-d tensor; a tensor does not make the device wait.
+            The loss, a float or a 0-d tensor; a tensor causes no host sync.
         """
         batch = Batch(inputs, labels, not_aug_inputs)
         self.opt.zero_grad()
         loss = self.training_loss(batch)
         self.scaler.scale(loss).backward()
-        if max_norm := getattr(self.args, "clip_grad", None):
+        if self._clip_grad:
             self.scaler.unscale_(self.opt)
-            nn.utils.clip_grad_norm_(self.net.parameters(), max_norm)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self._clip_grad)
         self.scaler.step(self.opt)
         self.scaler.update()
         with torch.no_grad():

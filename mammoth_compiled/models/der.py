@@ -4,7 +4,7 @@ Source: Buzzega et al. 2020, "Dark Experience for General Continual Learning", a
 """
 
 from argparse import ArgumentParser
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -20,8 +20,9 @@ _CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32}
 
 @register_model("der")
 class DER(RehearsalModel):
-    """Dark Experience Replay: keeps past logits and holds the network to them (eq. 4)."""
+    """Dark Experience Replay: matches the network's logits to stored ones on replay (eq. 4)."""
 
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
     # Buzzega et al. 2020, appendix F.
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {**_CIFAR, "buffer_size": 500, "alpha": 0.3},
@@ -39,25 +40,29 @@ class DER(RehearsalModel):
             "--alpha",
             type=non_negative_float,
             required=True,
-            help="Weight of the squared distance to the stored logits.",
+            help="Weight of the mean squared error between current and stored logits.",
         )
         return parser
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
-        """Returns the loss of the batch plus alpha times the distance to stored logits, 0-d."""
+        """Returns the loss of the batch plus the replay loss, 0-d."""
         batch.logits = self.net(batch.inputs)
         loss = self.loss(batch.logits, batch.labels)
         if not self.buffer.is_empty():
             loss = loss + self.replay_loss()
         return loss
 
+    def net_batch_sizes(self) -> set[int]:
+        """Returns the sizes of the stream batch and of a replay batch."""
+        return {self.args.batch_size, self.args.minibatch_size}
+
     def replay_loss(self) -> torch.Tensor:
-        """Returns the weighted loss on replayed images, 0-d."""
+        """Returns alpha times the mean squared error to the stored logits, 0-d."""
         inputs, logits = self._replay("logits")
         return self.args.alpha * F.mse_loss(self.net(inputs), logits)
 
     def _replay(self, target: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns augmented images [M, C, H, W] and what was stored with them."""
+        """Draws augmented images, [M, C, H, W], and what was stored with them as `target`."""
         data = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
         return data[0], data[self.buffer.used_attributes.index(target)]
 
@@ -68,8 +73,9 @@ class DER(RehearsalModel):
 
 @register_model("derpp")
 class DERpp(DER):
-    """DER++: DER that also learns the labels of replayed images (eq. 6)."""
+    """DER++: DER plus a cross-entropy loss on replayed labels (eq. 6)."""
 
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**DER.EXAMPLE_ARGS, "beta": 0.5}
     # Buzzega et al. 2020, appendix F.
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": [
@@ -90,12 +96,12 @@ class DERpp(DER):
             "--beta",
             type=non_negative_float,
             required=True,
-            help="Weight of the loss on the labels of replayed images.",
+            help="Weight of the loss on replayed labels.",
         )
         return parser
 
     def replay_loss(self) -> torch.Tensor:
-        """Returns the weighted losses on two draws of replayed images, 0-d."""
+        """Returns DER's replay loss plus beta times the loss on the labels of a second draw, 0-d."""
         inputs, labels = self._replay("labels")
         return super().replay_loss() + self.args.beta * self.loss(self.net(inputs), labels)
 

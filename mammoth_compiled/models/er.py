@@ -16,7 +16,7 @@ from mammoth_compiled.types import Batch
 
 @register_model("er")
 class ER(RehearsalModel):
-    """Experience Replay: learns from the stream and from a buffer of past images together."""
+    """Experience Replay: trains on the stream batch and a batch of stored images together."""
 
     # Buzzega et al. 2020, appendix F (CIFAR-10); X-DER's setting (CIFAR-100).
     DEFAULTS: ClassVar[dict[str, Settings]] = {
@@ -28,7 +28,7 @@ class ER(RehearsalModel):
     }
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
-        """Returns the mean loss over the batch and the replayed images, 0-d."""
+        """Returns the mean loss over the stream batch and the replayed images, 0-d."""
         inputs, labels = batch.inputs, batch.labels
         if not self.buffer.is_empty():
             replay = self.buffer.get_data(
@@ -37,6 +37,11 @@ class ER(RehearsalModel):
             inputs = torch.cat((inputs, replay[0]))
             labels = torch.cat((labels, replay[1]))
         return self.loss(self.net(inputs), labels)
+
+    def net_batch_sizes(self) -> set[int]:
+        """Returns the sizes of the stream batch alone and with the replay batch."""
+        stream = self.args.batch_size
+        return {stream, stream + self.args.minibatch_size}
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns the labels."""

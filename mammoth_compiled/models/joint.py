@@ -1,4 +1,4 @@
-"""Training on all tasks at once: the upper bound."""
+"""Joint training on all tasks: the upper bound."""
 
 from typing import ClassVar
 
@@ -8,6 +8,6 @@ from mammoth_compiled.registry import register_model
 
 @register_model("joint")
 class Joint(SGD):
-    """Trains on the data of all tasks together."""
+    """Trains on all tasks jointly; its accuracy is an upper bound."""
 
     JOINT: ClassVar[bool] = True

@@ -1,7 +1,7 @@
-"""RehearsalModel: what the models with a replay buffer share."""
+"""RehearsalModel: what models with a replay buffer have in common."""
 
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,10 +15,12 @@ from mammoth_compiled.types import Batch
 
 
 class RehearsalModel(ContinualModel):
-    """A model whose buffer is filled by the policy that `--buffer_policy` names.
+    """A model with a buffer that `--buffer_policy` fills.
 
-    A subclass says in `stored` what is kept beside the images.
+    A subclass defines `stored`: what the buffer keeps besides the images.
     """
+
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"buffer_size": 20}
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -28,7 +30,7 @@ class RehearsalModel(ContinualModel):
             "--buffer_policy",
             choices=list(POLICIES),
             default="reservoir",
-            help="Which images of the stream the buffer keeps.",
+            help="How the buffer selects examples of the stream.",
         )
         return parser
 
@@ -39,7 +41,7 @@ class RehearsalModel(ContinualModel):
         )
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns what the buffer keeps of a batch beside its images, by name, [B, ...]."""
+        """Returns what the buffer keeps of a batch besides its images, by name, [B, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not define stored(batch)")
 
     def after_step(self, batch: Batch) -> None:
@@ -58,21 +60,21 @@ class RehearsalModel(ContinualModel):
         loader = dataset.train_loader
         was_training = self.net.training
         self.net.eval()
-        looked = []
-        for part in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            _, labels, images = loader.gather(part)
-            logits, features = self.net(self._plain(images), returnt="both")
-            looked.append((features, labels, logits))
+        columns = []
+        for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
+            _, labels, images = loader.gather(index)
+            logits, features = self.net(self._normalize(images), returnt="both")
+            columns.append((features, labels, logits))
         self.net.train(was_training)
-        features, labels, logits = (torch.cat(column) for column in zip(*looked, strict=True))
+        features, labels, logits = (torch.cat(parts) for parts in zip(*columns, strict=True))
 
         def fetch(index: torch.Tensor) -> dict[str, Any]:
             images = loader.gather(index)[2]
-            batch = Batch(self._plain(images), labels[index], images, logits[index])
+            batch = Batch(self._normalize(images), labels[index], images, logits[index])
             return {"examples": images, **self._rows(batch)}
 
         self.buffer.end_task(features, labels, fetch)
 
-    def _plain(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns images as the network gets them, without augmentation."""
+    def _normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns images as the network takes them, without augmentation."""
         return apply_transform(images, getattr(self, "normalization_transform", None))

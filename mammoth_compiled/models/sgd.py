@@ -1,4 +1,4 @@
-"""Plain training on each task in turn: the lower bound."""
+"""Sequential fine-tuning on one task after another: the lower bound."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from mammoth_compiled.types import Batch
 
 @register_model("sgd")
 class SGD(ContinualModel):
-    """Trains on each task without any means against forgetting."""
+    """Trains on each task with nothing to counter forgetting; its accuracy is a lower bound."""
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.1, "n_epochs": 50, "batch_size": 32},

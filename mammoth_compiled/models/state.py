@@ -1,4 +1,4 @@
-"""All that a model must remember to go on as if never stopped, as plain data."""
+"""The state of a model for a checkpoint, as plain data: everything an exact resume needs."""
 
 import copy
 from collections.abc import Iterator
@@ -11,18 +11,19 @@ from torch import nn
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.models.base import ContinualModel
 
-# Rebuilt from the arguments, or saved on its own.
+# Attributes that are rebuilt from the arguments, or saved elsewhere.
 REBUILT = {"net", "loss", "args", "transform", "normalization_transform", "dataset", "device"}
+REBUILT |= {"compute"}
 REBUILT |= {"opt", "scaler", "training", "num_classes", "n_tasks", "pbar_suffix"}
 
 
 def model_state(model: ContinualModel) -> dict[str, Any]:
-    """Returns the state of a model beside its backbone's weights.
+    """Returns the state of a model, apart from the weights of its backbone.
 
-    Beside optimiser and buffers it holds every attribute that is a number, a text, a tensor, an
-    array, or a list or dictionary of these, that has a state of its own (a second optimiser, a
-    scheduler), and every module; `restore_model` makes copies of the backbone anew, a teacher for
-    example. `left_out` names what cannot be saved.
+    It contains the optimizer, the buffers, every module, every attribute that is plain data
+    (numbers, strings, tensors, arrays, and lists or dictionaries of these), and every attribute
+    with a `state_dict()` (a second optimizer, a scheduler). `restore_model` rebuilds modules that
+    are copies of the backbone, such as a teacher. `left_out` names what cannot be saved.
     """
     net = model.net
     state: dict[str, Any] = {
@@ -59,10 +60,10 @@ def model_state(model: ContinualModel) -> dict[str, Any]:
 
 
 def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
-    """Puts back what `model_state` returned; the backbone's weights are loaded before.
+    """Restores what `model_state` returned; load the weights of the backbone first.
 
     Raises:
-        CheckpointError: If it does not fit the model; says which part.
+        CheckpointError: If the state does not fit the model; says which part.
     """
     part = ""
     try:
@@ -106,7 +107,7 @@ def _freeze(module: nn.Module, names: list[str]) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Returns whether a value can be saved as data."""
+    """Returns whether a value is plain data, which a checkpoint can hold."""
     if isinstance(value, (list, tuple)):
         return all(is_plain(v) for v in value)
     if isinstance(value, dict):
@@ -117,7 +118,7 @@ def is_plain(value: Any) -> bool:
 
 
 def to_plain(value: Any) -> Any:
-    """Returns a copy of tensors, texts, numbers and containers; arrays become marked tensors."""
+    """Returns a copy of plain data on the CPU; NumPy arrays become marked tensors."""
     if isinstance(value, (list, tuple)):
         return type(value)(to_plain(v) for v in value)
     if isinstance(value, dict):
@@ -130,7 +131,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any, device: torch.device) -> Any:
-    """Returns what `to_plain` was given, tensors on a device."""
+    """Returns what was passed to `to_plain`, with its tensors on a device."""
     if isinstance(value, dict):
         if set(value) == {"__array__"}:
             return value["__array__"].numpy()

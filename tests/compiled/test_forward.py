@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mammoth_compiled import ContinualModel, MammothBackbone, load_runner, register_model, train
-from mammoth_compiled.engine.forward import ForwardPolicy, attach
+from mammoth_compiled.engine.compute import Compute
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 def net(tiny):
     """A backbone that runs compiled at batch size 4."""
     net = tiny.Net(6)
-    attach(net, ForwardPolicy(CPU, compile=True, batch_sizes={4}))
+    compute = Compute(CPU, compile=True)
+    compute.declare({4})
+    compute.attach(net)
     return net
 
 
@@ -190,7 +192,9 @@ def test_bfloat16_inside_float32_outside(tiny, images, graph_counter):
     seen = []
     net = tiny.Net(6)
     net.classifier.register_forward_hook(lambda m, args, output: seen.append(output.dtype))
-    attach(net, ForwardPolicy(CPU, compile=True, batch_sizes={4}, amp="bf16"))
+    compute = Compute(CPU, amp="bf16", compile=True)
+    compute.declare({4})
+    compute.attach(net)
     for _ in range(2):
         logits, features = net(images, returnt="both")
         assert logits.dtype == features.dtype == torch.float32

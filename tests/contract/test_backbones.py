@@ -9,7 +9,7 @@ from contract_cases import BackboneCase, case_of
 
 from mammoth_compiled import MammothBackbone, ReturnTypes
 from mammoth_compiled.backbones import probe
-from mammoth_compiled.engine.forward import ForwardPolicy, attach
+from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.registry import backbones
 
 CLASSES = 7
@@ -128,7 +128,7 @@ def test_copies_are_equal_and_independent(net, images):
 @each_backbone
 def test_compilation_keeps_state_dict_keys(net):
     plain = list(net.state_dict())
-    attach(net, ForwardPolicy(torch.device("cpu"), compile=True))
+    Compute(torch.device("cpu"), compile=True).attach(net)
     assert list(net.state_dict()) == plain
     assert not [key for key in plain if key.startswith("_") or "_orig_mod" in key]
     fresh = copy.deepcopy(net)

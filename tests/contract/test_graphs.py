@@ -1,4 +1,4 @@
-"""How many graphs a run captures: all within the first of ten tasks, and none is broken.
+"""How many graphs a run compiles: all within the first of ten tasks, without graph breaks.
 
 Dynamo captures as in a real run and counts; Inductor is left out (`graph_counter`).
 """
@@ -10,15 +10,14 @@ from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.registry import datasets, models
 
-# Enough for herding to replay 8 images of each of ten classes, which it shares out by task.
-VALUES = {"buffer_size": 80, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5}
-ARGUMENTS = {name: get_avail_args(model=name) for name in models}
-REHEARSAL = [name for name in models if "buffer_policy" in ARGUMENTS[name][1]]
+REHEARSAL = [name for name in models if "buffer_policy" in get_avail_args(model=name)[1]]
+# Herding splits the buffer among the classes seen: 80 rows hold 8 images of each of ten.
+REHEARSAL_ARGS = {"buffer_size": 80, "minibatch_size": 8}
 
 
 @pytest.fixture
-def captured(tiny, graph_counter):
-    """Returns a function that runs a model: graphs after each epoch of task 1, after each task."""
+def captured(tiny, example_args, graph_counter):
+    """Returns a function that runs a model: graphs after each epoch of task 1 and each task."""
 
     class TenTasks(tiny.Dataset):
         N_CLASSES_PER_TASK = 1
@@ -36,9 +35,9 @@ def captured(tiny, graph_counter):
     datasets.register("seq-ten")(TenTasks)
 
     def run(name, **args):
-        needed = {arg: value for arg, value in VALUES.items() if arg in ARGUMENTS[name][0]}
-        replay = {"minibatch_size": 8} if name in REHEARSAL else {}
-        args = {"seed": 0, "batch_size": 8, "n_epochs": 3, **needed, **replay, **args}
+        replay = REHEARSAL_ARGS if name in REHEARSAL else {}
+        base = {"seed": 0, "batch_size": 8, "n_epochs": 3, **example_args(name), **replay}
+        args = {**base, **args}
         model, dataset = load_runner(name, "seq-ten", {**args, "compile": "on"})
         epochs, tasks = [], []
         model.end_epoch = lambda epoch, _: epochs.append(graph_counter.frame_count)

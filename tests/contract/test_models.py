@@ -1,4 +1,4 @@
-"""What every registered model keeps: it trains, reports, and resumes exactly."""
+"""The contract of every registered model: it trains, reports, and resumes exactly."""
 
 import math
 from pathlib import Path
@@ -10,8 +10,6 @@ from mammoth_compiled import evaluate, get_avail_args
 from mammoth_compiled.models.state import model_state
 from mammoth_compiled.registry import models
 
-# Values for what a model asks for. A new model with a new required argument adds one here.
-VALUES = {"buffer_size": 20, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5}
 SETTINGS = {
     "plain": {"lr": 0.05},
     "momentum-augmented": {
@@ -28,11 +26,6 @@ SETTINGS = {
 NAMES = list(models)
 REHEARSAL = [name for name in NAMES if "buffer_size" in get_avail_args(model=name)[0]]
 each_model = pytest.mark.parametrize("name", NAMES)
-
-
-def arguments(name):
-    required, _ = get_avail_args(model=name)
-    return {arg: VALUES[arg] for arg in required if arg not in ("model", "dataset")}
 
 
 def assert_equal(one, other, where="state"):
@@ -54,8 +47,8 @@ def assert_equal(one, other, where="state"):
 
 
 @each_model
-def test_trains_and_reports(run_tiny, name):
-    model, dataset, results = run_tiny(name, lr=0.05, **arguments(name))
+def test_trains_and_reports(run_tiny, example_args, name):
+    model, dataset, results = run_tiny(name, lr=0.05, **example_args(name))
     stages = dataset.num_stages
     rows = [3] if dataset.joint else [1, 2, 3]
     assert [len(row) for row in results.class_il] == rows
@@ -73,17 +66,17 @@ def test_trains_and_reports(run_tiny, name):
 
 
 @each_model
-def test_learns_a_task(run_tiny, name):
-    _, _, results = run_tiny(name, lr=0.05, n_epochs=4, **arguments(name))
+def test_learns_a_task(run_tiny, example_args, name):
+    _, _, results = run_tiny(name, lr=0.05, n_epochs=4, **example_args(name))
     assert results.task_il[0][0] >= 0.9
     assert results.task_il[-1][-1] >= 0.9
 
 
 @each_model
-def test_the_seed_decides_all(run_tiny, name):
-    first, _, one = run_tiny(name, **arguments(name), dataset="seq-tiny-augmented")
-    second, _, other = run_tiny(name, **arguments(name), dataset="seq-tiny-augmented")
-    third, _, _ = run_tiny(name, **arguments(name), dataset="seq-tiny-augmented", seed=1)
+def test_seed_determines_the_run(run_tiny, example_args, name):
+    first, _, one = run_tiny(name, **example_args(name), dataset="seq-tiny-augmented")
+    second, _, other = run_tiny(name, **example_args(name), dataset="seq-tiny-augmented")
+    third, _, _ = run_tiny(name, **example_args(name), dataset="seq-tiny-augmented", seed=1)
     assert_equal(first.net.state_dict(), second.net.state_dict())
     assert one.class_il == other.class_il
     assert not torch.equal(first.net.get_params(), third.net.get_params())
@@ -91,8 +84,8 @@ def test_the_seed_decides_all(run_tiny, name):
 
 @each_model
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_resumed_run_equals_one_never_stopped(run_tiny, name, setting, tmp_path):
-    args = {**arguments(name), **SETTINGS[setting]}
+def test_resumed_run_equals_uninterrupted_run(run_tiny, example_args, name, setting, tmp_path):
+    args = {**example_args(name), **SETTINGS[setting]}
     model, dataset, results = run_tiny(name, **args)
     run_tiny(name, **args, savecheck="task", checkpoint_path=str(tmp_path))
     for done in range(1, dataset.num_stages + 1):
@@ -106,8 +99,8 @@ def test_a_resumed_run_equals_one_never_stopped(run_tiny, name, setting, tmp_pat
 
 
 @each_model
-def test_scores_are_those_of_the_network(run_tiny, name):
-    model, dataset, results = run_tiny(name, **arguments(name))
+def test_scores_are_logits_of_the_network(run_tiny, example_args, name):
+    model, dataset, results = run_tiny(name, **example_args(name))
     model.net.eval()
     images = next(iter(dataset.test_loaders[0]))[0]
     assert torch.equal(model(images), model.net(images))
@@ -116,8 +109,8 @@ def test_scores_are_those_of_the_network(run_tiny, name):
 
 
 @pytest.mark.parametrize("name", REHEARSAL)
-def test_buffer_holds_the_stream(tiny, run_tiny, name):
-    model, _, _ = run_tiny(name, "seq-tiny-augmented", **arguments(name))
+def test_buffer_contains_images_of_the_stream(tiny, run_tiny, example_args, name):
+    model, _, _ = run_tiny(name, "seq-tiny-augmented", **example_args(name))
     assert model.buffer.num_seen_examples == 108
     assert len(model.buffer) == 20
     # Stored images are neither augmented nor normalised: each is one of the training images.

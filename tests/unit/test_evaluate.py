@@ -1,4 +1,4 @@
-"""Accuracies and loss against counts made by hand."""
+"""Accuracies and loss against hand-computed values."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from mammoth_compiled import ContinualModel, evaluate, load_runner, register_mod
 
 @pytest.fixture
 def oracle(tiny):
-    """A model that gives chosen scores by image; two tasks seen, ten test images each."""
+    """A model that returns given scores for each image; two tasks seen, ten test images each."""
 
     @register_model("oracle")
     class Oracle(ContinualModel):
@@ -39,11 +39,11 @@ def oracle(tiny):
 def test_class_il_and_task_il(oracle):
     model, dataset, labels = oracle
     scores = F.one_hot(labels, 6).float()
-    # Task 1: three images take a class of task 2 for theirs, so class-IL loses them alone.
+    # Task 1: three images score highest in a class of task 2, which only class-IL counts as wrong.
     scores[:3, 3] = 2.0
-    # Task 2: two take the other class of their own task, which both lose.
+    # Task 2: two score highest in the other class of their own task, wrong in both settings.
     scores[10:12] = F.one_hot(5 - labels[10:12], 6).float()
-    # One of them a class not seen yet, which nobody looks at.
+    # One scores highest in a class not seen yet, which no setting considers.
     scores[15, 5] = 9.0
     model.scores = scores
     result = evaluate(model, dataset)
@@ -52,7 +52,7 @@ def test_class_il_and_task_il(oracle):
     assert result.loss == pytest.approx(F.cross_entropy(scores, labels).item())
 
 
-def test_loss_is_the_mean_over_images_of_tasks_of_different_size(oracle):
+def test_loss_is_the_mean_over_images_not_over_tasks(oracle):
     model, dataset, labels = oracle
     split = dataset.test_loaders[1].dataset
     split.data, split.targets = split.data[:3], split.targets[:3]
@@ -62,7 +62,7 @@ def test_loss_is_the_mean_over_images_of_tasks_of_different_size(oracle):
     assert result.loss == pytest.approx(expected)
 
 
-def test_modes_come_back(oracle):
+def test_training_mode_is_restored(oracle):
     model, dataset, _ = oracle
     model.scores = torch.randn(20, 6)
     for training in (True, False):
@@ -71,7 +71,7 @@ def test_modes_come_back(oracle):
         assert model.net.training is training
 
 
-def test_mode_comes_back_after_an_error(oracle):
+def test_training_mode_is_restored_after_an_error(oracle):
     model, dataset, _ = oracle
     model.scores = torch.zeros(1, 6)
     model.net.train()

@@ -122,7 +122,7 @@ def test_modules_and_a_teacher_come_back(make, tmp_path):
     assert all(p.requires_grad for p in other.net.parameters())
 
 
-def test_optimiser_and_frozen_weights_come_back(make, tmp_path):
+def test_optimizer_and_frozen_weights_are_restored(make, tmp_path):
     model = make(seed=0, optim_mom=0.9)
     model.net.conv.weight.requires_grad_(False)
     model.net(torch.rand(2, 3, 8, 8)).sum().backward()
@@ -142,7 +142,7 @@ def filled():
 
 
 @pytest.mark.parametrize("take", [lambda b: b, Buffer.state_dict])
-def test_load_buffer_goes_on_where_it_was(make, take):
+def test_load_buffer_restores_a_buffer(make, take):
     model = make()
     model.args.buffer_size = 5
     model.load_buffer(take(filled()))
@@ -150,18 +150,18 @@ def test_load_buffer_goes_on_where_it_was(make, take):
     assert len(model.buffer.get_data(5)[1].unique()) == 5
 
 
-def test_load_buffer_of_bare_tensors_takes_them_for_the_whole_stream(make):
-    # What mammoth saves: it does not say how long the stream was.
+def test_load_buffer_of_bare_tensors_counts_them_as_the_stream(make):
+    # What mammoth saves, without the length of the stream.
     model = make()
     model.args.buffer_size = 5
     model.load_buffer(filled().serialize())
     assert model.buffer.num_seen_examples == len(model.buffer) == 5
 
 
-def test_load_buffer_of_another_size(make):
+def test_load_buffer_of_another_size_raises(make):
     model = make()
     model.args.buffer_size = 6
-    with pytest.raises(ValueError, match="the buffer has 5 rows, the run asks for 6"):
+    with pytest.raises(ValueError, match="the buffer has 5 rows, but --buffer_size is 6"):
         model.load_buffer(filled())
     model.buffer = Buffer(6)
     with pytest.raises(ValueError, match="use --buffer_size 5"):
@@ -173,9 +173,9 @@ def test_to_keeps_the_device_up_to_date(make):
     assert model.to("meta").device == model.net.device == torch.device("meta")
 
 
-def test_a_model_made_by_hand_needs_its_dataset(make):
+def test_model_without_a_dataset_raises(make):
     model = make()
-    with pytest.raises(ConfigError, match="Rich needs its dataset: use load_runner"):
+    with pytest.raises(ConfigError, match="Rich requires a dataset: use load_runner"):
         type(model)(model.net, model.loss, model.args, model.transform)
 
 

@@ -1,4 +1,4 @@
-"""The step size over a task, and clipping of the gradient."""
+"""Learning rate schedules within a task, and gradient clipping."""
 
 import math
 
@@ -11,15 +11,15 @@ from mammoth_compiled.errors import ConfigError
 
 @pytest.fixture
 def lrs(run_tiny, monkeypatch):
-    """Returns a function that trains and gives the step size of each epoch of each task."""
+    """Returns a function that trains and returns the learning rate of each epoch of each task."""
 
     def run(**args):
         seen = []
 
-        def note(self, epoch, dataset):
+        def record(self, epoch, dataset):
             seen.append(self.opt.param_groups[0]["lr"])
 
-        monkeypatch.setattr("mammoth_compiled.models.sgd.SGD.begin_epoch", note)
+        monkeypatch.setattr("mammoth_compiled.models.sgd.SGD.begin_epoch", record)
         model, _, _ = run_tiny(lr=0.1, n_epochs=4, **args)
         assert model.opt.param_groups[0]["lr"] == 0.1
         return seen
@@ -31,7 +31,7 @@ def test_constant(lrs):
     assert lrs() == [0.1] * 12
 
 
-def test_cosine_begins_anew_with_each_task(lrs):
+def test_cosine_restarts_with_each_task(lrs):
     task = [0.05 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
     assert lrs(lr_scheduler="cosine") == pytest.approx(task * 3)
 
@@ -42,12 +42,12 @@ def test_multistep(lrs):
 
 
 @pytest.mark.parametrize("args", [{"lr_scheduler": "multistep"}, {"lr_milestones": [2]}])
-def test_milestones_go_with_multistep(tiny, args):
+def test_milestones_without_multistep_raise(tiny, args):
     with pytest.raises(ConfigError, match="go together"):
         load_runner("sgd", "seq-tiny", args)
 
 
-def test_a_run_with_a_schedule_can_be_resumed(run_tiny, tmp_path):
+def test_run_with_a_schedule_resumes_exactly(run_tiny, tmp_path):
     args = {"lr_scheduler": "cosine", "n_epochs": 2, "checkpoint_path": str(tmp_path)}
     _, _, whole = run_tiny(savecheck="task", **args)
     first = next(tmp_path.glob("*_task1.pt"))

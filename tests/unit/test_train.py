@@ -1,9 +1,8 @@
-"""The training loop: order of hooks, losses that are not finite, interruption, resuming."""
+"""The training loop: order of hooks, non-finite losses, interruption, checkpoints."""
 
 import math
 import os
 import re
-import sys
 import warnings
 
 import pytest
@@ -25,13 +24,13 @@ from mammoth_compiled.errors import (
 )
 from mammoth_compiled.runner import build
 
-# Without batch norm nothing holds the numbers back.
+# Batch norm would keep the numbers finite.
 DIVERGES = {"backbone": "mnistmlp", "input_size": 192, "lr": 1e20}
 
 
 @pytest.fixture
 def scripted(tiny):
-    """A model whose losses are given, and which writes down what it is called with."""
+    """A model with given losses that records its calls."""
 
     @register_model("scripted")
     class Scripted(ContinualModel):
@@ -70,7 +69,7 @@ def scripted(tiny):
     return make
 
 
-def test_order_of_calls(scripted):
+def test_order_of_hooks(scripted):
     model, dataset = scripted(n_epochs=2)
     train(model, dataset)
     epoch = ["observe 16 in {}", "observe 16 in {}", "observe 4 in {}"]
@@ -80,9 +79,9 @@ def test_order_of_calls(scripted):
     ]
 
 
-def test_batches_are_as_documented(tiny):
-    @register_model("looks")
-    class Looks(ContinualModel):
+def test_batches_match_their_documentation(tiny):
+    @register_model("checks-batches")
+    class ChecksBatches(ContinualModel):
         def observe(self, inputs, labels, not_aug_inputs, epoch=None):
             assert self.net.training
             assert inputs.shape == not_aug_inputs.shape == (len(labels), 3, 8, 8)
@@ -93,21 +92,21 @@ def test_batches_are_as_documented(tiny):
             assert torch.allclose(inputs, (not_aug_inputs - 0.5) / 0.25)
             return 0.0
 
-    train(*load_runner("looks", "seq-tiny", {"batch_size": 16}))
+    train(*load_runner("checks-batches", "seq-tiny", {"batch_size": 16}))
 
 
 @pytest.mark.parametrize(
     "loss", [0.5, torch.tensor(0.5), torch.tensor([[0.5]]), 1, torch.tensor(2)]
 )
-def test_a_loss_is_a_number_or_a_tensor(scripted, loss):
+def test_observe_may_return_a_number_or_a_tensor(scripted, loss):
     model, dataset = scripted([loss] * 9)
     assert len(train(model, dataset).class_il) == 3
 
 
 @pytest.mark.parametrize("kind", [float, torch.tensor])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite(scripted, kind, value):
-    # Three steps an epoch, two epochs a task: the ninth is task 2, epoch 1, step 3.
+def test_non_finite_loss_raises(scripted, kind, value):
+    # Three steps per epoch, two epochs per task: the ninth is task 2, epoch 1, step 3.
     model, dataset = scripted([1.0] * 8 + [kind(value)], n_epochs=2, lr=0.25)
     with pytest.raises(TrainingError) as caught:
         train(model, dataset)
@@ -118,34 +117,34 @@ def test_a_loss_that_is_not_finite(scripted, kind, value):
 @pytest.mark.parametrize(
     ("loss", "what"), [(None, "None"), (torch.zeros(16), r"a tensor of shape \[16\]")]
 )
-def test_a_loss_that_is_no_number(scripted, loss, what):
+def test_observe_without_a_loss_raises(scripted, loss, what):
     model, dataset = scripted()
     model.observe = lambda *args, epoch: loss
     with pytest.raises(TrainingError, match=f"Scripted.observe returned {what}: return the loss"):
         train(model, dataset)
 
 
-def test_memory_that_is_spent(scripted):
+def test_out_of_memory_says_what_to_lower(scripted):
     model, dataset = scripted([1.0] * 4 + [torch.OutOfMemoryError("tried to allocate")])
     with pytest.raises(TrainingError) as caught:
         train(model, dataset)
     message = str(caught.value)
-    assert message.startswith("out of memory on cpu at task 2, which held weights 0 MiB, images of")
+    assert message.startswith("out of memory on cpu in task 2: it held weights 0 MiB, images of")
     assert "Lower --batch_size, or use --amp bf16" in message
 
 
-def test_a_real_divergence_is_reported(run_tiny):
+def test_diverging_run_raises(run_tiny):
     with pytest.raises(TrainingError, match=r"in task \d, epoch \d, step \d+ \(lr 1e\+20\)"):
         run_tiny(**DIVERGES)
 
 
-def test_no_checkpoint_of_a_task_that_diverged(run_tiny, tmp_path):
+def test_diverging_task_leaves_no_checkpoint(run_tiny, tmp_path):
     with pytest.raises(TrainingError):
         run_tiny(**DIVERGES, savecheck="task", checkpoint_path=str(tmp_path / "checks"))
     assert not (tmp_path / "checks").exists()
 
 
-def test_interruption_keeps_the_finished_tasks(scripted, capsys):
+def test_interrupt_keeps_partial_results(scripted, capsys):
     model, dataset = scripted([1.0] * 4 + [KeyboardInterrupt()])
     results = train(model, dataset)
     assert results.interrupted
@@ -153,20 +152,20 @@ def test_interruption_keeps_the_finished_tasks(scripted, capsys):
     assert "Training interrupted" in capsys.readouterr().out
 
 
-def test_other_errors_come_through(scripted):
+def test_user_errors_propagate(scripted):
     model, dataset = scripted([RuntimeError("mine")])
     with pytest.raises(RuntimeError, match="mine"):
         train(model, dataset)
 
 
-def test_debug_mode_runs_six_batches_an_epoch(scripted):
+def test_debug_mode_stops_after_six_batches(scripted):
     model, dataset = scripted(debug_mode=1, n_epochs=2, batch_size=2)
     results = train(model, dataset)
     assert sum(call.startswith("observe") for call in model.calls) == 3 * 2 * 6
     assert results.train_images == [24, 24, 24]
 
 
-def test_training_again_starts_at_the_first_task(scripted):
+def test_training_twice_restarts_at_the_first_task(scripted):
     model, dataset = scripted()
     train(model, dataset)
     model.calls.clear()
@@ -175,7 +174,7 @@ def test_training_again_starts_at_the_first_task(scripted):
     assert len(results.class_il) == 3
 
 
-def test_two_runners_keep_their_own_arguments(scripted):
+def test_runners_keep_their_own_arguments(scripted):
     one = scripted(n_epochs=1)
     other = scripted(n_epochs=3)
     train(*one)
@@ -184,7 +183,7 @@ def test_two_runners_keep_their_own_arguments(scripted):
     assert sum("begin epoch" in call for call in other[0].calls) == 9
 
 
-def test_arguments_can_be_given_to_train(scripted):
+def test_train_takes_arguments(scripted):
     model, dataset = scripted(n_epochs=1)
     model.args.n_epochs, args = 1, type(model.args)(**{**vars(model.args), "n_epochs": 2})
     results = train(model, dataset, args)
@@ -192,7 +191,7 @@ def test_arguments_can_be_given_to_train(scripted):
     assert results.config["n_epochs"] == 2
 
 
-def test_what_it_says(scripted, capsys):
+def test_console_output(scripted, capsys):
     train(*scripted())
     output = capsys.readouterr()
     assert re.search(r"Accuracy after task 3: \[Class-IL\] \d+\.\d\d %  \[Task-IL\] ", output.out)
@@ -200,14 +199,14 @@ def test_what_it_says(scripted, capsys):
     assert output.err == ""
 
 
-def test_progress_bar_suffix_is_each_models_own(scripted):
+def test_pbar_suffix_is_not_shared(scripted):
     one, other = scripted()[0], scripted()[0]
     one.pbar_suffix["x"] = 1
     assert other.pbar_suffix == {}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_optimisers(tiny, optimizer):
+def test_optimizers(tiny, optimizer):
     args = {"optimizer": optimizer, "lr": 0.125, "optim_wd": 0.5}
     model, _ = load_runner("sgd", "seq-tiny", args)
     assert type(model.opt).__name__.lower() == optimizer
@@ -218,14 +217,14 @@ def test_optimisers(tiny, optimizer):
     assert other.defaults["lr"] == 0.5
 
 
-def test_unknown_optimiser_of_a_users_namespace(tiny):
+def test_unknown_optimizer_raises(tiny):
     model, _ = load_runner("sgd", "seq-tiny")
     model.args.optimizer = "lion"
     with pytest.raises(ConfigError, match="unknown optimizer 'lion'; valid: adam, adamw, sgd"):
         model.get_optimizer()
 
 
-def test_a_model_without_a_step(tiny):
+def test_model_without_a_step_raises(tiny):
     @register_model("empty")
     class Empty(ContinualModel):
         pass
@@ -236,17 +235,15 @@ def test_a_model_without_a_step(tiny):
         train(*load_runner("empty", "seq-tiny"))
 
 
-def test_a_run_on_a_cpu_keeps_freed_memory(run_tiny, monkeypatch):
+def test_cpu_run_keeps_freed_memory(run_tiny, monkeypatch):
     calls = []
-    # By its full name the module is hidden behind its function `train`.
-    loop = sys.modules["mammoth_compiled.engine.train"]
-    monkeypatch.setattr(loop, "keep_freed_memory", lambda: calls.append(1))
+    monkeypatch.setattr("mammoth_compiled.engine.train.keep_freed_memory", lambda: calls.append(1))
     run_tiny("sgd", device="cpu")
     assert calls == [1]
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_emulated_bfloat16_is_warned_of(tiny, monkeypatch, bf16):
+def test_emulated_bfloat16_warns(tiny, monkeypatch, bf16):
     monkeypatch.setattr("mammoth_compiled.runner.computes_bf16", lambda _: bf16)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -265,10 +262,10 @@ def test_bfloat16_trains(run_tiny, graph_counter, switch):
     assert (graph_counter.frame_count > 0) == (switch == "on")
 
 
-def test_own_observe_with_fp16_is_refused(scripted):
+def test_own_observe_with_fp16_raises(scripted):
     model, _ = scripted()
     args = type(model.args)(**{**vars(model.args), "amp": "fp16"})
-    with pytest.raises(ConfigError, match="has its own observe: use bf16, or define training_loss"):
+    with pytest.raises(ConfigError, match="overrides observe: use --amp bf16, or define training_loss"):
         build(args)
 
 
@@ -279,14 +276,14 @@ def checkpoints(folder):
     return sorted(os.listdir(folder))
 
 
-def test_after_each_task(run_tiny, tmp_path, capsys):
+def test_savecheck_task(run_tiny, tmp_path, capsys):
     run_tiny(savecheck="task", checkpoint_path=str(tmp_path / "checks"))
     names = [f"sgd_seq-tiny_tiny-net_seed0_task{t}.pt" for t in (1, 2, 3)]
     assert checkpoints(tmp_path / "checks") == names
     assert f"checkpoint: {tmp_path / 'checks' / names[2]}" in capsys.readouterr().out
 
 
-def test_at_the_end_and_in_the_default_folder(run_tiny, tmp_path):
+def test_savecheck_last_in_the_default_folder(run_tiny, tmp_path):
     run_tiny(savecheck="last", seed=None)
     assert checkpoints(tmp_path / "data" / "checkpoints") == ["sgd_seq-tiny_tiny-net_task3.pt"]
 
@@ -314,27 +311,27 @@ def saved(run_tiny, tmp_path):
         ),
     ],
 )
-def test_a_checkpoint_of_another_run(run_tiny, saved, change, message):
+def test_checkpoint_of_another_run_raises(run_tiny, saved, change, message):
     with pytest.raises(CheckpointError) as caught:
         run_tiny(**change, loadcheck=saved)
     assert message in str(caught.value)
 
 
-def test_a_checkpoint_of_fewer_tasks_than_it_has_done(run_tiny, tiny, saved, monkeypatch):
+def test_checkpoint_with_more_tasks_than_the_run_raises(run_tiny, tiny, saved, monkeypatch):
     monkeypatch.setattr(tiny.Dataset, "N_TASKS", 2)
     monkeypatch.setattr(tiny.Dataset, "N_CLASSES", 6, raising=False)
-    with pytest.raises(CheckpointError, match="has 3 tasks, the run fewer"):
+    with pytest.raises(CheckpointError, match="has 3 tasks, the run only 2"):
         run_tiny(loadcheck=saved)
 
 
-def test_a_checkpoint_with_another_buffer(run_tiny, tmp_path):
+def test_checkpoint_with_another_buffer_raises(run_tiny, tmp_path):
     run_tiny("er", buffer_size=9, savecheck="last", checkpoint_path=str(tmp_path))
     path = str(tmp_path / "er_seq-tiny_tiny-net_seed0_task3.pt")
     with pytest.raises(CheckpointError, match="use --buffer_size 9"):
         run_tiny("er", buffer_size=12, loadcheck=path)
 
 
-def test_a_full_disk_leaves_no_file(run_tiny, tmp_path, monkeypatch):
+def test_full_disk_leaves_no_file(run_tiny, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
@@ -344,14 +341,14 @@ def test_a_full_disk_leaves_no_file(run_tiny, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "checks") == []
 
 
-def test_loading_the_last_checkpoint_only_reports(run_tiny, saved):
+def test_resuming_a_finished_run_trains_nothing(run_tiny, saved):
     _, dataset, results = run_tiny(loadcheck=saved)
     assert len(results.class_il) == 3
     assert dataset.c_task == 2
     assert len(dataset.test_loaders) == 3
 
 
-def test_training_items_without_the_plain_image(tiny):
+def test_training_items_without_the_unaugmented_image_raise(tiny):
     class Pairs(tiny.Split):
         def __getitem__(self, index):
             return super().__getitem__(index)[:2]

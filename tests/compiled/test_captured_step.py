@@ -1,8 +1,8 @@
-"""The recorded training step does what the step in Python does.
+"""The captured training step computes what the step in Python computes.
 
-A tape stands for the CUDA graph: it writes down the operations of a step with the tensors they
-read and fill, and a replay does them again on the same memory. As on a GPU, what Python does is not
-repeated, and an operation that reads a value cannot be recorded.
+An operation log stands in for the CUDA graph: it records the operations of a step with the tensors
+that they read and write, and a replay repeats them on the same memory. As on a GPU, Python code is
+not repeated, and an operation that reads a value cannot be captured.
 """
 
 import contextlib
@@ -14,58 +14,67 @@ from gpu_on_paper import READS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mammoth_compiled import Buffer, ContinualModel, get_model_names, load_runner, register_model
+from mammoth_compiled import (
+    Buffer,
+    ContinualModel,
+    get_avail_args,
+    get_model_names,
+    load_runner,
+    register_model,
+)
+from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.data import source
 from mammoth_compiled.data import ready_batch
-from mammoth_compiled.engine.step import REHEARSALS, Step
+from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels import launch
+from mammoth_compiled.registry import models
 
 
-class Tape(TorchDispatchMode):
-    """Writes operations down."""
+class OperationLog(TorchDispatchMode):
+    """Records operations and replays them."""
 
     def __init__(self):
         super().__init__()
-        self.lines = []
+        self.operations = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in READS:
             raise RuntimeError("operation not permitted when stream is capturing")
         result = func(*args, **(kwargs or {}))
-        # Other tensors on the same memory: autograd's history has no part in a replay.
-        self.lines.append(
+        # Detached tensors share the memory, and a replay must not extend autograd's graph.
+        self.operations.append(
             (func, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result)))
         )
         return result
 
     @torch.no_grad()
     def replay(self):
-        for func, args, kwargs, result in self.lines:
+        for func, args, kwargs, result in self.operations:
             given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
             storages = {t.untyped_storage().data_ptr() for t in given}
             for old, new in zip(
                 tree_leaves(result), tree_leaves(func(*args, **kwargs)), strict=True
             ):
-                # Views and what is changed in place lie in the memory of what was given.
+                # Views and in-place results share the memory of an input.
                 if isinstance(old, torch.Tensor) and (
                     old.untyped_storage().data_ptr() not in storages
                 ):
                     old.copy_(new)
 
 
-class TapeRecorder:
-    """Records tapes; weights and buffers stay as they were while it does, as on a GPU."""
+class LogCapture:
+    """Captures operation logs; as on a GPU, weights and buffers keep their values meanwhile."""
 
     def __init__(self, model):
         self.model = model
-        self.recorded = 0
+        self.captured = 0
         self.loader = None
 
-    def rehearse(self):
+    def stream(self):
         return contextlib.nullcontext()
 
-    def record(self, function):
+    def capture(self, function):
         tensors = [*self.model.parameters(), *self.model.buffers()]
         for state in self.model.opt.state.values():
             tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
@@ -77,48 +86,59 @@ class TapeRecorder:
         before = [t.detach().clone() for t in tensors]
         random = torch.get_rng_state()
         try:
-            with Tape() as tape:
+            with OperationLog() as log:
                 result = function()
         finally:
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):
                     tensor.copy_(value)
             torch.set_rng_state(random)
-        self.recorded += 1
-        return tape.replay, result
+        self.captured += 1
+        return log.replay, result
 
 
-# Batch norm would leave noise as the gradient of the bias before it, which Adam makes large.
+# No batch norm: the gradient of a bias before it is rounding noise, which Adam amplifies.
 ADAM = {"optimizer": "adam", "lr": 0.001, "backbone": "mnistmlp", "input_size": 192}
-ARGUMENTS = {
-    "sgd": [{}, {"optim_mom": 0.9, "lr_scheduler": "cosine"}, ADAM],
-    "joint": [{}],
-    "er": [{}, {"buffer_policy": "ring"}, {"buffer_policy": "class-balanced"}, {"clip_grad": 0.5}],
-    "der": [{"alpha": 0.1}],
-    "derpp": [{"alpha": 0.1, "beta": 0.1}, {"alpha": 0.1, "beta": 0.1, "buffer_policy": "herding"}],
-}
+EXTRA_CASES = [
+    ("sgd", {"optim_mom": 0.9, "lr_scheduler": "cosine"}),
+    ("sgd", ADAM),
+    ("er", {"clip_grad": 0.5}),
+]
+REHEARSAL = [name for name in get_model_names() if "buffer_policy" in get_avail_args(model=name)[1]]
+CASES = [
+    *((name, {}) for name in get_model_names()),
+    *((name, {"buffer_policy": p}) for name in REHEARSAL for p in POLICIES if p != "reservoir"),
+    *EXTRA_CASES,
+]
 
 
-def learn(name, recorder_of, epochs=3, **arguments):
-    """Trains on two tasks and returns the model, its losses and its recorder."""
-    if name not in ("sgd", "joint"):
+def learn(name, capture_of=None, epochs=3, **arguments):
+    """Trains on two tasks and returns the model, its losses and the number of replays."""
+    if name in REHEARSAL:
         arguments = {"buffer_size": 12, "minibatch_size": 8, **arguments}
-    arguments = {"seed": 0, "lr": 0.1, "batch_size": 8, "n_epochs": epochs, **arguments}
+    arguments = {
+        "seed": 0,
+        "lr": 0.1,
+        "batch_size": 8,
+        "n_epochs": epochs,
+        **models[name].target.EXAMPLE_ARGS,
+        **arguments,
+    }
     model, dataset = load_runner(name, "seq-tiny-augmented", {"compile": "off", **arguments})
-    recorder = recorder_of(model)
+    capture = capture_of(model) if capture_of else None
     losses, replays = [], 0
     model.net.train()
     for _ in range(min(2, dataset.num_stages)):
         loader, _ = dataset.meta_get_data_loaders()
         model.begin_task(dataset)
-        if recorder is not None:
-            recorder.loader = loader
-        with Step(model, "seq-tiny-augmented", recorder) as step:
+        if capture is not None:
+            capture.loader = loader
+        with training_step(model, model.compute, capture=capture) as step:
             for epoch in range(epochs):
                 step.begin_epoch()
                 for lazy in loader.lazy_batches():
-                    loss, count = step(lazy, epoch)
-                    losses.append((float(loss), count))
+                    loss, num_images = step(lazy, epoch)
+                    losses.append((float(loss), num_images))
         replays += step.replays
         model.end_task(dataset)
     return model, losses, replays
@@ -134,13 +154,11 @@ def of_model(model):
     return state
 
 
-CASES = [(name, a) for name in get_model_names() for a in ARGUMENTS[name]]
-
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
 def test_replays_equal_steps_in_python(tiny, name, arguments):
-    plain, expected, none = learn(name, lambda model: None, **arguments)
-    model, losses, replays = learn(name, TapeRecorder, **arguments)
+    plain, expected, none = learn(name, **arguments)
+    model, losses, replays = learn(name, LogCapture, **arguments)
     assert none == 0
     assert replays >= 5
     for (a, n), (b, m) in zip(losses, expected, strict=True):
@@ -152,12 +170,12 @@ def test_replays_equal_steps_in_python(tiny, name, arguments):
     assert model.opt.param_groups[0]["lr"] == plain.opt.param_groups[0]["lr"]
 
 
-def test_kernels_of_data_and_reservoir_are_recorded_too(tiny, monkeypatch):
-    # As on a GPU; on a CPU their operators compute the references.
+def test_data_and_reservoir_kernels_are_captured(tiny, monkeypatch):
+    # As on a GPU; on a CPU their operators run the references.
     monkeypatch.setattr(source, "supports", lambda device: True)
     monkeypatch.setattr(launch, "supports", lambda device: True)
-    plain, expected, _ = learn("er", lambda model: None)
-    model, losses, replays = learn("er", TapeRecorder)
+    plain, expected, _ = learn("er")
+    model, losses, replays = learn("er", LogCapture)
     assert replays >= 5
     assert "random" in model.buffer.state_dict()["policy_state"]
     assert [n for _, n in losses] == [n for _, n in expected]
@@ -188,55 +206,55 @@ def run(step, count, size=8):
     return [step(batch(size, k), 0)[0] for k in range(count)]
 
 
-def test_nothing_is_recorded_before_the_buffer_is_settled(model):
+def test_no_capture_before_the_buffer_is_full(model):
     model.buffer = Buffer(20)
-    with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
-        run(step, 2 + REHEARSALS)
-        assert (step.replays, recorder.recorded) == (0, 0)
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        run(step, 2 + WARMUP_STEPS)
+        assert (step.replays, capture.captured) == (0, 0)
         run(step, 1)
-        assert (step.replays, recorder.recorded) == (1, 1)
+        assert (step.replays, capture.captured) == (1, 1)
 
 
-def test_a_ragged_batch_is_run_in_python_and_the_recording_stays(model):
-    with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
-        run(step, REHEARSALS + 1)
+def test_ragged_batch_runs_in_python_and_keeps_the_graph(model):
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        run(step, WARMUP_STEPS + 1)
         run(step, 1, size=5)
         run(step, 2)
-    assert (step.replays, recorder.recorded) == (3, 1)
-    assert model.buffer.num_seen_examples == 8 * (REHEARSALS + 3) + 5
+    assert (step.replays, capture.captured) == (3, 1)
+    assert model.buffer.num_seen_examples == 8 * (WARMUP_STEPS + 3) + 5
 
 
-def test_losses_of_replays_are_kept_apart(model):
-    with Step(model, "tiny", TapeRecorder(model)) as step:
-        losses = run(step, REHEARSALS + 4)[REHEARSALS:]
+def test_replays_return_separate_losses(model):
+    with training_step(model, model.compute, capture=LogCapture(model)) as step:
+        losses = run(step, WARMUP_STEPS + 4)[WARMUP_STEPS:]
     assert len({float(loss) for loss in losses}) == 4
 
 
-def test_step_sizes_reach_recordings(model):
-    with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
-        run(step, REHEARSALS + 2)
-        model.opt.param_groups[0]["lr"] = 0.0  # as a hook of the user's may
+def test_replays_use_the_current_learning_rate(model):
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        run(step, WARMUP_STEPS + 2)
+        model.opt.param_groups[0]["lr"] = 0.0  # as a user's hook may
         before = [p.detach().clone() for p in model.net.parameters()]
         run(step, 2)
         for parameter, value in zip(model.net.parameters(), before, strict=True):
             assert torch.equal(parameter, value)
-        assert (recorder.recorded, step.replays) == (1, 4)
+        assert (capture.captured, step.replays) == (1, 4)
     assert model.opt.param_groups[0]["lr"] == 0.0
 
 
-def test_what_the_optimiser_was_given_is_put_back(model):
+def test_optimizer_settings_are_restored(model):
     model.opt = torch.optim.Adam(model.net.parameters(), lr=0.1, fused=True)
-    with Step(model, "tiny", TapeRecorder(model)) as step:
-        run(step, REHEARSALS + 2)
+    with training_step(model, model.compute, capture=LogCapture(model)) as step:
+        run(step, WARMUP_STEPS + 2)
         assert model.opt.param_groups[0]["capturable"]
     group = model.opt.param_groups[0]
     assert (group["lr"], group["capturable"]) == (0.1, False)
 
 
-@pytest.mark.parametrize("what", ["weights", "frozen", "optimiser", "mode", "buffer", "rows"])
-def test_it_is_recorded_anew_where_something_moved(model, what):
-    with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
-        run(step, REHEARSALS + 2)
+@pytest.mark.parametrize("what", ["weights", "frozen", "optimizer", "mode", "buffer", "rows"])
+def test_replaced_tensors_cause_a_new_capture(model, what):
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        run(step, WARMUP_STEPS + 2)
         if what == "weights":
             with torch.no_grad():
                 for parameter in model.net.parameters():
@@ -248,18 +266,18 @@ def test_it_is_recorded_anew_where_something_moved(model, what):
             model.buffer.load_state_dict(old.state_dict())
         elif what == "rows":
             model.buffer.load_state_dict(model.buffer.state_dict())
-        elif what == "optimiser":
+        elif what == "optimizer":
             model.opt = model.get_optimizer()
         else:
             model.net.eval()
-        run(step, REHEARSALS)
-        assert recorder.recorded == 1
+        run(step, WARMUP_STEPS)
+        assert capture.captured == 1
         run(step, 1)
-    assert recorder.recorded == 2
+    assert capture.captured == 2
 
 
 def custom(**methods):
-    """Returns a model of these methods, compiled as far as a Step knows."""
+    """Returns a model with these methods."""
     register_model("custom")(type("Custom", (ContinualModel,), methods))
     model, _ = load_runner("custom", "seq-tiny", {"seed": 0, "batch_size": 8, "compile": "off"})
     model.net.train()
@@ -290,19 +308,19 @@ def collects(self, batch):
     ],
     ids=["item", "count", "list"],
 )
-def test_what_cannot_be_recorded_runs_in_python_with_one_warning(tiny, training_loss, why):
+def test_uncapturable_step_runs_in_python_with_one_warning(tiny, training_loss, why):
     model = custom(training_loss=training_loss)
     with (
-        Step(model, "tiny", TapeRecorder(model)) as step,
-        warnings.catch_warnings(record=True) as said,
+        training_step(model, model.compute, capture=LogCapture(model)) as step,
+        warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        losses = run(step, REHEARSALS + 4)
+        losses = run(step, WARMUP_STEPS + 4)
     torch.manual_seed(0)
     other = custom(training_loss=training_loss)
-    with Step(other, "tiny") as plain:
-        assert run(plain, REHEARSALS + 4) == losses
-    (warning,) = [w for w in said if "CUDA graph" in str(w.message)]
+    with training_step(other, other.compute) as plain:
+        assert run(plain, WARMUP_STEPS + 4) == losses
+    (warning,) = [w for w in caught if "CUDA graph" in str(w.message)]
     for part in ("Custom", why, "--cuda_graph off"):
         assert part in str(warning.message)
     assert step.replays == 0
@@ -310,33 +328,33 @@ def test_what_cannot_be_recorded_runs_in_python_with_one_warning(tiny, training_
     assert isinstance(model.opt.param_groups[0]["lr"], float)
 
 
-def test_an_observe_of_its_own_is_not_recorded_and_nothing_is_said(tiny):
+def test_own_observe_is_not_captured_and_does_not_warn(tiny):
     def observe(self, inputs, labels, not_aug_inputs, epoch=None):
         return 0.5
 
     model = custom(observe=observe)
-    with Step(model, "tiny", recorder := TapeRecorder(model)) as step:
-        assert run(step, REHEARSALS + 3) == [0.5] * (REHEARSALS + 3)
-    assert recorder.recorded == 0
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        assert run(step, WARMUP_STEPS + 3) == [0.5] * (WARMUP_STEPS + 3)
+    assert capture.captured == 0
     assert "observe" in step.reason
 
 
-def test_an_error_of_the_users_is_shown_as_it_is(tiny):
+def test_user_errors_propagate(tiny):
     def training_loss(self, batch):
         raise ValueError("mine")
 
     model = custom(training_loss=training_loss)
-    with Step(model, "tiny", TapeRecorder(model)) as step, pytest.raises(ValueError, match="mine"):
+    with training_step(model, model.compute, capture=LogCapture(model)) as step, pytest.raises(ValueError, match="mine"):
         run(step, 1)
 
 
-def test_without_a_gpu_nothing_is_recorded(model):
-    with Step(model, "tiny") as step:
-        run(step, REHEARSALS + 2)
+def test_no_capture_without_a_gpu(model):
+    with training_step(model, model.compute) as step:
+        run(step, WARMUP_STEPS + 2)
     assert step.replays == 0
-    assert "no GPU" in step.reason
+    assert step.reason == "device cpu has no CUDA graphs"
 
 
-def test_a_batch_of_two_parts_is_refused(model):
-    with Step(model, "tiny") as step, pytest.raises(DataError, match=r"'tiny'.*have 2 parts"):
+def test_batch_of_two_parts_raises(model):
+    with training_step(model, model.compute) as step, pytest.raises(DataError, match=r"'seq-tiny'.*have 2 parts"):
         step(ready_batch(batch().tensors[:2]), 0)

@@ -1,0 +1,238 @@
+"""The training step as one CUDA graph.
+
+Gathering, augmentation, replay, forward, loss, backward, optimizer, buffer and random numbers are
+launched at once, without Python in between.
+"""
+
+import enum
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mammoth_compiled.buffers import Buffer
+from mammoth_compiled.data import LazyBatch
+from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.engine.graph_capture import CudaGraphCapture, GraphCapture
+from mammoth_compiled.engine.step import EagerStep, StepResult
+from mammoth_compiled.engine.tensor_lr import TensorLearningRates, groups_with_lr
+from mammoth_compiled.models.base import ContinualModel
+
+# Steps in Python before the capture: they trigger compilation, autotuning and the creation of
+# optimizer state.
+WARMUP_STEPS = 3
+
+
+class StepState(enum.Enum):
+    """What a `CapturedStep` does with a full batch."""
+
+    WARM_UP = "warm-up"  # runs in Python and watches what changes
+    CAPTURED = "captured"  # replays the graph
+    DISABLED = "disabled"  # runs in Python for good
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A captured step.
+
+    Attributes:
+        key: Code and shapes that it was captured for.
+        storages: Tensors it reads or writes apart from `inputs`; see `_captured_storages`.
+        inputs: The tensors it materializes its batch from, filled before each replay.
+        loss: Overwritten by each replay, 0-d.
+        replay: Launches it.
+        growth: Examples that a step offers to each buffer.
+    """
+
+    key: tuple[Any, ...]
+    storages: list[Any]
+    inputs: tuple[torch.Tensor, ...]
+    loss: torch.Tensor
+    replay: Callable[[], None]
+    growth: list[int]
+
+
+def training_step(
+    model: ContinualModel,
+    compute: Compute,
+    cuda_graph: str = "auto",
+    capture: GraphCapture | None = None,
+) -> EagerStep:
+    """Returns what runs the training steps of a task.
+
+    Steps are captured on a GPU, if the backbone is compiled and the model keeps
+    `ContinualModel.observe`, so that `training_loss` and `after_step` contain the whole step.
+
+    Args:
+        model: The model.
+        compute: How the run computes.
+        cuda_graph: "auto" or "off".
+        capture: What captures; None takes CUDA graphs.
+    """
+    reason = ""
+    if type(model).observe is not ContinualModel.observe:
+        reason = f"{type(model).__name__} defines its own observe"
+    elif capture is None:
+        if cuda_graph == "off":
+            reason = "--cuda_graph off"
+        elif model.device.type != "cuda":
+            reason = f"device {model.device} has no CUDA graphs"
+        elif not compute.compile:
+            reason = "the backbone is not compiled"
+    if reason:
+        return EagerStep(model, compute, reason)
+    return CapturedStep(model, compute, capture or CudaGraphCapture(model.device))
+
+
+class CapturedStep(EagerStep):
+    """Captures the training step once it is static, and replays it for every full batch.
+
+    The step is static after WARMUP_STEPS steps in which the buffer's reads did not depend on how
+    many of its rows are filled. Steps before that and ragged batches run in Python and compute the
+    same.
+
+    Args:
+        model: The model.
+        compute: How the run computes.
+        capture: What captures.
+
+    Attributes:
+        state: See `StepState`.
+    """
+
+    def __init__(self, model: ContinualModel, compute: Compute, capture: GraphCapture) -> None:
+        super().__init__(model, compute)
+        self.state = StepState.WARM_UP
+        self._capture = capture
+        self._rates = TensorLearningRates(model.device)
+        self._buffers: list[Buffer] = []
+        self._graph: _Graph | None = None
+        self._warm_up_key: tuple[Any, ...] | None = None
+        self._warm_up_steps = 0
+
+    def __exit__(self, *_: object) -> None:
+        self._graph = None
+        self._rates.restore(self.model.opt)
+
+    def begin_epoch(self) -> None:
+        """Drops the graph if a tensor that it uses was replaced or moved."""
+        if self.state is StepState.DISABLED:
+            return
+        self._buffers = [v for v in vars(self.model).values() if isinstance(v, Buffer)]
+        self._rates.move(self.model.opt)
+        if self._graph is not None and self._graph.storages != self._captured_storages():
+            self._start_warm_up(None)
+
+    def _captured_storages(self) -> list[Any]:
+        """Returns the tensors that the graph reads or writes, apart from its inputs.
+
+        Each is given by its address, modules and buffers by identity, flags by value.
+        """
+        model = self.model
+        tensors = [*model.parameters(), *model.buffers()]
+        tensors += [group["lr"] for group in groups_with_lr(model.opt)]
+        for buffer in self._buffers:
+            tensors += buffer.tensors()
+        trainable = [parameter.requires_grad for parameter in model.parameters()]
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        objects = [model.net, model.net.training, model.opt, *self._buffers]
+        return [*objects, *trainable, *addresses]
+
+    def _step(self, lazy: LazyBatch, epoch: int) -> StepResult:
+        if self.state is StepState.DISABLED or not self._is_on_device(lazy):
+            return self._run(lazy, epoch)
+        key = (lazy.materialize, [(tensor.shape, tensor.dtype) for tensor in lazy.tensors])
+        if self._graph is not None:
+            if self._graph.key == key:
+                return self._replay(self._graph, lazy)
+            if len(lazy.tensors[0]) < len(self._graph.inputs[0]):
+                return self._run(lazy, epoch)  # the ragged last batch
+        if self._warm_up_key != key:
+            self._start_warm_up(key)
+        if self._warm_up_steps < WARMUP_STEPS:
+            return self._warm_up(lazy, epoch)
+        return self._capture_step(key, lazy, epoch)
+
+    def _is_on_device(self, lazy: LazyBatch) -> bool:
+        # A user's own loader may yield anything, anywhere.
+        devices = {t.device.type if isinstance(t, torch.Tensor) else None for t in lazy.tensors}
+        return devices == {self.model.device.type}
+
+    def _run(self, lazy: LazyBatch, epoch: int) -> StepResult:
+        with self._capture.stream():
+            return super()._run(lazy, epoch)
+
+    def _start_warm_up(self, key: tuple[Any, ...] | None) -> None:
+        self.state = StepState.WARM_UP
+        self._graph = None
+        self._warm_up_key, self._warm_up_steps = key, 0
+
+    def _warm_up(self, lazy: LazyBatch, epoch: int) -> StepResult:
+        """Runs a step in Python and disables capture if it changes Python state."""
+        before = _python_values(self.model)
+        result = self._run(lazy, epoch)
+        after = _python_values(self.model)
+        changed = sorted(name for name in after if after[name] != before.get(name))
+        if changed and self._warm_up_steps:  # the first step may create attributes
+            self._disable(f"each step changes {', '.join(changed)}, which a replay would not")
+        self._warm_up_steps += all(buffer.has_static_reads for buffer in self._buffers)
+        return result
+
+    def _capture_step(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> StepResult:
+        """Captures a step and replays it for this batch; runs it in Python if that fails."""
+        inputs = tuple(tensor.clone() for tensor in lazy.tensors)
+        static = LazyBatch(lazy.materialize, inputs)
+        seen = [buffer.num_seen_examples for buffer in self._buffers]
+        try:
+            # Not self._run: the capture is on its stream already.
+            replay, result = self._capture.capture(lambda: EagerStep._run(self, static, epoch))
+        except Exception as error:  # user code may raise anything
+            self._disable((str(error).strip() or type(error).__name__).splitlines()[0])
+            result = None
+        growth = [
+            buffer.num_seen_examples - n for buffer, n in zip(self._buffers, seen, strict=True)
+        ]
+        for buffer, count in zip(self._buffers, seen, strict=True):
+            buffer.num_seen_examples = count  # the capture itself stored nothing
+        if result is None:
+            return self._run(lazy, epoch)
+        self.state = StepState.CAPTURED
+        storages = self._captured_storages()
+        self._graph = _Graph(key, storages, inputs, result.loss, replay, growth)
+        return self._replay(self._graph, lazy)
+
+    def _replay(self, graph: _Graph, lazy: LazyBatch) -> StepResult:
+        for tensor, value in zip(graph.inputs, lazy.tensors, strict=True):
+            tensor.copy_(value, non_blocking=True)
+        graph.replay()
+        for buffer, count in zip(self._buffers, graph.growth, strict=True):
+            buffer.num_seen_examples += count
+        self.replays += 1
+        return StepResult(graph.loss.clone(), len(graph.inputs[0]))
+
+    def _disable(self, reason: str) -> None:
+        self.state = StepState.DISABLED
+        self.reason = reason
+        self._graph = None
+        self._rates.restore(self.model.opt)
+        warnings.warn(
+            f"{type(self.model).__name__}: the training step could not be captured as a CUDA graph "
+            f"({reason}). Training continues without it: same results, slower for small networks. "
+            "To enable capture, avoid .item() and Python state in training_loss and after_step. To "
+            "silence this warning, pass --cuda_graph off",
+            stacklevel=3,
+        )
+
+
+def _python_values(model: ContinualModel) -> dict[str, Any]:
+    """Returns the model's attributes that only Python holds: values, and lengths of containers."""
+    values = {}
+    for name, value in vars(model).items():
+        if isinstance(value, (bool, int, float, str)) or value is None:
+            values[name] = value
+        elif isinstance(value, (list, dict, set, deque)):
+            values[name] = len(value)
+    return values

@@ -1,0 +1,155 @@
+"""How a run computes: device, AMP mode, and which calls of the backbone run compiled."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
+from mammoth_compiled.engine.cost import compiling_pays
+from mammoth_compiled.engine.forward import NetRunner
+
+# A batch size that the model does not declare is compiled after this many steps that used it, and
+# only the first few such sizes are: each graph takes seconds, and user code may pass any size.
+UNDECLARED_STEPS = 20
+MAX_UNDECLARED_SIZES = 4
+
+
+class Compute:
+    """Sole owner of the device, the AMP mode, the compile decision and the batch sizes of a run.
+
+    A training step computes either wholly compiled or wholly eagerly. Steps on fewer images than a
+    full batch run eagerly. In full steps a kind of call (returnt, batch size, mode) runs eagerly in
+    the first step that makes it, because some kinds occur only once, such as the step of a replay
+    method whose buffer is still empty. From the next step on it is compiled. Outside training steps
+    only known batch sizes are compiled, so that the ragged last test batch compiles nothing.
+
+    Args:
+        device: Where the run computes.
+        amp: "off", "bf16" or "fp16": precision inside the backbone; its outputs are float32.
+        compile: Whether to compile; `decide` sets it for a run.
+
+    Attributes:
+        device: Where the run computes.
+        amp: AMP mode.
+        compile: Whether calls of the backbone are compiled.
+        reason: Why, for the user to read; "" before `decide`.
+        batch_sizes: Batch sizes known to recur: declared by the model, and that of evaluation.
+        full_batch: Images in a full batch of the stream, 0 before the first step.
+    """
+
+    def __init__(self, device: torch.device, amp: str = "off", compile: bool = False) -> None:
+        self.device = device
+        self.amp = amp
+        self.compile = compile
+        self.reason = ""
+        self.batch_sizes = {EVAL_BATCH_SIZE}
+        self.full_batch = 0
+        self._undeclared: set[int] = set()
+        # How many full training steps made each kind of call, and the kinds of the current step.
+        self._steps_with: dict[str, int] = {}
+        self._this_step: set[str] | None = None
+        self._eager_step = False
+
+    def attach(self, net: MammothBackbone) -> None:
+        """Lets a backbone, and copies made of it from now on, run as this object decides."""
+        net.set_runner(NetRunner(net, self))
+
+    def declare(self, batch_sizes: Iterable[int]) -> None:
+        """Adds batch sizes that training steps pass to the backbone."""
+        self.batch_sizes |= set(batch_sizes)
+
+    def decide(self, mode: str, net: MammothBackbone, images: torch.Tensor, num_steps: int) -> None:
+        """Decides whether to compile; the same run decides the same each time.
+
+        Args:
+            mode: "on", "off" or "auto": always on a GPU, on a CPU if it saves time.
+            net: The backbone.
+            images: One batch of the run, [B, C, H, W].
+            num_steps: Training steps to come.
+        """
+        if mode != "auto":
+            self.compile, self.reason = mode == "on", f"--compile {mode}"
+        elif self.device.type == "cuda":
+            self.compile, self.reason = True, "auto: always on a GPU"
+        else:
+            self.compile, self.reason = compiling_pays(net, images, num_steps)
+
+    def disable(self) -> None:
+        """Stops compiling for the rest of the run."""
+        self.compile = False
+
+    @contextlib.contextmanager
+    def step(self, num_images: int) -> Iterator[None]:
+        """Surrounds one training step, so that its calls agree on how they run.
+
+        Args:
+            num_images: Images of the stream in this step.
+        """
+        self.full_batch = max(self.full_batch, num_images)
+        self._eager_step = num_images < self.full_batch
+        self._this_step = set()
+        try:
+            yield
+        finally:
+            for kind in self._this_step:
+                self._steps_with[kind] = self._steps_with.get(kind, 0) + 1
+            self._this_step = None
+            self._eager_step = False
+
+    def compiles(self, returnt: str, batch_size: int, training: bool) -> bool:
+        """Returns whether a call of the backbone runs compiled; the call counts as made.
+
+        Args:
+            returnt: What the call returns.
+            batch_size: Its number of images.
+            training: Whether the backbone is in training mode.
+        """
+        if not self.compile or self._eager_step:
+            return False
+        is_known = batch_size in self.batch_sizes
+        learns = torch.is_grad_enabled()
+        if self._this_step is None and not learns:
+            return is_known
+        mode = ("train" if training else "eval") + ("" if learns else " no_grad")
+        kind = f"{returnt} {batch_size} {mode}"
+        steps = self._steps_with.get(kind, 0)
+        if self._this_step is None:
+            self._steps_with[kind] = steps + 1
+        else:
+            self._this_step.add(kind)
+            is_known = is_known or self._learn(batch_size, steps)
+        return is_known and steps > 0
+
+    def _learn(self, batch_size: int, steps: int) -> bool:
+        """Adds an undeclared batch size that keeps recurring; returns whether it was added."""
+        if steps < UNDECLARED_STEPS or len(self._undeclared) == MAX_UNDECLARED_SIZES:
+            return False
+        self._undeclared.add(batch_size)
+        self.batch_sizes.add(batch_size)
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to compute exactly like one that never stopped."""
+        return {
+            "compile": self.compile,
+            "full_batch": self.full_batch,
+            "undeclared": sorted(self._undeclared),
+            "steps_with": dict(sorted(self._steps_with.items())),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], mode: str = "auto") -> None:
+        """Restores what `state_dict` returned.
+
+        Args:
+            state: The saved state.
+            mode: "on" or "off" overrides the saved compile decision, "auto" keeps it.
+        """
+        self.compile = state["compile"] if mode == "auto" else mode == "on"
+        self.reason = "as in the checkpoint" if mode == "auto" else f"--compile {mode}"
+        self.full_batch = state["full_batch"]
+        self._undeclared = set(state["undeclared"])
+        self.batch_sizes |= self._undeclared
+        self._steps_with = dict(state["steps_with"])

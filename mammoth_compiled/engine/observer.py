@@ -1,0 +1,149 @@
+"""Observers of a run: progress, console, checkpoints, results, loggers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mammoth_compiled.config.schema import RunConfig
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.metrics import Results
+from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.types import Evaluation
+
+
+@dataclass
+class Run:
+    """The state of a run, as observers see it.
+
+    Attributes:
+        model: The model.
+        dataset: The dataset.
+        config: All arguments.
+        compute: How the run computes: device, AMP mode, compilation.
+        results: Accuracies and timings of the tasks finished so far.
+        num_tasks: Tasks of the run; 1 for joint training.
+        first_task: The task that it started with, from 0; later than 0 if it was resumed.
+        resumed_from: The checkpoint that it was resumed from.
+        task: Current task, from 0.
+        epoch: Current epoch of the task, from 0.
+        step: Current step of the epoch, from 1.
+        steps_per_epoch: Steps of each epoch of the task.
+        last_loss: Loss of the step read last.
+        lr: Learning rate of the first parameter group at that step.
+    """
+
+    model: ContinualModel
+    dataset: ContinualDataset
+    config: RunConfig
+    compute: Compute
+    results: Results = field(default_factory=Results)
+    num_tasks: int = 1
+    first_task: int = 0
+    resumed_from: Path | None = None
+    task: int = 0
+    epoch: int = 0
+    step: int = 0
+    steps_per_epoch: int = 0
+    last_loss: float = float("nan")
+    lr: float = float("nan")
+
+
+class Observer:
+    """Base class of observers; override the hooks that you need.
+
+    An observer must not change the run and must not cause host syncs while a task is trained: read
+    no tensor of the model in `end_step`, use the losses of `read_losses`.
+
+    Example:
+        >>> from mammoth_compiled.engine.observer import Observer
+        >>> class LossHistory(Observer):
+        ...     def begin_run(self, run):
+        ...         self.losses = []
+        ...
+        ...     def read_losses(self, run, losses):
+        ...         self.losses += losses
+    """
+
+    def begin_run(self, run: Run) -> None:
+        """Called before the first task, after a checkpoint was loaded."""
+
+    def begin_task(self, run: Run) -> None:
+        """Called before each task, after `model.begin_task`."""
+
+    def begin_epoch(self, run: Run) -> None:
+        """Called before each epoch."""
+
+    def end_step(self, run: Run, loss: torch.Tensor | float, num_images: int) -> None:
+        """Called after each training step.
+
+        Args:
+            run: The run.
+            loss: Its loss; a tensor on the device, whose reading is a host sync.
+            num_images: Images of the stream in the step.
+        """
+
+    def read_losses(self, run: Run, losses: list[float]) -> None:
+        """Called when losses were read: after every step on a CPU, every 50 steps on a GPU.
+
+        Args:
+            run: The run.
+            losses: Losses of the steps since the last call, oldest first.
+        """
+
+    def end_epoch(self, run: Run) -> None:
+        """Called after each epoch."""
+
+    def end_task(self, run: Run, evaluation: Evaluation) -> None:
+        """Called after each task and its evaluation, which `run.results` includes.
+
+        Args:
+            run: The run.
+            evaluation: Accuracies on all tasks seen.
+        """
+
+    def end_run(self, run: Run) -> None:
+        """Called after the last task, and when the user interrupts (`run.results.interrupted`)."""
+
+    def close(self, run: Run) -> None:
+        """Called last, also after an error: release files and the terminal here."""
+
+
+HOOKS = tuple(name for name in vars(Observer) if not name.startswith("_"))
+
+
+class Observers:
+    """Notifies several observers in order.
+
+    Args:
+        observers: Each gets the calls of the hooks that it overrides.
+
+    Raises:
+        ConfigError: If one is not an `Observer`.
+    """
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        given = list(observers)
+        for observer in given:
+            if not isinstance(observer, Observer):
+                raise ConfigError(
+                    f"observers must be instances of Observer, got {type(observer).__name__}"
+                )
+        # Looked up once, so that hooks nobody overrides cost nothing in a step.
+        self._hooks = {
+            name: [
+                getattr(observer, name)
+                for observer in given
+                if getattr(type(observer), name) is not getattr(Observer, name)
+            ]
+            for name in HOOKS
+        }
+
+    def notify(self, hook: str, run: Run, *args: Any) -> None:
+        """Calls one hook of every observer."""
+        for call in self._hooks[hook]:
+            call(run, *args)

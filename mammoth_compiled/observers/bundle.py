@@ -1,0 +1,120 @@
+"""BundleExporter: exports the backbone at the end of a run, or after each task."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from mammoth_compiled.console import say
+from mammoth_compiled.data import TaskLoader
+from mammoth_compiled.device import random_state, set_random_state
+from mammoth_compiled.engine.observer import Observer, Run
+from mammoth_compiled.engine.resume import save
+from mammoth_compiled.errors import ExportError, MammothError
+from mammoth_compiled.export import export_bundle, update_bundle
+from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.summary import report
+from mammoth_compiled.types import Evaluation
+
+CALIBRATION_IMAGES = 256
+
+
+class BundleExporter(Observer):
+    """Exports the backbone; if that fails, a checkpoint keeps the weights.
+
+    Args:
+        path: Directory of the bundle.
+        formats: Comma-separated formats; None for the default ones.
+        variants: Comma-separated smaller ONNX models: fp16, int8.
+        each_task: True to export after the first task and update the weights after later ones.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        formats: str | None = None,
+        variants: str | None = None,
+        each_task: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.formats = formats
+        self.variants = [name for name in (variants or "").split(",") if name]
+        self.each_task = each_task
+        self._exported = False
+
+    def end_task(self, run: Run, evaluation: Evaluation) -> None:
+        """Exports or updates the bundle, if it is kept up to date after each task.
+
+        Raises:
+            ExportError: If that fails; names the checkpoint with the weights.
+        """
+        if not self.each_task:
+            return
+        started = time.perf_counter()
+        action = "updated" if self._exported else "exported"
+        manifest = read_manifest(self._export(run))
+        models = [file for file in manifest.files if file.is_model]
+        worst = max((d.size for file in models for d in file.parity.values()), default=0.0)
+        accuracy = next((f.accuracy["class_il"] for f in models if "class_il" in f.accuracy), None)
+        say(
+            f"bundle after task {run.task + 1}: {action} in "
+            f"{time.perf_counter() - started:.1f} s, {len(models)} models, "
+            f"{len(manifest.info.classes_seen)} of {manifest.info.num_classes} classes seen, "
+            f"off by {worst:.1e}" + ("" if accuracy is None else f", Class-IL {accuracy:.2%}")
+        )
+
+    def end_run(self, run: Run) -> None:
+        """Exports the bundle unless that was done after each task, and prints what it contains.
+
+        Raises:
+            ExportError: If that fails; names the checkpoint with the weights.
+        """
+        if run.results.interrupted:
+            return
+        say(report(self.path.resolve() if self._exported else self._export(run)))
+
+    def _export(self, run: Run) -> Path:
+        evidence = {
+            "samples": next(iter(run.dataset.test_loaders[0]))[0][:32].cpu(),
+            "calibration": (lambda: _training_images(run)) if "int8" in self.variants else None,
+            "test_set": lambda: _test_set(run),
+        }
+        try:
+            if self._exported:
+                path = update_bundle(self.path, run.model, **evidence)
+            else:
+                path = export_bundle(
+                    run.model, self.path, formats=self.formats, variants=self.variants, **evidence
+                )
+        except MammothError as error:
+            kept = save(run).path
+            raise ExportError(
+                f"{error}. The weights are saved in {kept}; once the cause is fixed: "
+                f"python -m mammoth_compiled.export {kept} {self.path}"
+            ) from error
+        self._exported = True
+        return path
+
+
+def _training_images(run: Run) -> torch.Tensor:
+    """Returns images of all classes seen, [N, C, H, W]; leaves the random state unchanged."""
+    before = random_state()
+    train, _ = run.dataset.get_data_loaders()
+    loader = TaskLoader(train, run.config.experiment.batch_size, True, run.model.device, 0)
+    seen = torch.tensor(run.dataset.info().classes_seen, device=run.model.device)
+    images: list[torch.Tensor] = []
+    for inputs, labels, *_ in loader:
+        images.append(inputs[torch.isin(labels, seen)].cpu())
+        if sum(map(len, images)) >= CALIBRATION_IMAGES:
+            break
+    set_random_state(before)
+    return torch.cat(images)
+
+
+def _test_set(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the test images of all tasks seen, [N, C, H, W], and their class ids, [N]."""
+    batches = [batch for loader in run.dataset.test_loaders for batch in loader]
+    return (
+        torch.cat([inputs.cpu() for inputs, *_ in batches]),
+        torch.cat([labels.cpu() for _, labels, *_ in batches]),
+    )

@@ -1,0 +1,60 @@
+"""Console: one line for each event of a run."""
+
+from mammoth_compiled.console import say
+from mammoth_compiled.engine.observer import Observer, Run
+from mammoth_compiled.metrics import average
+from mammoth_compiled.types import Evaluation
+
+
+class Console(Observer):
+    """Prints what is decided, the accuracy after each task, and how steps were computed."""
+
+    def begin_run(self, run: Run) -> None:
+        """Prints what a resumed run continues from."""
+        if run.resumed_from is None:
+            return
+        lr = run.model.opt.param_groups[0]["lr"]
+        if lr != run.config.optimizer.lr:
+            say(f"checkpoint: resumes with lr {lr:g}, not {run.config.optimizer.lr:g}")
+        say(f"checkpoint: {run.resumed_from} loaded, {run.first_task} tasks done")
+
+    def begin_task(self, run: Run) -> None:
+        """Prints the compile decision before the first task."""
+        if run.task == run.first_task:
+            say(f"compile: {'on' if run.compute.compile else 'off'} ({run.compute.reason})")
+
+    def end_task(self, run: Run, evaluation: Evaluation) -> None:
+        """Prints the average accuracies."""
+        say(
+            f"Accuracy after task {run.task + 1}: "
+            f"[Class-IL] {100 * average(evaluation.class_il):.2f} %  "
+            f"[Task-IL] {100 * average(evaluation.task_il):.2f} %  "
+            f"(test loss {evaluation.loss:.4f})"
+        )
+
+    def end_run(self, run: Run) -> None:
+        """Prints what the compiler did, and on a GPU how steps ran."""
+        notes = run.results.notes
+        if run.results.interrupted:
+            say("Training interrupted: the results contain the tasks finished so far")
+            return
+        if compiler := notes.get("compiler"):
+            say(
+                f"compile: {compiler['graphs']} graphs, {compiler['seconds']:.1f} s, "
+                f"{compiler['graphs_after_first_task']} graphs after task {run.first_task + 1}, "
+                f"{compiler['graph_breaks']} graph breaks"
+            )
+        if step := notes.get("step"):
+            captured = f"CUDA graph: {step['replayed']:,} steps replayed"
+            if step["reason"]:
+                captured += f" (others ran in Python: {step['reason']})"
+            say(f"{captured}, {step['host_syncs_per_step']} host syncs per step")
+
+
+class FinalTable(Observer):
+    """Prints the accuracy matrix when the run ends or is interrupted."""
+
+    def end_run(self, run: Run) -> None:
+        """Prints the table, one row per task."""
+        if run.results.class_il:
+            say("\nAccuracy in %:\n" + run.results.table())

@@ -1,0 +1,65 @@
+"""train: the training loop with the usual observers."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+
+from mammoth_compiled.config import RunConfig
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.engine import Observer, Run, run_tasks
+from mammoth_compiled.metrics import Results
+from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.observers import default_observers
+from mammoth_compiled.types import Evaluation
+
+
+def train(
+    model: ContinualModel,
+    dataset: ContinualDataset,
+    args: Namespace | None = None,
+    after_task: Callable[[Results], None] | None = None,
+    observers: Iterable[Observer] = (),
+) -> Results:
+    """Trains a model on all tasks of a dataset and evaluates it after each.
+
+    Prints one line for each event, shows a progress bar on a terminal, and writes the checkpoints
+    that `--savecheck` asks for. On a CPU the process keeps freed memory from then on; see
+    `device.keep_freed_memory`.
+
+    Args:
+        model: The model, as `load_runner` returns it.
+        dataset: The dataset, likewise.
+        args: Arguments; None takes those of the model.
+        after_task: Called after each task with the results so far.
+        observers: Notified of what happens, after the usual ones.
+
+    Returns:
+        Accuracy matrices, losses and timings.
+
+    Raises:
+        TrainingError: If the loss is not finite or the device is out of memory; says where.
+        CheckpointError: If `args.loadcheck` does not fit the run.
+
+    Example:
+        >>> import mammoth_compiled as mc
+        >>> args = {"backbone": "mnistmlp", "input_size": 3072, "debug_mode": 1, "compile": "off"}
+        >>> results = mc.train(*mc.load_runner("sgd", "seq-fmnist-mini", args))  # doctest: +ELLIPSIS
+        compile: off (--compile off)
+        Accuracy after task 1: ...
+        >>> len(results.class_il)
+        5
+    """
+    config = RunConfig.from_namespace(model.args if args is None else args)
+    watching = [*default_observers(config), *observers]
+    if after_task is not None:
+        watching.append(_AfterTask(after_task))
+    return run_tasks(model, dataset, config, watching)
+
+
+class _AfterTask(Observer):
+    """Calls a function with the results after each task."""
+
+    def __init__(self, function: Callable[[Results], None]) -> None:
+        self._function = function
+
+    def end_task(self, run: Run, evaluation: Evaluation) -> None:
+        self._function(run.results)
