@@ -15,8 +15,8 @@ from mammoth_compiled.registry import Entry, Parameter, backbones, datasets, mod
 
 # Arguments of the run that a dataset or a backbone may also ask for by parameter name.
 SHARED = ("batch_size", "n_epochs", "joint", "seed", "device", "num_workers", "data_dir")
-# Flags of `mammoth_compiled.run` that are not part of the configuration.
-COMMANDS = ("help", "list", "explain", "import")
+# Names that no model, dataset or backbone may define.
+RESERVED = ("model", "dataset", "backbone", "list", "explain", "import", "help")
 
 
 def add_rehearsal_args(parser: ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def _add_parameters(parser: Parser, kind: str, entry: Entry) -> None:
     with parser.section(f"{kind.capitalize()} {entry.name}", owner):
         for parameter in entry.parameters:
             name = parameter.name
-            other = parser.owners.get(name, "the run" if name in COMMANDS else None)
+            other = parser.owners.get(name, "the run" if name in RESERVED else None)
             if other is None:
                 from_dataset = kind == "backbone" and parameter.input_shape is not None
                 parser.add_argument(f"--{name}", **_parameter_options(parameter, from_dataset))
@@ -115,8 +115,12 @@ def build_parser(
     if model is not None:
         entry = models[model]
         target: Any = entry.target
-        with parser.section(f"Model {entry.name}", f"model {entry.name!r}"):
+        owner = f"model {entry.name!r}"
+        with parser.section(f"Model {entry.name}", owner):
             target.get_parser(parser)
+        for name in RESERVED:
+            if parser.owners.get(name) == owner:
+                raise ConfigError(f"{owner} ({entry.origin}) must not define --{name}: rename it")
     if dataset is not None:
         _add_parameters(parser, "dataset", datasets[dataset])
     if backbone is not None:

@@ -140,16 +140,25 @@ class Parser(ArgumentParser):
                     raise ConfigError(unknown_name("argument", name, self.arguments, 3))
             values = {name: value for name, value in given.items() if value is not None}
             return {name: self._convert(name, value) for name, value in values.items()}
-        for action in self.arguments.values():
-            action.required = False
-        self._reject_repeated(given)
-        # Argparse sets no default for what the namespace has already; None means not given.
-        names = {*self.arguments, *self.own_defaults}
-        args, unknown = self.parse_known_args(list(given), Namespace(**dict.fromkeys(names)))
+        values, unknown = self.read_known(given)
         if unknown:
             valid = [f"--{name}" for name in self.arguments]
             raise ConfigError(unknown_name("argument", unknown[0].split("=")[0], valid, 3))
-        return {name: value for name, value in vars(args).items() if value is not None}
+        return values
+
+    def read_known(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Returns the arguments that are given, without defaults, and the words of all others.
+
+        Raises:
+            ConfigError: If an argument is given twice, of the wrong type or out of range.
+        """
+        for action in self.arguments.values():
+            action.required = False
+        self._reject_repeated(words)
+        # Argparse sets no default for what the namespace has already; None means not given.
+        names = {*self.arguments, *self.own_defaults}
+        args, unknown = self.parse_known_args(list(words), Namespace(**dict.fromkeys(names)))
+        return {name: value for name, value in vars(args).items() if value is not None}, unknown
 
     def _reject_repeated(self, words: Iterable[str]) -> None:
         used = Counter(word.split("=")[0] for word in words)

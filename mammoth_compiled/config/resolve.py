@@ -67,8 +67,8 @@ def _given_backbone(given: Mapping[str, Any] | Sequence[str]) -> str | None:
         return given.get("backbone")
     parser = Parser()
     parser.add_argument("--backbone")
-    name: str | None = parser.parse_known_args(list(given))[0].backbone
-    return name
+    values, _ = parser.read_known(given)
+    return values.get("backbone")
 
 
 def _known(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""The flags of the command line beside the configuration: help, listing, imports."""
+
+from argparse import ArgumentParser
+
+from mammoth_compiled.config.cli import build_parser, default_backbone
+from mammoth_compiled.registry import backbones, datasets, models
+
+DESCRIPTION = (
+    "Trains a continual-learning model with a compiled backbone and exports the backbone. The "
+    "arguments of a model, dataset or backbone are shown when it is given: --model derpp --help."
+)
+EXAMPLE = """example:
+  python -m mammoth_compiled.run --model derpp --dataset seq-fmnist-mini --backbone cnn \\
+      --n_epochs 3 --seed 0 --compile on --export bundle --results_path results.json
+"""
+
+
+def add_command_args(parser: ArgumentParser) -> None:
+    """Adds the flags of the command line that are not part of the configuration."""
+    group = parser.add_argument_group("Other")
+    group.add_argument(
+        "--list", action="store_true", help="List models, datasets and backbones and exit."
+    )
+    group.add_argument(
+        "--explain",
+        action="store_true",
+        help="Print how the backbone is compiled, without training, and exit.",
+    )
+    group.add_argument(
+        "--import",
+        action="append",
+        metavar="FILE|MODULE",
+        help="Import this file or module first, to register your own parts (repeatable).",
+    )
+    group.add_argument("-h", "--help", action="store_true", help="Show this help and exit.")
+
+
+def help_text(
+    model: str | None = None, dataset: str | None = None, backbone: str | None = None
+) -> str:
+    """Returns the help of the command line, including the arguments of the named parts.
+
+    Raises:
+        RegistryError: If a name is unknown.
+    """
+    if backbone is None and dataset is not None:
+        backbone = default_backbone(dataset)
+    parser = build_parser(model, dataset, backbone)
+    parser.usage = "%(prog)s --model NAME --dataset NAME [options]"
+    parser.description = DESCRIPTION
+    add_command_args(parser)
+    return f"{parser.format_help()}\n{EXAMPLE}"
+
+
+def listing() -> str:
+    """Returns the registered names, one a line, with a summary of each."""
+    lines = []
+    for title, registry in (("Models", models), ("Datasets", datasets), ("Backbones", backbones)):
+        lines.append(f"{title}:")
+        lines += [f"  {name:<18} {registry[name].summary}" for name in sorted(registry)]
+    return "\n".join(lines)
+
+
