@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.insert(0, "export")
     args = _parser().parse_args(words)
     try:
-        for spec in getattr(args, "plugins", []):
+        for spec in args.plugins:
             import_plugin(spec)
         sys.stdout.write(commands[args.command](args) + "\n")
     except MammothError as error:
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="must be run; may be repeated (default: those that this machine has)",
     )
     verify.add_argument("--device", default="cpu", help="where compiled code runs (default: cpu)")
+    verify.set_defaults(plugins=[])  # a bundle is verified without user code
 
     update = commands.add_parser("update", help="put other weights into a bundle")
     update.add_argument("directory", metavar="DIR", help="the bundle")

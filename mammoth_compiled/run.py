@@ -123,7 +123,7 @@ def run(words: Sequence[str]) -> int:
         return 0
     for name, registry in (("model", models), ("dataset", datasets)):
         if getattr(front, name) is None:
-            raise ConfigError(f"--{name} is needed; valid: {', '.join(sorted(registry))}")
+            raise ConfigError(f"--{name} is required; valid: {', '.join(sorted(registry))}")
     if front.backbone:
         rest = [*rest, "--backbone", front.backbone]
     args = resolve(front.model, front.dataset, rest)

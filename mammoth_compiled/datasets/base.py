@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.device import get_device
@@ -60,6 +61,8 @@ class ContinualDataset:
         TEST_TRANSFORM: torchvision transform of test images.
         CLASS_NAMES: One name per class; by default the class ids.
         DEFAULTS: Arguments that apply if neither the user nor the settings of the model give them.
+        args: The arguments of the run.
+        config: The same, typed; missing ones have their defaults.
         c_task: Index of the current task; -1 before the first.
         num_stages: Training stages: one per task, or 1 for joint training on all tasks.
         train_loader: Training batches of the current task.
@@ -117,12 +120,13 @@ class ContinualDataset:
                 f"{name}.N_CLASSES_PER_TASK has {len(per_task)} entries for {self.N_TASKS} tasks"
             )
         self.args = args
-        self.joint = bool(getattr(args, "joint", False))
+        self.config = RunConfig.from_namespace(args)
+        self.joint = self.config.experiment.joint
         if self.joint and self.SETTING not in SPLIT_BY_CLASS:
             raise ConfigError(f"joint training needs tasks split by class, not {self.SETTING!r}")
         if not hasattr(self, "N_CLASSES"):
             self.N_CLASSES = self._end_of_task(self.N_TASKS - 1)
-        self.device = get_device(getattr(args, "device", None))
+        self.device = get_device(self.config.compute.device)
         self._reported_reason: str | None = None
         self.reset()
 
@@ -194,7 +198,7 @@ class ContinualDataset:
             tests = [self._select_classes(test, self.get_offsets(), "test")]
         else:
             tests = [test]
-        self.train_loader = self._loader(train, self.args.batch_size, shuffle=True)
+        self.train_loader = self._loader(train, self.config.experiment.batch_size, shuffle=True)
         self.test_loaders += [self._loader(t, EVAL_BATCH_SIZE, shuffle=False) for t in tests]
         self._report_fallback(self.train_loader.fallback_reason)
         return self.train_loader, self.test_loaders[-1]
@@ -205,7 +209,7 @@ class ContinualDataset:
             say(f"data: {self.NAME} is loaded image by image (slower), because {reason}")
 
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> TaskLoader:
-        workers = getattr(self.args, "num_workers", None)
+        workers = self.config.compute.num_workers
         return TaskLoader(dataset, batch_size, shuffle, self.device, workers)
 
     def _select_classes(self, dataset: Any, offsets: tuple[int, int], split: str) -> Any:

@@ -51,7 +51,7 @@ class SequentialCIFAR(ContinualDataset):
         Raises:
             DataError: If the files are missing and the download fails.
         """
-        root = data_dir(self.args)
+        root = data_dir(self.config)
         source: Any = self.SOURCE
         folder = root / self.SOURCE.base_folder
         splits = [

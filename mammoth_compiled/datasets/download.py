@@ -1,17 +1,17 @@
 """The folder of a dataset's files, and a helpful error if they are missing and cannot be downloaded."""
 
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mammoth_compiled.config import RunConfig
 from mammoth_compiled.device import base_path
 from mammoth_compiled.errors import DataError
 
 
-def data_dir(args: Namespace) -> Path:
+def data_dir(config: RunConfig) -> Path:
     """Returns the folder of the data: `--data_dir`, or `base_path()` if it is not given."""
-    return Path(getattr(args, "data_dir", None) or base_path())
+    return Path(config.files.data_dir or base_path())
 
 
 def load_or_download(

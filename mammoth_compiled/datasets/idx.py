@@ -38,7 +38,7 @@ class SequentialIDX(ContinualDataset):
 
     def files(self, split: str) -> list[Path]:
         """Returns the image and label files of a split, "train" or "test"."""
-        root = data_dir(self.args)
+        root = data_dir(self.config)
         folders = [*self.folders(root), root / self.RAW]
         files = find_files(folders, file_stems(split))
         if files is None:

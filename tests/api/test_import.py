@@ -1,4 +1,4 @@
-"""Importing the package registers names and does nothing else."""
+"""Importing the package registers names and has no other side effect."""
 
 import json
 import os
@@ -42,7 +42,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """What an import changed, in a process of its own."""
+    """Returns the report of an import in a subprocess."""
     result = subprocess.run(
         [sys.executable, "-c", SIDE_EFFECTS],
         cwd=tmp_path_factory.mktemp("import"),
@@ -55,19 +55,19 @@ def imported(tmp_path_factory):
     return result
 
 
-def test_import_changes_nothing(imported):
+def test_import_has_no_side_effects(imported):
     report = json.loads(imported.stdout)
     assert report["changed"] == []
     assert report["cuda"] is False
 
 
-def test_import_says_nothing(imported):
+def test_import_prints_nothing(imported):
     assert imported.stderr == ""
     assert imported.stdout.count("\n") == 1
 
 
-def test_import_takes_no_general_names(imported):
-    # mammoth_lite puts modules with these names before everybody else's.
+def test_import_adds_no_generic_module_names(imported):
+    # mammoth_lite shadows modules of these names.
     modules = set(json.loads(imported.stdout)["modules"])
     assert not modules & {
         "models",
@@ -80,13 +80,13 @@ def test_import_takes_no_general_names(imported):
     }
 
 
-def test_import_leaves_the_slow_parts_for_who_needs_them(imported):
+def test_import_defers_slow_modules(imported):
     modules = set(json.loads(imported.stdout)["modules"])
     assert not modules & {"torch._inductor.compile_fx", "onnxruntime", "onnxscript"}
 
 
 @pytest.mark.parametrize("name", ["kernels", "export"])
-def test_the_bare_folders_cannot_be_imported(run_python, name, request):
+def test_bare_directories_cannot_be_imported(run_python, name, request):
     result = run_python("-c", f"import {name}", cwd=request.config.rootpath)
     assert result.returncode == 1
     assert result.stderr.strip().endswith(

@@ -1,4 +1,4 @@
-"""The public names and signatures, frozen: a change here is a change for every user."""
+"""The public names and signatures are frozen: a change here affects every user."""
 
 import inspect
 
@@ -30,7 +30,7 @@ LITE = {
 }
 OURS = {"__version__", "evaluate", "export_bundle", "load_bundle", "update_bundle"}
 
-# Arguments by position, with their defaults. More may be added at the end or by keyword.
+# Positional parameters with their defaults. More may be appended, or added as keywords.
 SIGNATURES = {
     "load_runner": [("model",), ("dataset",), ("args", None)],
     "train": [("model",), ("dataset",), ("args", None), ("after_task", None)],
@@ -120,18 +120,18 @@ def test_signatures_are_frozen(name):
         if p.kind is p.POSITIONAL_OR_KEYWORD
     ]
     assert positional[: len(SIGNATURES[name])] == SIGNATURES[name]
-    # What is added must not be needed.
+    # Added parameters must be optional.
     assert all(len(p) == 2 for p in positional[len(SIGNATURES[name]) :])
 
 
 @pytest.mark.parametrize("name", sorted(LITE | OURS - {"__version__"}))
-def test_everything_public_says_what_it_is(name):
+def test_public_api_has_docstrings(name):
     documentation = inspect.getdoc(getattr(mammoth_compiled, name))
     assert documentation
     assert documentation.split("\n")[0].endswith((".", ";"))
 
 
-def test_lites_attributes_of_a_model_and_a_dataset(tiny):
+def test_models_and_datasets_have_lite_attributes(tiny):
     model, dataset = mammoth_compiled.load_runner("er", "seq-tiny", {"buffer_size": 5})
     for name in ("args", "device", "net", "loss", "opt", "transform", "dataset"):
         assert getattr(model, name) is not None

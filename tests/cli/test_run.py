@@ -1,4 +1,4 @@
-"""The command line: help, listing, a whole run, and every bad input in one line."""
+"""The command line: help, listing, complete runs, and errors in one line."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.run import main
 
 PLUGIN = '''
-"""A user's file: a dataset and a backbone."""
+"""User code: a dataset and backbones."""
 import numpy as np
 from PIL import Image
 from torch import nn
@@ -97,7 +97,7 @@ def plugin(tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Returns a function that runs the command line here: (exit code, stdout, stderr)."""
+    """Returns a function that runs the command line and returns (exit code, stdout, stderr)."""
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["run", *map(str, words)])
@@ -110,11 +110,11 @@ def command(monkeypatch, capsys):
 
 
 @pytest.fixture
-def refused(command, tmp_path, monkeypatch):
-    """Returns a function that wants a command refused, in one line and without a file."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+def error_of(command, tmp_path, monkeypatch):
+    """Returns a function that asserts a command fails with one line and without writing files."""
+    directory = tmp_path / "cwd"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
 
     def run(*words, message):
         code, out, err = command(*words)
@@ -123,7 +123,7 @@ def refused(command, tmp_path, monkeypatch):
         assert err.count("\n") == 1
         assert message in err
         assert "Traceback" not in out + err
-        assert os.listdir(folder) == []
+        assert os.listdir(directory) == []
         return err
 
     return run
@@ -143,7 +143,7 @@ TINY = (
 )
 
 
-# --- what it shows ---------------------------------------------------------------------------
+# --- Help and listing ------------------------------------------------------------------------
 
 
 def test_list(command):
@@ -161,7 +161,7 @@ def test_list(command):
     assert all(len(line) < 120 for line in lines)
 
 
-def test_list_with_a_users_names(command, plugin):
+def test_list_includes_user_code(command, plugin):
     _, out, _ = command("--import", plugin, "--list")
     assert "seq-noise          Noise in two tasks." in out
     assert "flat-net           One hidden layer." in out
@@ -183,7 +183,7 @@ def test_help(command, flag):
     assert "--alpha" not in out
 
 
-def test_help_of_what_is_named(command, plugin):
+def test_help_includes_named_parts(command, plugin):
     _, out, _ = command("--import", plugin, "--model", "derpp", "--dataset", "seq-noise", "--help")
     assert "\nModel derpp:\n" in out
     assert "--alpha" in out
@@ -192,10 +192,10 @@ def test_help_of_what_is_named(command, plugin):
     assert "--width" in out
 
 
-# --- a whole run -----------------------------------------------------------------------------
+# --- Complete runs ---------------------------------------------------------------------------
 
 
-def test_a_run_and_its_results(command, plugin, tmp_path):
+def test_run_writes_results(command, plugin, tmp_path):
     path = tmp_path / "new" / "results.json"
     code, out, err = command(
         *("--import", plugin, "--model", "er", *TINY, "--buffer_size", 10, "--lr", 0.5),
@@ -235,7 +235,7 @@ def test_a_run_and_its_results(command, plugin, tmp_path):
     assert content["notes"]["compile"] is False
 
 
-def test_command_line_and_python_give_the_same(command, plugin, tmp_path):
+def test_command_line_and_python_give_the_same_results(command, plugin, tmp_path):
     path = tmp_path / "results.json"
     command("--import", plugin, "--model", "sgd", *TINY, "--results_path", path)
     args = {"n_epochs": 1, "batch_size": 8, "compile": "off", "seed": 0}
@@ -258,12 +258,12 @@ def test_checkpoint_and_resume(command, plugin, tmp_path):
         assert one[key] == other[key]
 
 
-def test_data_dir_is_where_a_users_dataset_looks(command, plugin, tmp_path):
+def test_data_dir_sets_base_path(command, plugin, tmp_path):
     command("--import", plugin, "--model", "sgd", *TINY, "--data_dir", tmp_path / "mine")
     assert base_path() == f"{tmp_path}/mine/"
 
 
-def test_export_of_what_was_trained(command, plugin, tmp_path):
+def test_export_at_the_end(command, plugin, tmp_path):
     target = tmp_path / "bundle"
     code, out, err = command("--import", plugin, "--model", "sgd", *TINY, "--export", target)
     assert (code, err) == (0, "")
@@ -294,7 +294,7 @@ def test_export_after_each_task(command, plugin, tmp_path):
     assert manifest.file("model.fp16.onnx").precision == "fp16"
 
 
-def test_int8_is_calibrated_on_training_images_of_the_classes_seen(
+def test_int8_calibration_uses_training_images_of_seen_classes(
     command, plugin, tmp_path, monkeypatch
 ):
     def export(model, path, calibration, test_set, variants, **_):
@@ -321,11 +321,11 @@ def test_int8_is_calibrated_on_training_images_of_the_classes_seen(
         (("--export", "bundle", "--formats", "onxx"), "unknown format 'onxx'"),
     ],
 )
-def test_export_arguments_that_do_not_fit(refused, plugin, words, message):
-    refused("--import", plugin, "--model", "sgd", *TINY, *words, message=message)
+def test_export_arguments_that_contradict(error_of, plugin, words, message):
+    error_of("--import", plugin, "--model", "sgd", *TINY, *words, message=message)
 
 
-def test_interruption_writes_what_there_is(command, plugin, tmp_path, monkeypatch):
+def test_interrupt_keeps_partial_results(command, plugin, tmp_path, monkeypatch):
     monkeypatch.setattr(SGD, "end_task", lambda self, dataset: interrupt(dataset))
 
     def interrupt(dataset):
@@ -341,7 +341,7 @@ def test_interruption_writes_what_there_is(command, plugin, tmp_path, monkeypatc
     assert len(content["class_il"]) == 1
 
 
-def test_explain_trains_nothing(command, plugin):
+def test_explain_does_not_train(command, plugin):
     code, out, err = command("--import", plugin, "--model", "sgd", *TINY, "--explain")
     assert (code, err) == (0, "")
     assert "FlatNet on cpu, images (8, 3, 8, 8)" in out
@@ -349,7 +349,7 @@ def test_explain_trains_nothing(command, plugin):
     assert "Accuracy" not in out
 
 
-def test_as_a_module(run_python, plugin):
+def test_run_as_a_module(run_python, plugin):
     result = run_python(
         *("-m", "mammoth_compiled.run", "--import", plugin, "--model", "sgd", *TINY)
     )
@@ -358,7 +358,7 @@ def test_as_a_module(run_python, plugin):
     assert "Accuracy after task 2" in result.stdout
 
 
-def test_an_error_as_a_module(run_python):
+def test_error_as_a_module(run_python):
     result = run_python(
         "-m", "mammoth_compiled.run", "--model", "sgd", "--dataset", "seq-fmnist-mni"
     )
@@ -368,14 +368,14 @@ def test_an_error_as_a_module(run_python):
     assert result.stderr.count("\n") == 1
 
 
-# --- bad input -------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "--model is needed; valid: der, derpp, er, joint, sgd"),
-        (("--model", "sgd"), "--dataset is needed; valid: seq-cifar10, seq-cifar100, seq-fmnist"),
+        ((), "--model is required; valid: der, derpp, er, joint, sgd"),
+        (("--model", "sgd"), "--dataset is required; valid: seq-cifar10, seq-cifar100, seq-fmnist"),
         (("--model", "sdg", *TINY), "unknown model 'sdg'. Did you mean 'sgd'?"),
         (("--model", "sgd", "--dataset", "cifar"), "unknown dataset 'cifar'. Did you mean"),
         (
@@ -421,8 +421,8 @@ def test_an_error_as_a_module(run_python):
         (("--model", "sgd", *TINY, "--amp", "fp16", "--device", "cpu"), "--amp fp16 needs a GPU"),
     ],
 )
-def test_bad_input(refused, plugin, words, message):
-    refused("--import", plugin, *words, message=message)
+def test_invalid_arguments(error_of, plugin, words, message):
+    error_of("--import", plugin, *words, message=message)
 
 
 @pytest.mark.parametrize(
@@ -432,21 +432,21 @@ def test_bad_input(refused, plugin, words, message):
         ("no.such.module", "--import no.such.module: ModuleNotFoundError"),
     ],
 )
-def test_bad_imports(refused, spec, message):
-    refused("--import", spec, "--list", message=message)
+def test_import_of_missing_files_and_modules(error_of, spec, message):
+    error_of("--import", spec, "--list", message=message)
 
 
 @pytest.mark.parametrize(
     "text", ["import nothing_of_this_name", "1 +", "raise RuntimeError('mine')"]
 )
-def test_a_users_file_that_fails(refused, tmp_path, text):
+def test_import_of_a_file_that_fails(error_of, tmp_path, text):
     path = tmp_path / "broken.py"
     path.write_text(text)
-    refused("--import", path, "--list", message=f"--import {path}: ")
+    error_of("--import", path, "--list", message=f"--import {path}: ")
     assert "broken" not in sys.modules
 
 
-def test_diverging_training(refused, plugin):
+def test_diverging_training(error_of, plugin):
     words = (
         "--import",
         plugin,
@@ -459,13 +459,13 @@ def test_diverging_training(refused, plugin):
         "r.json",
     )
     message = "the loss became"
-    error = refused(*words, message=message)
+    error = error_of(*words, message=message)
     assert "in task 1, epoch 1, step" in error
     assert "(lr 1e+30): try a smaller --lr" in error
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "code"])
-def test_bad_checkpoints(refused, plugin, tmp_path, damage):
+def test_invalid_checkpoints(error_of, plugin, tmp_path, damage):
     path = tmp_path / "check.pt"
     if damage == "code":
         torch.save(torch.nn.Linear(2, 2), path)
@@ -478,38 +478,38 @@ def test_bad_checkpoints(refused, plugin, tmp_path, damage):
         "foreign": "is not a checkpoint of mammoth_compiled",
         "code": "holds pickled code, which is not run",
     }[damage]
-    refused("--import", plugin, "--model", "sgd", *TINY, "--loadcheck", path, message=message)
+    error_of("--import", plugin, "--model", "sgd", *TINY, "--loadcheck", path, message=message)
 
 
-def test_a_checkpoint_of_another_backbone_width(refused, command, plugin, tmp_path):
+def test_checkpoint_of_another_backbone_width(error_of, command, plugin, tmp_path):
     run = ("--import", plugin, "--model", "sgd", *TINY)
     command(*run, "--savecheck", "last", "--checkpoint_path", tmp_path)
     path = tmp_path / "sgd_seq-noise_flat-net_seed0_task2.pt"
-    refused(*run, "--width", 9, "--loadcheck", path, message="does not fit backbone 'flat-net'")
+    error_of(*run, "--width", 9, "--loadcheck", path, message="does not fit backbone 'flat-net'")
 
 
-def test_missing_data(refused, monkeypatch, tmp_path):
+def test_missing_data(error_of, monkeypatch, tmp_path):
     words = ("--model", "sgd", "--dataset", "seq-mnist", "--compile", "off", "--data_dir", tmp_path)
-    error = refused(*words, message="seq-mnist: the data is not in")
+    error = error_of(*words, message="seq-mnist: the data is not in")
     assert "give --data_dir DIR" in error
 
 
-def test_results_that_cannot_be_written(refused, plugin, tmp_path):
+def test_results_path_that_cannot_be_written(error_of, plugin, tmp_path):
     words = ("--import", plugin, "--model", "sgd", *TINY)
-    refused(*words, "--results_path", tmp_path, message="is a folder; give a file in it")
+    error_of(*words, "--results_path", tmp_path, message="is a folder; give a file in it")
     (tmp_path / "file").write_text("")
-    refused(*words, "--results_path", tmp_path / "file" / "r.json", message="cannot be written")
+    error_of(*words, "--results_path", tmp_path / "file" / "r.json", message="cannot be written")
 
 
-def test_an_export_folder_with_other_files(refused, plugin, tmp_path):
+def test_export_directory_with_other_files(error_of, plugin, tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     (target / "thesis.tex").write_text("years of work")
-    refused("--import", plugin, "--model", "sgd", *TINY, "--export", target, message=str(target))
+    error_of("--import", plugin, "--model", "sgd", *TINY, "--export", target, message=str(target))
     assert os.listdir(target) == ["thesis.tex"]
 
 
-def test_an_export_that_fails_keeps_the_weights(command, plugin, tmp_path, monkeypatch):
+def test_failed_export_keeps_the_weights(command, plugin, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ExportError("out differs by 3")
 

@@ -1,8 +1,8 @@
-"""A program in the style of Mammoth Lite: only the name in the import below tells them apart.
+"""A program in the style of Mammoth Lite, from which it differs only in the import below.
 
-Its own dataset (PIL images, torchvision transforms), its own backbone, and three methods that do
-what published methods do: replay from a buffer, distillation from a copy of the network made after
-each task, and exemplars added to the training data at the start of a task.
+It defines a dataset (PIL images, torchvision transforms), a backbone, and three methods that work
+like published ones: replay from a buffer, distillation from a copy of the network after each task,
+and exemplars added to the training data at the start of a task.
 """
 
 from copy import deepcopy
@@ -37,7 +37,7 @@ from mammoth_compiled import (
 
 
 def draw_stripes(n, seed):
-    """Stripes: the class is their direction, width and colour; everything else is noise."""
+    """Returns striped images: the class sets direction and color; everything else is noise."""
     rng = np.random.RandomState(seed)
     labels = np.arange(n) % 6
     rows, columns = np.mgrid[0:12, 0:12]
@@ -152,12 +152,12 @@ class MyReplay(ContinualModel):
 
 @register_model(name="my_distillation")
 class MyDistillation(ContinualModel):
-    """Learning without forgetting: the network as it was teaches the network as it is."""
+    """Learning without forgetting: the previous network is the teacher of the current one."""
 
     @staticmethod
     def get_parser(parser):
-        parser.add_argument("--penalty", type=float, default=1.0, help="Weight of the teacher.")
-        parser.add_argument("--temperature", type=float, default=2.0, help="Softens the targets.")
+        parser.add_argument("--penalty", type=float, default=1.0, help="Weight of the distillation loss.")
+        parser.add_argument("--temperature", type=float, default=2.0, help="Temperature of the softmax.")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset=None):
@@ -193,7 +193,7 @@ class MyDistillation(ContinualModel):
 
 @register_model(name="my_exemplars")
 class MyExemplars(ContinualModel):
-    """Keeps images near each class mean, trains on them too, and classifies by nearest mean."""
+    """Keeps images near each class mean for training and classifies by the nearest mean."""
 
     @staticmethod
     def get_parser(parser):
