@@ -43,6 +43,7 @@ nitpick_ignore_regex = [
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
+smartquotes = False  # it turns the two dashes of a flag into one
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -7,6 +7,7 @@ it takes the colors of the page's theme.
 
 import argparse
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def describe(action: argparse.Action) -> str:
         if action.choices and not action.metavar:
             value = f" {{{','.join(map(str, action.choices))}}}"
     text = (action.help or "").replace("%(default)s", str(action.default))
+    text = re.sub(r"(?<!`)(--\w+|\./\S*\w)", r"`\1`", text)
     default = action.default
     shown = default not in (None, argparse.SUPPRESS, False, [], "") and "default" not in text
     if shown:

@@ -1,0 +1,66 @@
+"""README stays short, its links lead somewhere, and its figures are those of the benchmarks."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text()
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+@pytest.fixture(scope="module")
+def chart():
+    spec = importlib.util.spec_from_file_location("chart", REPOSITORY / "benchmarks" / "chart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def speedups(name, key="speed_up"):
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = content.get("loops") or content["cases"].values()
+    return [row[key]["median"] for row in rows]
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) < 150
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"", README)
+    paths = [link or source for link, source in links if not link.startswith("http")]
+    assert paths
+    assert [path for path in paths if not (REPOSITORY / path).is_file()] == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_chart_is_drawn_from_the_committed_results(chart, theme):
+    drawn = (REPOSITORY / "docs" / "_static" / f"speed-{theme}.svg").read_text()
+    assert drawn == chart.draw(theme), "run python benchmarks/chart.py"
+
+
+def test_figures_in_the_description_of_the_chart():
+    (alt,) = re.findall(r'<img alt="([^"]+)"', README)
+    gpu = speedups("gpu_h100_loops")
+    cpu = speedups("train_loop", "ours_speed_up") + speedups("train_loop_derpp", "ours_speed_up")
+    figures = [
+        *(f"{value:.0f}x" for value in gpu[:2]),
+        *(f"{value:.0f}x" for value in sorted(gpu[2:])),
+        *(f"{value:.1f}x" for value in (min(cpu), max(cpu))),
+    ]
+    assert re.findall(r"[\d.]+x", alt) == figures
+
+
+def test_index_page_quotes_the_largest_speedup():
+    index = (REPOSITORY / "docs" / "index.md").read_text()
+    assert f"trains {max(speedups('gpu_h100_loops')):.0f} times faster" in index
+
+
+@pytest.mark.parametrize("command", ["mammoth_compiled.run", "pytest"])
+def test_commands_that_the_gate_takes_from_readme(command):
+    lines = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
+    assert sum(command in line for line in lines) == 1
