@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.engine import Observer, Run, run_tasks
-from mammoth_compiled.metrics import Results
+from mammoth_compiled.results import Results
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.observers import default_observers
 from mammoth_compiled.types import Evaluation

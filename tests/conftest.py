@@ -2,7 +2,7 @@
 
 The dataset: colour images of 8x8 pixels in which a class is a pattern plus noise, so that a few
 steps learn it. Three tasks of two classes, 36 training images a task: with batches of 8 the last
-batch of an epoch is a ragged one.
+batch of an epoch is ragged.
 """
 
 import os

@@ -7,7 +7,7 @@ from mammoth_compiled.checkpoint import read_checkpoint, write_checkpoint
 from mammoth_compiled.device import base_path, random_state, set_random_state
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.errors import CheckpointError
-from mammoth_compiled.metrics import plain_arguments
+from mammoth_compiled.results import plain_arguments
 from mammoth_compiled.models.state import model_state, restore_model
 from mammoth_compiled.registry import backbones
 

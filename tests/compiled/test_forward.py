@@ -1,7 +1,7 @@
-"""How a run's backbone is compiled: what goes through Dynamo, how often, and what does not.
+"""How the backbone of a run is compiled: which calls go through Dynamo, and how often.
 
 Dynamo captures as in a real run and counts its graphs; Inductor is left out (`graph_counter`), so
-the numbers are those of eager. With gradients a kind of call is compiled when it comes again.
+the numbers equal those of eager mode. Calls with gradients are compiled the second time.
 """
 
 import copy
@@ -10,7 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mammoth_compiled import ContinualModel, MammothBackbone, load_runner, register_model, train
+from mammoth_compiled import (
+    ContinualModel,
+    MammothBackbone,
+    get_model_names,
+    load_runner,
+    register_model,
+    train,
+)
 from mammoth_compiled.engine.compute import Compute
 
 CPU = torch.device("cpu")
@@ -33,7 +40,7 @@ def images():
 
 @pytest.fixture
 def own_observe(tiny):
-    """A model in Mammoth Lite's style, with a step of its own."""
+    """A model in the style of Mammoth Lite that defines `observe`."""
 
     @register_model("own-observe")
     class OwnObserve(ContinualModel):
@@ -51,7 +58,7 @@ def own_observe(tiny):
 # --- one backbone ----------------------------------------------------------------------------
 
 
-def test_calls_are_captured_once_and_when_they_come_again(net, images, graph_counter):
+def test_a_call_is_captured_once_the_second_time(net, images, graph_counter):
     frames = []
     for _ in range(4):
         net(images)
@@ -59,7 +66,7 @@ def test_calls_are_captured_once_and_when_they_come_again(net, images, graph_cou
     assert frames == [0, 1, 1, 1]
 
 
-def test_without_gradients_at_the_first_call(net, images, graph_counter):
+def test_without_gradients_the_first_call_is_captured(net, images, graph_counter):
     with torch.no_grad():
         net(images)
     assert graph_counter.frame_count == 1
@@ -75,7 +82,7 @@ def test_without_gradients_at_the_first_call(net, images, graph_counter):
         lambda net, x: net.__call__(x),
     ],
 )
-def test_every_way_to_call_is_captured(net, images, graph_counter, call):
+def test_every_spelling_of_a_call_is_captured(net, images, graph_counter, call):
     net.eval()
     call(net, images)
     captured = call(net, images)
@@ -93,7 +100,7 @@ def test_one_graph_for_each_returnt(net, images, graph_counter):
     assert graph_counter.frame_count == 3
 
 
-def test_train_and_eval_and_no_grad_are_graphs_of_their_own(net, images, graph_counter):
+def test_train_and_no_grad_eval_have_separate_graphs(net, images, graph_counter):
     for _ in range(3):
         net.train()
         net(images)
@@ -123,7 +130,7 @@ def test_other_arguments_run_eagerly(net, images, graph_counter):
     assert graph_counter.frame_count == 0
 
 
-def test_gradients_are_those_of_eager(net, images, graph_counter):
+def test_gradients_equal_eager(net, images, graph_counter):
     net.drop.p = 0.0
     other = copy.deepcopy(net)
     other.set_runner(None)
@@ -135,7 +142,7 @@ def test_gradients_are_those_of_eager(net, images, graph_counter):
     assert graph_counter.frame_count == 1
 
 
-def test_new_weights_are_seen(net, images, graph_counter):
+def test_new_weights_take_effect(net, images, graph_counter):
     net.eval()
     for _ in range(2):
         net(images)
@@ -148,7 +155,7 @@ def test_new_weights_are_seen(net, images, graph_counter):
     assert graph_counter.frame_count == 1
 
 
-def test_frozen_weights(net, images, graph_counter):
+def test_freezing_takes_effect(net, images, graph_counter):
     for _ in range(2):
         assert net(images).requires_grad
     for parameter in net.parameters():
@@ -156,7 +163,7 @@ def test_frozen_weights(net, images, graph_counter):
     assert not net(images).requires_grad
 
 
-def test_a_copy_is_compiled_again_and_independent(net, images, graph_counter):
+def test_a_copy_is_compiled_separately(net, images, graph_counter):
     net.eval()
     with torch.no_grad():
         expected = net(images)
@@ -169,7 +176,7 @@ def test_a_copy_is_compiled_again_and_independent(net, images, graph_counter):
         assert graph_counter.frame_count == 3
 
 
-def test_it_stays_the_same_module(net, images, graph_counter):
+def test_the_module_stays_the_same(net, images, graph_counter):
     keys = list(net.state_dict())
     for _ in range(2):
         net(images)
@@ -188,7 +195,7 @@ def test_hooks_still_run(net, images, graph_counter):
     assert seen == [4, 4, 4, 4]
 
 
-def test_bfloat16_inside_float32_outside(tiny, images, graph_counter):
+def test_amp_computes_bfloat16_and_returns_float32(tiny, images, graph_counter):
     seen = []
     net = tiny.Net(6)
     net.classifier.register_forward_hook(lambda m, args, output: seen.append(output.dtype))
@@ -202,8 +209,8 @@ def test_bfloat16_inside_float32_outside(tiny, images, graph_counter):
     assert graph_counter.frame_count >= 1
 
 
-def test_inside_the_users_own_compile(net, images, graph_counter):
-    # torch.compile of a function that calls the net sees the net, not a second compiler.
+def test_inside_a_users_own_compile(net, images, graph_counter):
+    # torch.compile of a function that calls the net traces the net, not a nested compiled function.
     net.eval()
     expected = net(images)
     outer = torch.compile(lambda x: net(x) * 2, backend="eager", fullgraph=True)
@@ -215,7 +222,7 @@ def test_inside_the_users_own_compile(net, images, graph_counter):
 
 @pytest.fixture
 def broken_compiler(monkeypatch):
-    """A compiler that always fails; returns what it raises, and counts."""
+    """A compiler that always fails; returns its error and counts its calls."""
     state = SimpleNamespace(calls=0, error=RuntimeError("no compiler here\nmore lines"))
 
     def fail(function, **_):
@@ -229,7 +236,7 @@ def broken_compiler(monkeypatch):
     return state
 
 
-def test_failure_falls_back_with_one_warning(net, images, broken_compiler):
+def test_failure_falls_back_to_eager_with_one_warning(net, images, broken_compiler):
     net.eval()
     with torch.no_grad():
         with pytest.warns(UserWarning, match=r"TinyNet runs eagerly .* failed: no compiler here$"):
@@ -246,7 +253,7 @@ def test_failure_without_a_message(net, images, broken_compiler):
         net(images)
 
 
-def test_failure_in_a_run_leaves_right_numbers(tiny, broken_compiler):
+def test_failure_in_a_run_changes_no_numbers(tiny, broken_compiler):
     args = {"seed": 0, "batch_size": 8, "n_epochs": 1}
     with pytest.warns(UserWarning, match="runs eagerly from here on"):
         results = train(*load_runner("sgd", "seq-tiny", {**args, "compile": "on"}))
@@ -255,7 +262,7 @@ def test_failure_in_a_run_leaves_right_numbers(tiny, broken_compiler):
     assert results.loss == eager.loss
 
 
-def test_the_users_own_error_is_the_one_shown(net, broken_compiler):
+def test_user_errors_propagate(net, broken_compiler):
     with torch.no_grad(), pytest.raises(RuntimeError, match="expected input"):
         net(torch.rand(4, 5, 8, 8))
     assert broken_compiler.calls == 1
@@ -264,17 +271,10 @@ def test_the_users_own_error_is_the_one_shown(net, broken_compiler):
 # --- a run -----------------------------------------------------------------------------------
 
 
-REPLAY = {
-    "sgd": {},
-    "er": {"buffer_size": 20},
-    "derpp": {"buffer_size": 20, "alpha": 0.3, "beta": 0.5},
-}
-
-
-@pytest.mark.parametrize("model", REPLAY)
-def test_a_compiled_run_gives_eagers_numbers(tiny, graph_counter, model):
-    # Captured by Dynamo and run by eager kernels: the same bits, whatever is drawn.
-    args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "lr": 0.05, **REPLAY[model]}
+@pytest.mark.parametrize("model", get_model_names())
+def test_a_compiled_run_equals_an_eager_one(tiny, example_args, graph_counter, model):
+    # Captured by Dynamo and run by eager kernels: bit-equal.
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "lr": 0.05, **example_args(model)}
     runs = []
     for switch in ("on", "off"):
         runner = load_runner(model, "seq-tiny-augmented", {**args, "compile": switch})
@@ -287,10 +287,10 @@ def test_a_compiled_run_gives_eagers_numbers(tiny, graph_counter, model):
     assert all(torch.equal(weights[key], eager_weights[key]) for key in weights)
 
 
-def test_a_users_observe_runs_compiled(own_observe, graph_counter):
+def test_own_observe_runs_compiled(own_observe, graph_counter):
     args = {"seed": 0, "batch_size": 8, "n_epochs": 1, "lr": 0.05}
     on = train(*load_runner(own_observe, "seq-tiny", {**args, "compile": "on"}))
-    assert graph_counter.frame_count == 1  # `both` in training; 10 test images are no batch of 256
+    assert graph_counter.frame_count == 1  # training alone: 10 test images are no full batch
     off = train(*load_runner(own_observe, "seq-tiny", {**args, "compile": "off"}))
     assert graph_counter.frame_count == 1
     assert on.loss == off.loss
@@ -302,7 +302,7 @@ def test_compile_off_captures_nothing(run_tiny, graph_counter):
     assert results.notes["compile"] is False
 
 
-def test_a_resumed_run_is_compiled_as_before(run_tiny, graph_counter, tmp_path):
+def test_a_resumed_run_compiles_as_before(run_tiny, graph_counter, tmp_path):
     whole, _, results = run_tiny(compile="on")
     run_tiny(compile="on", savecheck="task", checkpoint_path=str(tmp_path))
     path = tmp_path / "sgd_seq-tiny_tiny-net_seed0_task2.pt"

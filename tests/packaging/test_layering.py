@@ -19,6 +19,7 @@ LAYERS = [
     {"types", "errors", "kernels", "console"},
     {"files", "signatures"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
+    {"results"},
     {"config"},
     {"data"},
     {"buffers"},

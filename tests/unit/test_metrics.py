@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from mammoth_compiled.metrics import Results, average, backward_transfer, forgetting
+from mammoth_compiled.metrics import average, backward_transfer, forgetting
+from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
 # Rows: after tasks 1, 2, 3. Best before the last row: task 1 0.9, task 2 0.8.
