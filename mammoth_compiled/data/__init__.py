@@ -1,4 +1,4 @@
-"""From a dataset's images to batches on the device."""
+"""Data loading: from the images of a dataset to batches on the device."""
 
 from mammoth_compiled.data.lazy import LazyBatch, ready_batch
 from mammoth_compiled.data.loader import TaskLoader

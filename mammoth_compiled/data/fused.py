@@ -1,4 +1,4 @@
-"""Batches by one kernel: gather, crop, mirror, normalise, for the usual transform on a GPU."""
+"""Batches by one kernel on a GPU: gather, crop, flip and normalize, for the most common transforms."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,23 +8,24 @@ import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from mammoth_compiled.data.geometry import four_sides
-from mammoth_compiled.data.transforms import CROPS, FLIPS
+from mammoth_compiled.data.transforms.crop import CROPS, FLIPS, crop_padding
 from mammoth_compiled.kernels import philox
 from mammoth_compiled.kernels.augment import augment
 
+_NORMALIZE = (v1.Normalize, v2.Normalize)
+
 
 @dataclass(frozen=True)
-class Recipe:
-    """The numbers of a transform that the kernel can do.
+class FusedTransform:
+    """The parameters of a transform that the kernel can compute.
 
     Attributes:
-        size: (height, width) of the crops; None takes the whole image.
-        padding: Pixels added at (left, right, top, bottom).
+        size: (height, width) of the crops, pixels; None for the complete image.
+        padding: Pixels added on the (left, right, top, bottom).
         fill: Value of the added pixels, 0 to 255.
-        flip: Probability to mirror.
-        mean: Of each channel in [0, 1]; one number serves all.
-        std: Likewise.
+        flip: Probability of a horizontal flip.
+        mean: Mean subtracted from each channel in [0, 1]; a single value applies to all channels.
+        std: Standard deviation that divides each channel; likewise.
     """
 
     size: tuple[int, int] | None = None
@@ -40,114 +41,129 @@ class Recipe:
         return self.size is not None or self.flip > 0
 
 
-def recipe(transform: Any) -> Recipe | None:
-    """Returns the numbers of a torchvision transform of a Pillow image, None for other chains.
+def fuse_transform(transform: Any) -> FusedTransform | None:
+    """Returns the parameters of a torchvision transform of a PIL image.
 
-    A chain has RandomCrop and RandomHorizontalFlip at most once each and in either order, which
-    gives the same distribution, then ToTensor (or its v2 spelling), then maybe Normalize.
+    The transform consists of at most one RandomCrop and one RandomHorizontalFlip in either order,
+    which gives the same distribution, then ToTensor or its v2 equivalent, and optionally Normalize.
+
+    Args:
+        transform: A transform or a Compose.
+
+    Returns:
+        None if the kernel cannot compute the transform.
+
+    Example:
+        >>> from torchvision import transforms
+        >>> flip = transforms.RandomHorizontalFlip()
+        >>> fuse_transform(transforms.Compose([flip, transforms.ToTensor()])).flip
+        0.5
+        >>> fuse_transform(transforms.ColorJitter()) is None
+        True
     """
-    parts = list(_flat(transform))
-    numbers: dict[str, Any] = {}
+    parts = list(_flatten(transform))
+    parameters: dict[str, Any] = {}
     while parts and type(parts[0]) in (*CROPS, *FLIPS):
         part = parts.pop(0)
-        found = _crop(part) if type(part) in CROPS else {"flip": part.p}
-        if not found or found.keys() & numbers.keys():
+        new = _crop_parameters(part) if type(part) in CROPS else {"flip": part.p}
+        if not new or new.keys() & parameters.keys():
             return None
-        numbers |= found
+        parameters |= new
     if [type(part) for part in parts[:1]] == [v1.ToTensor]:
         parts = parts[1:]
     elif [type(part) for part in parts[:2]] == [v2.ToImage, v2.ToDtype] and _scales(parts[1]):
         parts = parts[2:]
     else:
         return None
-    if parts and type(parts[0]) in _NORMALISE:
+    if parts and type(parts[0]) in _NORMALIZE:
         part = parts.pop(0)
-        numbers |= {name: _numbers(getattr(part, name)) for name in ("mean", "std")}
-    return None if parts else Recipe(**numbers)
+        parameters |= {name: _floats(getattr(part, name)) for name in ("mean", "std")}
+    return None if parts else FusedTransform(**parameters)
 
 
-class FusedBatches:
-    """Makes the batches of one array of images.
+class FusedGather:
+    """Gathers and transforms batches from an array of images with one kernel.
 
     Args:
         images: uint8, [N, H, W] or [N, H, W, C], on the device.
-        recipe: What the transform does.
-        plain: Whether the images are wanted without it, too.
+        transform: Parameters of the transform.
+        with_not_aug: Whether to return the images without the transform, too.
 
     Attributes:
         random_state: State of the Philox generator, advanced in place by each batch.
     """
 
-    def __init__(self, images: torch.Tensor, recipe: Recipe, plain: bool) -> None:
-        channels_last = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
-        self._images = channels_last
-        self._recipe = recipe
-        self._plain = plain
-        channels = channels_last.shape[1]
+    def __init__(self, images: torch.Tensor, transform: FusedTransform, with_not_aug: bool) -> None:
+        channels_first = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
+        self._images = channels_first
+        self._transform = transform
+        self._with_not_aug = with_not_aug
+        num_channels = channels_first.shape[1]
         self._mean, self._std = (
-            torch.tensor(values, device=images.device).expand(channels).contiguous()
-            for values in (recipe.mean, recipe.std)
+            torch.tensor(values, device=images.device).expand(num_channels).contiguous()
+            for values in (transform.mean, transform.std)
         )
         self.random_state = philox.random_state(0, images.device)
 
     def begin_epoch(self) -> None:
-        """Draws a new seed from torch's generator if there is anything to draw."""
-        if self._recipe.is_random:
-            # Into the same tensor, where a captured step looks for it.
+        """Draws a new seed from torch's generator if the transform is random."""
+        if self._transform.is_random:
+            # In place, because a captured step reads this memory.
             self.random_state.copy_(
                 philox.random_state(int(torch.randint(2**62, ())), torch.device("cpu"))
             )
 
-    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns transformed images, [B, C, height, width], and the plain ones in [0, 1] or None.
+    def gather(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the images with these indices.
 
         Args:
-            index: Item numbers, int64, [B].
+            index: int64, [B].
+
+        Returns:
+            The transformed images, float32, [B, C, H', W'], and the images without transform,
+            float32 in [0, 1], [B, C, H, W], or None.
         """
-        numbers = self._recipe
+        transform = self._transform
         height, width = self._images.shape[2:]
-        result = augment(
+        batch = augment(
             self._images,
             index,
             self.random_state,
             self._mean,
             self._std,
-            size=numbers.size or (height, width),
-            padding=numbers.padding,
-            fill=numbers.fill,
-            flip=numbers.flip,
-            # As eager code has it: a convolution hands channels-last on, and `view` fails on that.
+            size=transform.size or (height, width),
+            padding=transform.padding,
+            fill=transform.fill,
+            flip=transform.flip,
+            # As in eager mode: convolutions pass channels-last on, and user code may call view().
             memory_format=torch.contiguous_format,
-            plain=self._plain,
+            plain=self._with_not_aug,
         )
         philox.advance(self.random_state)
-        return result
+        return batch
 
 
-_NORMALISE = (v1.Normalize, v2.Normalize)
-
-
-def _flat(transform: Any) -> Iterator[Any]:
+def _flatten(transform: Any) -> Iterator[Any]:
     if isinstance(transform, (v1.Compose, v2.Compose)):
         for part in transform.transforms:
-            yield from _flat(part)
+            yield from _flatten(part)
     else:
         yield transform
 
 
-def _crop(transform: Any) -> dict[str, Any]:
-    """Returns the numbers of a RandomCrop that the kernel can do, else none."""
+def _crop_parameters(transform: Any) -> dict[str, Any]:
+    """Returns the parameters of a RandomCrop, empty if the kernel cannot compute it."""
     fill = transform.fill
     if transform.padding_mode != "constant" or transform.pad_if_needed:
         return {}
     if not (isinstance(fill, int) and 0 <= fill <= 255):
         return {}
-    left, top, right, bottom = four_sides(transform)
+    left, top, right, bottom = crop_padding(transform)
     height, width = transform.size
     return {"size": (height, width), "padding": (left, right, top, bottom), "fill": fill}
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
+def _floats(values: Any) -> tuple[float, ...]:
     return tuple(torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist())
 
 

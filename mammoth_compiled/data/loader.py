@@ -1,4 +1,4 @@
-"""The loader of one task: batches by index on the device, or a DataLoader as the fallback."""
+"""TaskLoader: the batches of one task, by index on the device or from a DataLoader."""
 
 import os
 import random
@@ -9,33 +9,45 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from mammoth_compiled.data.array_source import ArraySource, array_source
 from mammoth_compiled.data.lazy import LazyBatch, ready_batch
-from mammoth_compiled.data.source import ArraySource, array_source
-from mammoth_compiled.data.stream import stream
+from mammoth_compiled.data.prefetch import prefetch_rows
 from mammoth_compiled.data.transforms import CannotBatchError
 
-# Of images in float32, so that what is made together is still in the cache when it is used.
-AT_ONCE_BYTES = 2**21
+# Float32 images materialized together on a CPU: few enough to stay in the cache until they are used.
+GROUP_BYTES = 2**21
 
 
 class TaskLoader:
     """Iterates over a dataset in batches on a device.
 
-    A dataset whose items are proven to be its array under a known transform is read by index on
-    the device; any other goes through a DataLoader. Images that take more than 40 % of a GPU's free
-    memory stay in host memory and are copied one batch ahead. Data that a model replaces is noticed
-    at the start of the next epoch.
+    If the items of the dataset are proven to be its array under a transform that has a batched
+    version, batches are gathered by index on the device; otherwise they come from a DataLoader.
+    Images that need more than 40 % of the free memory of a GPU stay in host memory and are
+    prefetched one batch ahead. If a model replaces `data`, `targets` or `transform` of the dataset,
+    the next epoch uses the new ones.
 
     Args:
-        dataset: Has `data`, `targets`, `__len__` and `__getitem__` in Mammoth's style.
-        batch_size: Images per batch; the last may be smaller.
-        shuffle: True draws a new order each epoch from torch's generator.
-        device: Where batches are wanted.
-        num_workers: Processes of the DataLoader; None picks 0 on a CPU and up to 8 with a GPU.
+        dataset: Has `data`, `targets`, `__len__` and `__getitem__`, like `MammothDataset`.
+        batch_size: Images per batch, B; the last batch may be smaller.
+        shuffle: True draws a new order for each epoch from torch's generator.
+        device: Device of the batches.
+        num_workers: Worker processes of the DataLoader; None for 0 on a CPU and up to 8 on a GPU.
 
     Attributes:
         dataset: The dataset, as given.
-        fallback_reason: Why a DataLoader is used; None while the fast way is taken.
+        fallback_reason: Why batches come from a DataLoader; None if they do not.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from torchvision import transforms
+        >>> from mammoth_compiled.datasets.arrays import ArrayDataset
+        >>> images, targets = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+        >>> dataset = ArrayDataset(images, targets, transforms.ToTensor())
+        >>> loader = TaskLoader(dataset, batch_size=2, shuffle=False, device=torch.device("cpu"))
+        >>> [labels.tolist() for inputs, labels, not_aug_inputs in loader]
+        [[0, 1], [2, 3], [4]]
     """
 
     def __init__(
@@ -56,14 +68,14 @@ class TaskLoader:
             num_workers = min(8, cpus) if device.type == "cuda" else 0
         self.num_workers = num_workers
         self._source: ArraySource | None = None
-        self._find_source()
+        self._refresh_source()
 
     def __len__(self) -> int:
         """Returns the number of batches of an epoch."""
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yields (inputs, labels, not_aug_inputs) on the device; see `Batch`."""
+        """Yields (inputs, labels, not_aug_inputs) on the device; see `mammoth_compiled.types.Batch`."""
         for lazy in self.lazy_batches():
             yield lazy.materialize(*lazy.tensors)
 
@@ -80,11 +92,15 @@ class TaskLoader:
         """Returns the items with these indices as a batch on the device.
 
         Args:
-            index: Indices of items, int64, [B].
+            index: Indices of items, int64, [B], on any device.
+
+        Returns:
+            inputs, [B, C, H, W], labels, int64, [B], and, unless items are pairs, not_aug_inputs,
+            [B, C, H, W].
         """
         source = self._current_source()
         if source is not None:
-            return source.batch(index.to(source.images.device))
+            return source.gather(index.to(source.images.device))
         return self._to_device(default_collate([self.dataset[i] for i in index.tolist()]))
 
     @property
@@ -104,10 +120,10 @@ class TaskLoader:
 
     def _current_source(self) -> ArraySource | None:
         if self._source is not None and not self._source.is_current(self.dataset):
-            self._find_source()
+            self._refresh_source()
         return self._source
 
-    def _find_source(self) -> None:
+    def _refresh_source(self) -> None:
         try:
             self._source = array_source(self.dataset, self.device)
             self.fallback_reason = None
@@ -121,24 +137,23 @@ class TaskLoader:
         order = torch.randperm if self.shuffle else torch.arange
         batches = order(len(source.labels), device=source.images.device).split(self.batch_size)
         if self.device.type == "cpu":
-            yield from self._several_at_once(source, batches)
-        elif source.streamed:
-            for rows in stream((source.images, source.labels), batches, self.device):
-                yield LazyBatch(source.finish, rows)
+            yield from self._in_groups(source, batches)
+        elif source.stays_on_host:
+            for rows in prefetch_rows((source.images, source.labels), batches, self.device):
+                yield LazyBatch(source.transform_rows, rows)
         else:
             for index in batches:
-                yield LazyBatch(source.batch, (index,))
+                yield LazyBatch(source.gather, (index,))
 
-    def _several_at_once(
+    def _in_groups(
         self, source: ArraySource, batches: tuple[torch.Tensor, ...]
     ) -> Iterator[LazyBatch]:
-        """Makes some batches together, which spares a CPU the start of some twenty operations."""
+        """Materializes several batches together, to share the overhead of some twenty operations."""
         image_bytes = torch.float32.itemsize * source.images[:1].numel()
-        count = max(1, AT_ONCE_BYTES // (self.batch_size * image_bytes))
+        count = max(1, GROUP_BYTES // (self.batch_size * image_bytes))
         for first in range(0, len(batches), count):
-            together = batches[first : first + count]
-            parts = source.batch(torch.cat(together))
-            for batch in zip(*(p.split(self.batch_size) for p in parts), strict=True):
+            group = source.gather(torch.cat(batches[first : first + count]))
+            for batch in zip(*(t.split(self.batch_size) for t in group), strict=True):
                 yield ready_batch(batch)
 
     def _from_loader(self) -> Iterator[LazyBatch]:
@@ -161,7 +176,7 @@ class TaskLoader:
 
 
 def _seed_worker(worker: int) -> None:
-    """Seeds NumPy and Python in a worker from torch's seed of that worker."""
+    """Seeds NumPy and Python in a worker process from its torch seed."""
     seed = torch.initial_seed()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -23,7 +23,7 @@ from mammoth_compiled import (
     register_model,
 )
 from mammoth_compiled.buffers.policies import POLICIES
-from mammoth_compiled.data import source
+from mammoth_compiled.data import array_source
 from mammoth_compiled.data import ready_batch
 from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
 from mammoth_compiled.errors import DataError
@@ -172,7 +172,7 @@ def test_replays_equal_steps_in_python(tiny, name, arguments):
 
 def test_data_and_reservoir_kernels_are_captured(tiny, monkeypatch):
     # As on a GPU; on a CPU their operators run the references.
-    monkeypatch.setattr(source, "supports", lambda device: True)
+    monkeypatch.setattr(array_source, "supports", lambda device: True)
     monkeypatch.setattr(launch, "supports", lambda device: True)
     plain, expected, _ = learn("er")
     model, losses, replays = learn("er", LogCapture)

@@ -143,7 +143,7 @@ def test_fallback_is_reported_once(stream, capsys):
         dataset.meta_get_data_loaders()
     assert capsys.readouterr().out == (
         "data: stream is loaded image by image (slower), because transform RandomPerspective "
-        "has no batched code yet\n"
+        "has no batched version\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The proof that a dataset's images may be taken from its array, and what it refuses."""
+"""The proof that items come from an array under a transform, and datasets that fail it."""
 
 import random
 
@@ -10,21 +10,21 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from mammoth_compiled import MammothDataset
-from mammoth_compiled.data.source import array_source
+from mammoth_compiled.data.array_source import array_source
 from mammoth_compiled.data.transforms import CannotBatchError
 
 CPU = torch.device("cpu")
-NORMALISE = transforms.Compose(
+NORMALIZE = transforms.Compose(
     [transforms.ToTensor(), transforms.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))]
 )
 
 
 class Images(MammothDataset):
-    """An honest dataset; the tests override one step of it."""
+    """A dataset that passes; tests override one step of it."""
 
     target_transform = None
 
-    def __init__(self, n=20, shape=(6, 5, 3), transform=NORMALISE):
+    def __init__(self, n=20, shape=(6, 5, 3), transform=NORMALIZE):
         generator = np.random.default_rng(0)
         self.data = generator.integers(0, 256, (n, *shape), dtype=np.uint8)
         self.targets = generator.integers(0, 4, n)
@@ -41,8 +41,8 @@ class Images(MammothDataset):
         return self.transform(image), int(self.targets[index]), self.not_aug_transform(image.copy())
 
 
-class WithTargetTransformUnused(Images):
-    """As mammoth's own classes: it looks at attributes that may be there."""
+class WithOptionalAttributes(Images):
+    """Reads attributes that may exist, like the datasets of Mammoth."""
 
     def __getitem__(self, index):
         image, target = Image.fromarray(self.data[index], mode=None), self.targets[index]
@@ -55,14 +55,14 @@ class WithTargetTransformUnused(Images):
 
 
 class Pairs(Images):
-    """Without the not augmented image, as torchvision's own datasets."""
+    """Items without the image that is not augmented, like the datasets of torchvision."""
 
     def __getitem__(self, index):
         return self.transform(self.open(index)), self.targets[index]
 
 
 class WithoutPIL(Images):
-    """Hands arrays to the transform; ToTensor takes these as well."""
+    """Passes arrays to the transform; ToTensor accepts these too."""
 
     def open(self, index):
         return self.data[index]
@@ -72,7 +72,7 @@ class WithoutPIL(Images):
         return self.transform(image), self.targets[index], self.not_aug_transform(image)
 
 
-def grey(n=20):
+def gray(n=20):
     return Images(n, (6, 5), transforms.ToTensor())
 
 
@@ -82,26 +82,26 @@ def one_channel(n=20):
     return dataset
 
 
-def coloured(n=20):
-    """Colours and angles that leave no choice, so that the order of the items does not matter."""
+def colored(n=20):
+    """Color jitter and rotation with fixed parameters, so that the order of items does not matter."""
     hue = transforms.ColorJitter(hue=(0.2, 0.2))
     steps = [transforms.ColorJitter((1.3, 1.3)), transforms.RandomRotation((33, 33)), hue]
     return Images(n, transform=transforms.Compose([*steps, transforms.ToTensor()]))
 
 
 @pytest.mark.parametrize(
-    "make", [Images, WithTargetTransformUnused, Pairs, WithoutPIL, grey, one_channel, coloured]
+    "make", [Images, WithOptionalAttributes, Pairs, WithoutPIL, gray, one_channel, colored]
 )
 @pytest.mark.parametrize("n", [1, 3, 20])
-def test_honest_datasets_are_accepted_and_equal(make, n):
+def test_valid_datasets_are_accepted_and_equal(make, n):
     dataset = make(n)
     source = array_source(dataset, CPU)
     expected = next(iter(DataLoader(dataset, batch_size=n)))
-    result = source.batch(torch.arange(n))
+    result = source.gather(torch.arange(n))
     assert len(result) == len(expected)
-    for got, want in zip(result, expected, strict=True):
-        assert got.dtype == want.dtype
-        assert torch.equal(got, want)
+    for actual, wanted in zip(result, expected, strict=True):
+        assert actual.dtype == wanted.dtype
+        assert torch.equal(actual, wanted)
 
 
 def test_targets_may_be_a_list():
@@ -110,9 +110,9 @@ def test_targets_may_be_a_list():
     assert array_source(dataset, CPU).labels.tolist() == dataset.targets
 
 
-def test_items_in_any_order():
+def test_gather_returns_items_in_the_given_order():
     dataset = Images()
-    inputs, labels, not_aug = array_source(dataset, CPU).batch(torch.tensor([7, 0, 7]))
+    inputs, labels, not_aug = array_source(dataset, CPU).gather(torch.tensor([7, 0, 7]))
     for row, index in enumerate((7, 0, 7)):
         image, label, plain = dataset[index]
         assert torch.equal(inputs[row], image)
@@ -120,7 +120,7 @@ def test_items_in_any_order():
         assert torch.equal(not_aug[row], plain)
 
 
-def test_the_proof_leaves_the_dataset_alone():
+def test_proof_does_not_modify_the_dataset():
     dataset = Images()
     before = dict(vars(dataset))
     array_source(dataset, CPU)
@@ -152,7 +152,7 @@ class Resizes(Images):
         return Image.fromarray(self.data[index]).resize((8, 8))
 
 
-class ChangesAfterwards(Images):
+class ScalesTheResult(Images):
     def __getitem__(self, index):
         image, label, not_aug = super().__getitem__(index)
         return image * 2, label, not_aug
@@ -181,8 +181,8 @@ class OtherOrder(Images):
         return Image.fromarray(self.data[len(self) - 1 - index])
 
 
-class NormalisesNotAug(Images):
-    not_aug_transform = NORMALISE
+class NormalizesNotAug(Images):
+    not_aug_transform = NORMALIZE
 
 
 class FourParts(Images):
@@ -190,7 +190,7 @@ class FourParts(Images):
         return *super().__getitem__(index), index
 
 
-class JustTheImage(Images):
+class OnlyTheImage(Images):
     def __getitem__(self, index):
         return self.transform(self.open(index))
 
@@ -200,7 +200,7 @@ class Raises(Images):
         raise OSError("disk on fire")
 
 
-class Halves(Images):
+class HalfLength(Images):
     def __len__(self):
         return len(self.data) // 2
 
@@ -211,7 +211,7 @@ class SometimesPairs(Images):
         return item if index else item[:2]
 
 
-def altered(**attributes):
+def with_attributes(**attributes):
     dataset = Images()
     for name, value in attributes.items():
         setattr(dataset, name, value)
@@ -239,39 +239,39 @@ class Unhashable:
         (InvertsAtRandom, "does more to an image than `transform`"),
         (Resizes, "does more to an image than `transform`"),
         (OtherOrder, "does more to an image than `transform`"),
-        (ChangesAfterwards, "item 0 cannot be taken apart"),
+        (ScalesTheResult, "item 0 cannot be read with another transform"),
         (TransformsTwice, "does more to an image than `transform`"),
         (IgnoresTransform, "does more to an image than `transform`"),
         (ShiftsLabels, "changes the labels"),
-        (NormalisesNotAug, "not-augmented images are not ToTensor"),
+        (NormalizesNotAug, "its images without augmentation are not ToTensor"),
         (FourParts, "items are not (image, label[, not augmented image])"),
-        (JustTheImage, "items are not (image, label[, not augmented image])"),
-        (Raises, "item 0 cannot be taken apart: disk on fire"),
-        (Halves, "the lengths of data, targets and the dataset differ"),
+        (OnlyTheImage, "items are not (image, label[, not augmented image])"),
+        (Raises, "item 0 cannot be read with another transform: disk on fire"),
+        (HalfLength, "the lengths of data, targets and the dataset differ"),
         (SometimesPairs, "its items differ in length"),
-        (lambda: altered(data=np.zeros((20, 6, 5, 3), np.float32)), "not a uint8 array of images"),
-        (lambda: altered(data=torch.zeros(20, 6, 5, 3)), "not a uint8 array of images"),
-        (lambda: altered(data=np.zeros((20, 30), np.uint8)), "not a uint8 array of images"),
-        (lambda: altered(data=[np.zeros((6, 5, 3), np.uint8)] * 20), "not a uint8 array"),
-        (lambda: altered(data=np.zeros((20, 3, 6, 5), np.uint8)), "images have shape (3, 6, 5)"),
-        (lambda: altered(targets=np.zeros(3)), "lengths of data, targets and the dataset differ"),
-        (lambda: altered(target_transform=lambda label: label), "it has a target_transform"),
+        (lambda: with_attributes(data=np.zeros((20, 6, 5, 3), np.float32)), "not a uint8 array of images"),
+        (lambda: with_attributes(data=torch.zeros(20, 6, 5, 3)), "not a uint8 array of images"),
+        (lambda: with_attributes(data=np.zeros((20, 30), np.uint8)), "not a uint8 array of images"),
+        (lambda: with_attributes(data=[np.zeros((6, 5, 3), np.uint8)] * 20), "not a uint8 array"),
+        (lambda: with_attributes(data=np.zeros((20, 3, 6, 5), np.uint8)), "images have shape (3, 6, 5)"),
+        (lambda: with_attributes(targets=np.zeros(3)), "lengths of data, targets and the dataset differ"),
+        (lambda: with_attributes(target_transform=lambda label: label), "it has a target_transform"),
         (without_transform, "it has no attribute `transform`"),
         (
-            lambda: altered(transform=transforms.RandomRotation(5, expand=True)),
-            "transform RandomRotation with expand has no",
+            lambda: with_attributes(transform=transforms.RandomRotation(5, expand=True)),
+            "transform RandomRotation with expand has no batched version",
         ),
-        (lambda: altered(transform=Unhashable()), "its transform cannot be hashed"),
+        (lambda: with_attributes(transform=Unhashable()), "its transform is not hashable"),
     ],
 )
-def test_others_are_refused_with_the_reason(make, reason):
+def test_other_datasets_are_rejected_with_a_reason(make, reason):
     with pytest.raises(CannotBatchError) as caught:
         array_source(make(), CPU)
     assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize("attribute", ["data", "targets", "transform"])
-def test_what_is_replaced_is_noticed(attribute):
+def test_replaced_attributes_are_noticed(attribute):
     dataset = Images()
     source = array_source(dataset, CPU)
     assert source.is_current(dataset)

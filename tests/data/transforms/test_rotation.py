@@ -1,4 +1,4 @@
-"""Rotations of a batch against Pillow and torchvision, given the same angles."""
+"""Rotation of a batch against Pillow and torchvision, with the same angles."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
-from mammoth_compiled.data.rotation import rotate_pillow, rotate_tensor
+from mammoth_compiled.data.transforms.rotation import rotate_pillow, rotate_tensor
 
 ROUND = [0, 90, 180, 270, -90, -180, 360, 30, 60, 120, 1, -1, 359]
 SHAPES = [(3, 32, 32), (1, 28, 28), (3, 17, 30), (1, 1, 5)]
@@ -65,8 +65,8 @@ def test_bilinear_at_45_degrees_is_within_one_level_of_pillow():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 @each_shape
 @each_mode
-def test_tensors_are_torchvisions(functional, dtype, shape, bilinear):
-    # Right angles take pixels from halfway between two where a side is odd: left to chance there.
+def test_tensors_equal_torchvision(functional, dtype, shape, bilinear):
+    # Right angles are excluded: if a side is odd, they sample halfway between pixels.
     degrees = angles(100, 1, -1, 30, 359)
     images = bytes_of(len(degrees), shape)
     fill = 7.0
@@ -82,11 +82,11 @@ def test_tensors_are_torchvisions(functional, dtype, shape, bilinear):
     assert got.dtype == dtype
     close = 1.0 if dtype == torch.uint8 else 1e-5
     far = (got.double() - want.double()).abs() > close
-    # In fewer than one image of a hundred a pixel lies halfway but for the rounding.
+    # Rounding may select another pixel that lies halfway, in fewer than one image of a hundred.
     assert far.flatten(1).any(1).sum() <= (0 if bilinear else 1)
 
 
-def test_tensors_about_a_center():
+def test_tensors_rotate_about_a_given_center():
     degrees = angles(50)
     images = torch.rand(50, 3, 20, 24)
     want = torch.stack(

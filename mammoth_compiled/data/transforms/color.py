@@ -1,7 +1,7 @@
-"""Brightness, contrast, saturation and hue of a batch, image by image: the reference.
+"""Brightness, contrast, saturation and hue of a batch, with factors of its own for each image.
 
-Three arithmetics of the same four steps: that of Pillow on bytes, and that of torchvision on
-tensors of floats in [0, 1] and of bytes. Bytes are whole numbers in float32 on the way.
+The same four steps exist in three arithmetics: that of Pillow on bytes, and those of torchvision on
+float tensors in [0, 1] and on byte tensors. Intermediate bytes are integers in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,19 +12,19 @@ import torch
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How images of one kind are computed with; all tensors float32.
+    """The operations on images of one kind; all tensors are float32.
 
     Attributes:
-        gray: Maps images [B, 3, H, W] to their gray levels, [B, 1, H, W].
-        mean: Maps gray levels [B, 1, H, W] to their mean, [B, 1, 1, 1].
-        blend: Maps gray levels, images and factors to level + factor * (image - level).
-        turn_hue: Turns the hue of images [B, 3, H, W] by parts of a turn, [B].
+        gray: Returns the gray levels, [B, 1, H, W], of images, [B, 3, H, W].
+        mean: Returns the mean, [B, 1, 1, 1], of gray levels, [B, 1, H, W].
+        blend: Returns level + factor * (image - level) for levels, images and factors.
+        rotate_hue: Rotates the hue of images, [B, 3, H, W], by fractions of a turn, [B].
     """
 
     gray: Callable[[torch.Tensor], torch.Tensor]
     mean: Callable[[torch.Tensor], torch.Tensor]
     blend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    turn_hue: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    rotate_hue: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def jitter(
@@ -36,54 +36,63 @@ def jitter(
     """Changes the colors of every image by its own factors, in its own order.
 
     Args:
-        images: [B, C, H, W], C 1 or 3, uint8 or float in [0, 1].
-        order: What is done first to last: a permutation of 0 brightness, 1 contrast, 2 saturation,
-            3 hue for each image, int64, [B, 4].
-        factors: Of brightness, contrast and saturation, and the part of a turn, -0.5 to 0.5, of
-            hue: each float32, [B], or None to leave the step out.
-        arithmetic: `PILLOW` for bytes of Pillow images, else `FLOATS` or `BYTES` by the dtype.
+        images: uint8 or float in [0, 1], [B, C, H, W], C 1 or 3.
+        order: The steps of each image from first to last, a permutation of 0 (brightness), 1
+            (contrast), 2 (saturation) and 3 (hue), int64, [B, 4].
+        factors: The factors of brightness, contrast and saturation, and the rotation of the hue in
+            turns, -0.5 to 0.5; each float32, [B], or None to skip the step.
+        arithmetic: `PILLOW` for bytes of PIL images, else `FLOATS` or `BYTES` by the dtype.
 
     Returns:
-        [B, C, H, W], same dtype. With `PILLOW` equal to Pillow's; otherwise torchvision's but for
-        the rounding of float32, which can move a byte by one level.
+        [B, C, H, W], dtype of `images`. Equal to Pillow's with `PILLOW`, else to torchvision's
+        except for the rounding of float32, which can change a byte by one level.
     """
-    result, place = images.float(), order.argsort(1)
-    colored = images.shape[1] == 3
+    result, position = images.float(), order.argsort(1)
+    is_rgb = images.shape[1] == 3
     # A gray image has neither saturation nor hue.
-    hue = factors[3] if colored else None
-    blends = {k: f for k, f in enumerate(factors[: 3 if colored else 2]) if f is not None}
+    hue = factors[3] if is_rgb else None
+    blends = {k: f for k, f in enumerate(factors[: 3 if is_rgb else 2]) if f is not None}
     if blends:
-        places = torch.stack([place[:, kind] for kind in blends], 1)
-        turns = places.argsort(1)
-        shares = torch.stack(list(blends.values()), 1).gather(1, turns)
-        early = places.gather(1, turns) < place[:, 3:]
-        # Hue is the expensive step and taken once: a share of 1 puts off a blend to behind it.
-        before = shares if hue is None else torch.where(early, shares, 1.0)
-        result = _blend(result, list(blends), turns, before, arithmetic)
+        positions = torch.stack([position[:, kind] for kind in blends], 1)
+        sequence = positions.argsort(1)
+        weights = torch.stack(list(blends.values()), 1).gather(1, sequence)
+        is_before_hue = positions.gather(1, sequence) < position[:, 3:]
+        # Hue is expensive and computed once for the batch. Blends run before and after it, where a
+        # factor of 1 skips those that belong on the other side.
+        before = weights if hue is None else torch.where(is_before_hue, weights, 1.0)
+        result = _blend(result, list(blends), sequence, before, arithmetic)
     if hue is not None:
-        result = arithmetic.turn_hue(result, hue)
+        result = arithmetic.rotate_hue(result, hue)
         if blends:
-            after = torch.where(early, 1.0, shares)
-            result = _blend(result, list(blends), turns, after, arithmetic)
+            after = torch.where(is_before_hue, 1.0, weights)
+            result = _blend(result, list(blends), sequence, after, arithmetic)
     return result.to(images.dtype)
 
 
 def _blend(
     images: torch.Tensor,
     kinds: Sequence[int],
-    turns: torch.Tensor,
+    sequence: torch.Tensor,
     factors: torch.Tensor,
     arithmetic: Arithmetic,
 ) -> torch.Tensor:
-    """Blends each image with black, its mean or its gray image: turn by turn, by index in kinds."""
-    for turn, factor in zip(turns.unbind(1), factors.unbind(1), strict=True):
+    """Blends each image with black, its mean or its gray image, in a sequence of its own.
+
+    Args:
+        images: [B, C, H, W].
+        kinds: The steps, sorted: 0 brightness, 1 contrast, 2 saturation.
+        sequence: Indices into `kinds` from the first blend to the last, [B, len(kinds)].
+        factors: The factors in that sequence, [B, len(kinds)].
+        arithmetic: The operations.
+    """
+    for step, factor in zip(sequence.unbind(1), factors.unbind(1), strict=True):
         level = torch.zeros_like(images[:, :1])
         if kinds != [0]:
             gray = images if images.shape[1] == 1 else arithmetic.gray(images)
             for index, kind in enumerate(kinds):
                 if kind > 0:
                     degenerate = arithmetic.mean(gray) if kind == 1 else gray
-                    level = torch.where(_per_image(turn == index), degenerate, level)
+                    level = torch.where(_per_image(step == index), degenerate, level)
         images = arithmetic.blend(level, images, _per_image(factor))
     return images
 
@@ -107,16 +116,17 @@ def _pillow_blend(level: torch.Tensor, images: torch.Tensor, factor: torch.Tenso
     return (level + factor * (images - level)).clamp_(0, 255).floor_()
 
 
-def _pillow_turn_hue(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+def _pillow_rotate_hue(images: torch.Tensor, fraction: torch.Tensor) -> torch.Tensor:
     hue, saturation, value = pillow_hsv(images)
-    shift = (part.double() * 255).trunc().float()
+    shift = (fraction.double() * 255).trunc().float()
     return pillow_rgb((hue + shift[:, None, None]).remainder(256), saturation, value)
 
 
 def pillow_hsv(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns hue, saturation and value, [B, H, W] in 0..255, of bytes [B, 3, H, W].
+    """Returns hue, saturation and value, 0 to 255, [B, H, W], of byte images, [B, 3, H, W].
 
-    Floats and doubles take turns as in Pillow, so all 2^24 colors come out equal to its.
+    Switches between float32 and float64 exactly where Pillow does, so that all 2^24 colors are
+    equal to its results.
     """
     red, green, _ = images.unbind(1)
     value, low = images.amax(1), images.amin(1)
@@ -134,7 +144,7 @@ def pillow_hsv(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 
 def pillow_rgb(hue: torch.Tensor, saturation: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Returns the images [B, 3, H, W] of what `pillow_hsv` returns, equal to Pillow's as well."""
+    """Returns byte images, [B, 3, H, W], of the results of `pillow_hsv`, equal to Pillow's."""
     sixths = hue.double() * 6 / 255
     sector = sixths.floor()
     part = (sixths - sector).float()
@@ -142,7 +152,7 @@ def pillow_rgb(hue: torch.Tensor, saturation: torch.Tensor, value: torch.Tensor)
     low = value * (1 - strength.double())
     falling = value * (1 - (strength * part).double())
     rising = value * (1 - strength.double() * (1 - part.double()))
-    # Half a level is rounded up, from a float.
+    # Rounds half up, from float32.
     low, falling, rising = ((x.float() + 0.5).floor_() for x in (low, falling, rising))
     images = _sectors(sector.long(), value, low, falling, rising)
     return torch.where(saturation[:, None] == 0, value[:, None], images)
@@ -155,14 +165,14 @@ def _sectors(
     falling: torch.Tensor,
     rising: torch.Tensor,
 ) -> torch.Tensor:
-    """Returns the colors [B, 3, H, W] of the sixths of a turn, int64, [B, H, W] in 0..6."""
-    turn = (value, falling, low, low, rising, value)
-    # Green is two sixths behind red, blue four; a second turn saves the remainders by six.
-    choices = torch.stack((*turn, *turn)).flatten()
-    places = torch.stack((sector, sector + 4, sector + 2), 1)
+    """Returns the colors, [B, 3, H, W], for the sixths of a turn, int64, 0 to 6, [B, H, W]."""
+    one_turn = (value, falling, low, low, rising, value)
+    # Green is two sixths behind red and blue four; a second turn avoids the modulo operation.
+    choices = torch.stack((*one_turn, *one_turn)).flatten()
+    sectors = torch.stack((sector, sector + 4, sector + 2), 1)
     pixel = torch.arange(value.numel(), device=value.device).view_as(value)[:, None]
     # One flat gather is many times faster on a CPU than one along the first dimension.
-    index = places * value.numel() + pixel
+    index = sectors * value.numel() + pixel
     return choices.gather(0, index.flatten()).view_as(index)
 
 
@@ -183,7 +193,7 @@ def _byte_blend(level: torch.Tensor, images: torch.Tensor, factor: torch.Tensor)
     return (factor * images + (1 - factor) * level).clamp_(0, 255).floor_()
 
 
-def _turn_hue(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+def _rotate_hue(images: torch.Tensor, fraction: torch.Tensor) -> torch.Tensor:
     red, green, _ = images.unbind(1)
     value, low = images.amax(1), images.amin(1)
     span = value - low
@@ -195,7 +205,7 @@ def _turn_hue(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         to_blue - to_green,
         torch.where(green == value, 2 + to_red - to_blue, 4 + to_green - to_red),
     )
-    hue = (sixths / 6 + part[:, None, None]).remainder(1)
+    hue = (sixths / 6 + fraction[:, None, None]).remainder(1)
     saturation = span / torch.where(flat, 1.0, value)
     sector = (hue * 6).floor()
     rest = hue * 6 - sector
@@ -205,11 +215,11 @@ def _turn_hue(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     return _sectors(sector.long(), value, low, falling, rising)
 
 
-def _turn_hue_of_bytes(images: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    # The way back to bytes is torchvision's: 256 bins of equal width, less a thousandth.
-    return (_turn_hue(images / 255, part) * 255.999).floor_()
+def _rotate_hue_of_bytes(images: torch.Tensor, fraction: torch.Tensor) -> torch.Tensor:
+    # Converts back to bytes like torchvision: 256 bins of equal width, less a thousandth.
+    return (_rotate_hue(images / 255, fraction) * 255.999).floor_()
 
 
-PILLOW = Arithmetic(_pillow_gray, _pillow_mean, _pillow_blend, _pillow_turn_hue)
-FLOATS = Arithmetic(_gray, _mean, _float_blend, _turn_hue)
-BYTES = Arithmetic(lambda images: _gray(images).floor_(), _mean, _byte_blend, _turn_hue_of_bytes)
+PILLOW = Arithmetic(_pillow_gray, _pillow_mean, _pillow_blend, _pillow_rotate_hue)
+FLOATS = Arithmetic(_gray, _mean, _float_blend, _rotate_hue)
+BYTES = Arithmetic(lambda images: _gray(images).floor_(), _mean, _byte_blend, _rotate_hue_of_bytes)

@@ -1,4 +1,4 @@
-"""Colors of a batch against Pillow and torchvision, given the same factors and orders."""
+"""Colors of a batch against Pillow and torchvision, with the same factors and orders."""
 
 from itertools import permutations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import functional as v1
 from torchvision.transforms.v2 import functional as v2
 
-from mammoth_compiled.data.color import (
+from mammoth_compiled.data.transforms.color import (
     BYTES,
     FLOATS,
     PILLOW,
@@ -24,7 +24,7 @@ RANGES = ((0.0, 2.5), (0.0, 2.5), (0.0, 2.5), (-0.5, 0.5))
 
 @pytest.fixture
 def images():
-    """Two images for each order: noise, and flat regions with black, white and primary colors."""
+    """Two images for each order: noise, and uniform regions in black, white and primary colors."""
     noise = torch.randint(0, 256, (len(ORDERS), 3, 7, 6), dtype=torch.uint8)
     flat = torch.randint(0, 2, (len(ORDERS), 3, 7, 6), dtype=torch.uint8) * 255
     return torch.cat([noise, flat])
@@ -35,7 +35,7 @@ def draw(n):
 
 
 def one_by_one(image, order, factors, functional):
-    """The steps of torchvision's ColorJitter on one image, `None` factors left out."""
+    """Applies the steps of ColorJitter to one image, without those whose factor is None."""
     steps = (
         functional.adjust_brightness,
         functional.adjust_contrast,
@@ -56,7 +56,7 @@ def expected(images, orders, factors, functional):
     return rows
 
 
-def as_pillow(images):
+def to_pillow(images):
     return [v1.to_pil_image(image) for image in images]
 
 
@@ -66,62 +66,62 @@ def from_pillow(images):
 
 @pytest.mark.parametrize("functional", [v1, v2], ids=["v1", "v2"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_order_equals_pillows(images, functional, channels):
+def test_every_order_equals_pillow(images, functional, channels):
     images, orders = images[:, :channels], ORDERS.repeat(2, 1)
     factors = draw(len(images))
-    want = from_pillow(expected(as_pillow(images), orders, factors, functional))
+    want = from_pillow(expected(to_pillow(images), orders, factors, functional))
     assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 @pytest.mark.parametrize("given", [(0,), (1,), (2,), (3,), (0, 2), (1, 3), (0, 1, 2)], ids=str)
-def test_steps_left_out(images, given):
+def test_skipped_steps(images, given):
     orders = ORDERS.repeat(2, 1)
     factors = [f if k in given else None for k, f in enumerate(draw(len(images)))]
-    want = from_pillow(expected(as_pillow(images), orders, factors, v1))
+    want = from_pillow(expected(to_pillow(images), orders, factors, v1))
     assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.0, 1e6])
 @pytest.mark.parametrize("kind", [0, 1, 2])
-def test_round_factors(images, kind, factor):
+def test_special_factors(images, kind, factor):
     orders = ORDERS.repeat(2, 1)
     factors = [torch.full((len(images),), factor) if k == kind else None for k in range(4)]
-    want = from_pillow(expected(as_pillow(images), orders, factors, v1))
+    want = from_pillow(expected(to_pillow(images), orders, factors, v1))
     assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
-def test_contrast_rounds_the_mean_as_pillow():
-    # All means of two pixels: half a level is rounded up.
+def test_contrast_rounds_the_mean_like_pillow():
+    # Means of two pixels: half a level is rounded up.
     pairs = torch.cartesian_prod(torch.arange(0, 256, 5), torch.arange(0, 256, 7)).byte()
     images = pairs.view(-1, 1, 1, 2)
     factors = [None, torch.full((len(images),), 0.0), None, None]
     orders = ORDERS[:1].expand(len(images), 4)
-    want = from_pillow(expected(as_pillow(images), orders, factors, v1))
+    want = from_pillow(expected(to_pillow(images), orders, factors, v1))
     assert torch.equal(jitter(images, orders, factors, PILLOW), want)
 
 
 def triples(step):
-    """Every triple of bytes whose first is a multiple of `step`, [n, 3, 256, 256]."""
+    """Returns all triples of bytes whose first is a multiple of `step`, [n, 3, 256, 256]."""
     first = torch.arange(0, 256, step).view(-1, 1, 1)
     second, third = torch.arange(256).view(1, -1, 1), torch.arange(256).view(1, 1, -1)
     return torch.stack(torch.broadcast_tensors(first, second, third), 1).float()
 
 
-def converted(rows, source, target):
+def convert(rows, source, target):
     pictures = rows.byte().permute(0, 2, 3, 1).contiguous().numpy()
     results = [Image.frombuffer(source, p.shape[1::-1], p).convert(target) for p in pictures]
     return torch.from_numpy(np.stack([np.asarray(r) for r in results])).permute(0, 3, 1, 2)
 
 
-# Every multiple of 15 as red or hue, with all values of the other two; all 2^24 take 10 s.
-def test_hsv_equals_pillows():
+# Multiples of 15 as red or hue with all values of the other two; all 2^24 would take 10 s.
+def test_hsv_equals_pillow():
     colors = triples(15)
     got = torch.stack(pillow_hsv(colors), 1).byte()
-    assert torch.equal(got, converted(colors, "RGB", "HSV"))
-    assert torch.equal(pillow_rgb(*colors.unbind(1)).byte(), converted(colors, "HSV", "RGB"))
+    assert torch.equal(got, convert(colors, "RGB", "HSV"))
+    assert torch.equal(pillow_rgb(*colors.unbind(1)).byte(), convert(colors, "HSV", "RGB"))
 
 
-def test_all_hues_and_turns():
+def test_all_hues_and_rotations():
     hues = torch.arange(256).view(1, 1, 256).expand(1, 1, 256)
     full = torch.full_like(hues, 255)
     wheel = pillow_rgb(hues.float(), full.float(), full.float()).byte()
@@ -134,7 +134,7 @@ def test_all_hues_and_turns():
 
 @pytest.mark.parametrize("functional", [v1, v2], ids=["v1", "v2"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_floats_are_torchvisions(images, functional, channels):
+def test_floats_equal_torchvision(images, functional, channels):
     images, orders = images[:, :channels].float() / 255, ORDERS.repeat(2, 1)
     factors = draw(len(images))
     want = torch.stack(expected(images, orders, factors, functional))
@@ -143,7 +143,7 @@ def test_floats_are_torchvisions(images, functional, channels):
 
 @pytest.mark.parametrize("functional", [v1, v2], ids=["v1", "v2"])
 @pytest.mark.parametrize("kind", range(4))
-def test_bytes_are_within_one_level_of_torchvisions(images, functional, kind):
+def test_bytes_are_within_one_level_of_torchvision(images, functional, kind):
     orders = ORDERS.repeat(2, 1)
     factors = [f if k == kind else None for k, f in enumerate(draw(len(images)))]
     want = torch.stack(expected(images, orders, factors, functional))
@@ -154,7 +154,7 @@ def test_bytes_are_within_one_level_of_torchvisions(images, functional, kind):
     assert (distance > 0).float().mean() < 1e-3
 
 
-def test_input_is_left_alone(images):
+def test_input_is_not_modified(images):
     before = images.clone()
     jitter(images, ORDERS.repeat(2, 1), draw(len(images)), PILLOW)
     floats = images.float() / 255
