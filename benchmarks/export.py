@@ -30,7 +30,7 @@ from common import interleaved, ratio, spread, write_results
 
 import mammoth_compiled as mc
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
-from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.types import ReturnTypes
 
 DATASET = "seq-fmnist-mini"

@@ -1,4 +1,4 @@
-"""python -m mammoth_compiled.export: export a checkpoint, verify a bundle, update one."""
+"""python -m mammoth_compiled.export: exports a checkpoint, verifies or updates a bundle."""
 
 import argparse
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.export.export import export_bundle
-from mammoth_compiled.export.verify import verify_bundle
-from mammoth_compiled.export.formats import DEFAULT, FORMATS, RUNTIMES
-from mammoth_compiled.export.images import read_images
-from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.summary import report
-from mammoth_compiled.export.checkpoint import restore
-from mammoth_compiled.export.serving.triton import LAYOUTS, write_triton_layout
 from mammoth_compiled.export.capture.options import Head
+from mammoth_compiled.export.checkpoint import load_backbone
+from mammoth_compiled.export.export import export_bundle
+from mammoth_compiled.export.formats import FORMATS, default_formats, runtimes
+from mammoth_compiled.export.images import read_images
+from mammoth_compiled.export.serving import LAYOUTS
 from mammoth_compiled.export.update import update_bundle
+from mammoth_compiled.export.verify import verify_bundle
 from mammoth_compiled.plugins import import_plugin
 
 _EXAMPLES = """examples:
@@ -27,12 +27,12 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 after an error."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"export": _export, "verify": _verify, "update": _update}
-    # The first word may be left out: a checkpoint is exported.
-    if words and words[0] not in commands and not words[0].startswith("-"):
-        words.insert(0, "export")
-    args = _parser().parse_args(words)
+    # Without a command, the first argument is a checkpoint to export.
+    if argv and argv[0] not in commands and not argv[0].startswith("-"):
+        argv.insert(0, "export")
+    args = _parser().parse_args(argv)
     try:
         for spec in args.plugins:
             import_plugin(spec)
@@ -46,61 +46,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammoth_compiled.export",
-        description="Exports trained backbones and proves that what is written equals eager.",
+        description="Exports trained backbones, and verifies every file against eager mode.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_export(commands.add_parser("export", help="Export the backbone of a checkpoint (default)"))
+    _add_verify(commands.add_parser("verify", help="Verify a bundle on this machine"))
+    _add_update(commands.add_parser("update", help="Replace the weights of a bundle"))
+    return parser
 
-    export = commands.add_parser("export", help="export the backbone of a checkpoint (default)")
-    add = export.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="what a training run saved")
-    add("directory", metavar="DIR", help="where to write: new, empty or a bundle")
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run")
+    add("directory", metavar="DIR", help="Output directory: new, empty or a bundle")
     add(
         "--formats",
         metavar="LIST",
-        help=f"with commas, from {', '.join(FORMATS)} (default: {','.join(DEFAULT)})",
+        help=f"Comma-separated formats: {', '.join(FORMATS)} (default: "
+        f"{','.join(default_formats())})",
     )
-    add("--device", default="cpu", metavar="cpu|cuda", help="what aoti compiles for (default: cpu)")
-    add("--fold_preprocessing", action="store_true", help="take uint8 pixels, normalise inside")
+    add("--device", default="cpu", metavar="cpu|cuda", help="Device that aoti compiles for")
+    add(
+        "--fold_preprocessing",
+        action="store_true",
+        help="Take uint8 pixels and normalize them in the graph",
+    )
     add(
         "--classes",
         choices=[str(head) for head in Head],
         default=str(Head.ALL),
-        help="columns of the head: all, those seen only, or the others masked",
+        help="Columns of the head: all; only the classes seen; or all, with unseen classes masked",
     )
-    add("--softmax", action="store_true", help="give probabilities")
-    add("--full", action="store_true", help="give the stage maps too, as full_0, full_1, ...")
-    add("--variants", metavar="LIST", default="", help="smaller ONNX models: fp16, int8")
-    _add_calibration(export)
-    add("--serve-layout", choices=LAYOUTS, help="also write DIR for a serving system ...")
-    add("--repository", metavar="DIR", help="... into this model repository (default: DIR-triton)")
-    _add_import(export)
+    add("--softmax", action="store_true", help="Output probabilities")
+    add("--full", action="store_true", help="Also output the stage maps: full_0, full_1, ...")
+    add(
+        "--variants",
+        metavar="LIST",
+        default="",
+        help="Comma-separated smaller ONNX models: fp16, int8",
+    )
+    _add_calibration(parser)
+    add("--serve-layout", choices=LAYOUTS, help="Also write a model repository for this server")
+    add("--repository", metavar="DIR", help="Model repository to write to (default: DIR-triton)")
+    _add_import(parser)
 
-    verify = commands.add_parser("verify", help="check a bundle, anywhere")
-    verify.add_argument("directory", metavar="DIR", help="the bundle")
-    verify.add_argument(
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="Bundle")
+    parser.add_argument(
         "--runtime",
         action="append",
-        choices=[*RUNTIMES, "ts"],
-        help="must be run; may be repeated (default: those that this machine has)",
+        metavar="NAME",
+        help=f"Runtime that must work: {', '.join(runtimes())}; repeatable (default: those that "
+        "this machine has)",
     )
-    verify.add_argument("--device", default="cpu", help="where compiled code runs (default: cpu)")
-    verify.set_defaults(plugins=[])  # a bundle is verified without user code
+    parser.add_argument("--device", default="cpu", help="Device that compiled code runs on")
+    _add_import(parser)
 
-    update = commands.add_parser("update", help="put other weights into a bundle")
-    update.add_argument("directory", metavar="DIR", help="the bundle")
-    update.add_argument("checkpoint", metavar="CHECKPOINT", help="what a training run saved")
-    _add_calibration(update)
-    _add_import(update)
-    return parser
+
+def _add_update(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="Bundle")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run")
+    _add_calibration(parser)
+    _add_import(parser)
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FILE.npy",
-        help="training images for int8, 32 or more: uint8 pixels [N, H, W, C], or normalised "
+        help="Training images for int8, 32 or more: uint8 pixels [N, H, W, C], or normalized "
         "float32 [N, C, H, W]",
     )
 
@@ -112,12 +129,12 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         metavar="FILE_OR_MODULE",
         action="append",
         default=[],
-        help="Python code that registers the backbone, imported first; may be repeated",
+        help="Python code that registers your backbone or format, imported first; repeatable",
     )
 
 
 def _export(args: argparse.Namespace) -> str:
-    name, net, info = restore(args.checkpoint)
+    name, net, info = load_backbone(args.checkpoint)
     path = export_bundle(
         net,
         args.directory,
@@ -134,8 +151,9 @@ def _export(args: argparse.Namespace) -> str:
     )
     lines = [report(path)]
     if args.serve_layout:
-        written = write_triton_layout(path, args.repository or f"{path}-{args.serve_layout}")
-        lines += [f"serving   {folder}" for folder in written]
+        repository = args.repository or f"{path}-{args.serve_layout}"
+        models = LAYOUTS[args.serve_layout](path, repository)
+        lines += [f"serving   {model}" for model in models]
     return "\n".join(lines)
 
 
@@ -143,7 +161,7 @@ def _verify(args: argparse.Namespace) -> str:
     results = verify_bundle(args.directory, args.runtime, args.device)
     lines = [f"{result.path:<22} {result.text}" for result in results]
     count = sum(result.checked for result in results)
-    return "\n".join([*lines, f"{args.directory}: all hashes right, {count} model files run"])
+    return "\n".join([*lines, f"{args.directory}: all hashes match, {count} model files verified"])
 
 
 def _update(args: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Rebuilds the backbone of a checkpoint."""
+"""Rebuilds the backbone of a training checkpoint."""
 
 import inspect
 from typing import Any
@@ -10,14 +10,14 @@ from mammoth_compiled.registry import backbones
 from mammoth_compiled.types import DatasetInfo
 
 
-def restore(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
-    """Builds the backbone of a checkpoint with its weights.
+def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
+    """Builds the backbone of a checkpoint and loads its weights.
 
     Returns:
-        Its registered name, the backbone, and what the checkpoint says of the data.
+        Its registered name, the backbone, and the checkpoint's description of the data.
 
     Raises:
-        CheckpointError: If the file is no checkpoint or does not fit the backbone it names.
+        CheckpointError: If the file is not a checkpoint, or does not fit the backbone it names.
         RegistryError: If that backbone is not registered.
     """
     checkpoint = read_checkpoint(path)
@@ -33,9 +33,7 @@ def restore(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
     try:
         target = backbones[name].target
     except RegistryError as error:
-        raise RegistryError(
-            f"{error}. --import the file that registers a backbone of yours"
-        ) from error
+        raise RegistryError(f"{error}. --import the file that registers your backbone") from error
     arguments: dict[str, Any] = dict(given)
     if "num_classes" in inspect.signature(target).parameters:
         arguments.setdefault("num_classes", info.num_classes)

@@ -1,7 +1,7 @@
-"""export_bundle: from a backbone to a directory of proven files."""
+"""export_bundle: writes a backbone to a directory of verified files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,19 @@ import torch
 
 from mammoth_compiled.backbones import Contract, probe
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture.program import Source
-from mammoth_compiled.export.bundle.finalize import seal
-from mammoth_compiled.export.bundle.directory import check_target, replacing
-from mammoth_compiled.export.formats import FORMATS, format_names
-from mammoth_compiled.export.capture.graph import NamedOutputs, eager_copy, name_of, unwrap
+from mammoth_compiled.export.bundle.directory import check_target, replace_atomically
+from mammoth_compiled.export.bundle.finalize import finalize_bundle
 from mammoth_compiled.export.bundle.manifest import Manifest
-from mammoth_compiled.export.bundle.metadata import properties
-from mammoth_compiled.export.parity.evidence import add_variants, gather, prove
-from mammoth_compiled.export.onnx_runtime import import_onnxruntime
+from mammoth_compiled.export.bundle.metadata import metadata_of
+from mammoth_compiled.export.capture.backbone import eager_copy, name_of, unwrap
+from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.options import Head, Options
+from mammoth_compiled.export.capture.program import Source
+from mammoth_compiled.export.formats import FORMATS, check_operators, format_names
+from mammoth_compiled.export.parity.measure import measure_parity
+from mammoth_compiled.export.parity.reference import Images, LabeledImages, collect_reference
+from mammoth_compiled.export.variants.add import add_variants
 from mammoth_compiled.types import DatasetInfo
-
-Images = torch.Tensor | Callable[[], torch.Tensor]
-Labelled = tuple[torch.Tensor, torch.Tensor] | Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
 def export_bundle(
@@ -41,50 +40,51 @@ def export_bundle(
     full: bool = False,
     variants: Sequence[str] = (),
     calibration: Images | None = None,
-    test_set: Labelled | None = None,
+    test_set: LabeledImages | None = None,
     name: str | None = None,
 ) -> Path:
-    """Exports a backbone to a directory, after proving that every file in it equals eager.
+    """Exports a backbone to a directory, after verifying every file in it against eager mode.
 
-    The input is `input`, float32 [batch, C, H, W] with any batch size; the outputs are `out`
-    [batch, K] and, where the backbone has them, `features` [batch, F]. Every output of every file
-    is compared with the eager, un-compiled backbone in eval mode, at batch sizes 1, 2, 7 and 32. A
-    bundle that was at `path` is replaced in the end; if anything fails, nothing is written.
-    `manifest.json` says what the directory holds.
+    The input is `input`, float32 [batch, C, H, W] with a dynamic batch size. The outputs are `out`
+    [batch, K] and, if the backbone has them, `features` [batch, F]. Every output of every file is
+    compared with the uncompiled backbone in eval mode, at batch sizes 1, 2, 7 and 32. A bundle that
+    exists at `path` is replaced only after that; if anything fails, nothing is written.
+    `manifest.json` describes the content of the directory.
 
-    A copy on the CPU is exported: the backbone keeps its device, mode, gradients and the random
-    state.
+    A copy on the CPU is exported: the device, mode and gradients of the backbone and the state of
+    the random number generators stay unchanged.
 
     Args:
         model_or_backbone: A `MammothBackbone`, or a model with a backbone `net` and a `dataset`
             whose `info()` describes the data. Either may be compiled. Parameters are float32.
         path: The directory to write: new, empty or a bundle.
-        input_shape: (C, H, W) of one image; needed where neither `info` nor the model tells it.
-        info: What to write of the training data; None asks the model's dataset.
-        samples: Real images to compare on as well, normalised float32 [N, C, H, W].
+        input_shape: (C, H, W) of one image; required if neither `info` nor the model knows it.
+        info: Description of the training data; None takes it from the model's dataset.
+        samples: Real images to compare on as well, normalized float32 [N, C, H, W].
         formats: Names from `onnx`, `pt2` (torch.export), `aoti` (AOTInductor: compiled code with
-            entries out, features and both), `torchscript` and `safetensors` (weights alone), or a
-            text of them with commas; by default `onnx,pt2,safetensors`.
-        device: What `aoti` compiles for, `cpu` or `cuda`.
-        fold_preprocessing: Take stored pixels, uint8 [batch, H, W, C], and normalise them inside.
-        classes: `all`; `seen`: trim `out` to the classes trained on; `masked`: give the columns of
-            the others the lowest float32.
-        softmax: Give probabilities in `out`.
-        full: Also give the stage maps of a backbone with FULL as `full_0`, `full_1`, ...
+            entries out, features and both), `torchscript` and `safetensors` (weights only), or a
+            comma-separated string of them; default: `onnx,pt2,safetensors`.
+        device: The device that `aoti` compiles for, `cpu` or `cuda`.
+        fold_preprocessing: Take stored pixels, uint8 [batch, H, W, C], and normalize them in the
+            graph.
+        classes: `all`; `seen`: reduce `out` to the classes seen in training; `masked`: set the
+            columns of unseen classes to the lowest float32.
+        softmax: Output probabilities in `out`.
+        full: Also output the stage maps of a backbone with FULL, as `full_0`, `full_1`, ...
         variants: `fp16`, `int8`: smaller ONNX models beside the float32 one.
-        calibration: Training images to set the ranges of int8, normalised float32 [N, C, H, W], or
-            what returns them.
-        test_set: Test images, likewise, and class ids int64 [N], or what returns both; accuracy is
-            measured on them and written to the manifest.
-        name: Name of the backbone in the manifest; by default that of the run or of its class.
+        calibration: Training images that set the activation ranges of int8, normalized float32
+            [N, C, H, W], or a function that returns them.
+        test_set: Test images, likewise, and class ids int64 [N], or a function that returns both.
+            The accuracy on them is recorded in the manifest.
+        name: Name of the backbone in the manifest; default: its registered name or its class.
 
     Returns:
         The absolute path of the directory.
 
     Raises:
-        ExportError: If the export differs from eager (names file, output, batch size and
-            difference), the backbone cannot be expressed in a format, the arguments contradict
-            each other, `path` holds other files, or a library is not installed.
+        ExportError: If the export differs from eager mode (names file, output, batch size and
+            difference), a format cannot express the backbone, the arguments contradict each other,
+            `path` holds other files, or a library is not installed.
         ContractError: If the backbone does not keep the ReturnTypes contract.
 
     Example:
@@ -96,33 +96,37 @@ def export_bundle(
         (torch.Size([4, 10]), torch.Size([4, 4096]))
     """
     target = check_target(path)
-    wanted = format_names(formats)
+    writers = [FORMATS[key] for key in format_names(formats)]
     options = Options(fold_preprocessing, _head(classes), softmax, full)
-    if "onnx" in wanted:
-        import_onnxruntime()  # fail before the work rather than after it
+    for writer in writers:
+        writer.check_installed()
     net, dataset_info = unwrap(model_or_backbone)
     info = info or dataset_info
     shape = _input_shape(input_shape, info)
     name = name or name_of(model_or_backbone)
-    place = torch.device(device)
+    device = torch.device(device)
     net = eager_copy(net)
-    # A forward may draw random numbers; the caller's come from the same generator.
-    with torch.random.fork_rng(devices=[]), replacing(target) as folder:
+    # The caller's random state is kept, in case the backbone draws random numbers.
+    with torch.random.fork_rng(devices=[]), replace_atomically(target) as directory:
         contract = probe(net, shape, (info.num_classes or None) if info else None)
-        info = complete(info, contract)
+        info = complete_info(info, contract)
         graph = NamedOutputs(net, contract, options, info)
-        manifest = describe_graph(name, graph, info, options)
-        evidence = gather(graph, info, samples, calibration, test_set)
-        source = Source(graph, properties(manifest), place)
-        files = [file for key in wanted for file in FORMATS[key].write(source, folder)]
-        files = prove(folder, files, evidence, place)
-        files = add_variants(folder, files, variants, evidence, manifest)
-        seal(folder, replace(manifest, files=tuple(files)), evidence.cases[-1])
+        manifest = manifest_without_files(name, graph, info, options)
+        reference = collect_reference(graph, info, samples, calibration, test_set)
+        source = Source(graph, metadata_of(manifest), device)
+        if any(writer.torch_operators_only for writer in writers):
+            check_operators(source.program(), net)
+        files = [file for writer in writers for file in writer.write(source, directory)]
+        files = measure_parity(directory, files, reference, device)
+        files = add_variants(directory, files, variants, reference, manifest)
+        finalize_bundle(directory, replace(manifest, files=tuple(files)), reference.golden)
     return target
 
 
-def describe_graph(name: str, graph: NamedOutputs, info: DatasetInfo, options: Options) -> Manifest:
-    """Returns the manifest of a graph, without files."""
+def manifest_without_files(
+    name: str, graph: NamedOutputs, info: DatasetInfo, options: Options
+) -> Manifest:
+    """Returns the manifest of a graph before any file is written."""
     ids: Sequence[int] = range(info.num_classes)
     if options.classes == Head.SEEN:
         ids = info.classes_seen
@@ -131,11 +135,11 @@ def describe_graph(name: str, graph: NamedOutputs, info: DatasetInfo, options: O
     return Manifest(name, graph.interface, columns, tuple(ids), options)
 
 
-def complete(info: DatasetInfo | None, contract: Contract) -> DatasetInfo:
-    """Returns `info` with the width of the head, after checking the lengths of its lists.
+def complete_info(info: DatasetInfo | None, contract: Contract) -> DatasetInfo:
+    """Returns `info` with the number of classes and default normalization filled in.
 
     Raises:
-        ExportError: If a list has another length than the backbone has classes or channels.
+        ExportError: If the length of a list does not match the backbone's classes or channels.
     """
     if info is None:
         return DatasetInfo("", contract.input_shape, num_classes=contract.num_classes)
@@ -170,7 +174,7 @@ def _input_shape(
     given = info.input_shape if input_shape is None and info is not None else input_shape
     if given is None:
         raise ExportError(
-            "the size of the images is not known: give input_shape=(C, H, W), as in "
+            "the size of the images is unknown: give input_shape=(C, H, W), as in "
             "export_bundle(net, path, input_shape=(3, 32, 32)), or info=DatasetInfo(...)"
         )
     if (

@@ -1,4 +1,4 @@
-"""Reads images from NumPy files, for the command line."""
+"""Reads images from NumPy files for the command line."""
 
 from pathlib import Path
 
@@ -11,19 +11,18 @@ from mammoth_compiled.types import DatasetInfo
 
 
 def read_images(path: str | Path, info: DatasetInfo) -> torch.Tensor:
-    """Returns the images of a file, normalised.
+    """Reads images from a file and normalizes them if they are pixels.
 
     Args:
-        path: A .npy file: uint8 [N, H, W, C], values 0 to 255, or what is normalised already,
-            float32 [N, C, H, W].
-        info: How the training data was normalised.
+        path: A .npy file: pixels, uint8 [N, H, W, C], or normalized images, float32 [N, C, H, W].
+        info: Mean and standard deviation of the training data.
 
     Returns:
-        float32 [N, C, H, W] from pixels, else what is in the file.
+        Normalized images, float32 [N, C, H, W]. Arrays other than uint8 are returned unchanged.
 
     Raises:
-        ExportError: If the file holds no array, or pixels and it is not known how to normalise
-            them.
+        ExportError: If the file holds no array, pixels of another shape, or pixels without known
+            normalization.
     """
     try:
         images = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -42,8 +41,8 @@ def read_images(path: str | Path, info: DatasetInfo) -> torch.Tensor:
         )
     if not info.mean:
         raise ExportError(
-            f"{path} holds pixels, and it is not known how the training data was normalised. Give "
-            "normalised images, float32 [N, C, H, W]"
+            f"{path} holds pixels, and the normalization of the training data is unknown. Give "
+            "normalized images, float32 [N, C, H, W]"
         )
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
     return (images.permute(0, 3, 1, 2).to(torch.float32) * SCALE - mean) / std

@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported when it is needed: sessions on a device, and errors in one line."""
+"""ONNX Runtime, imported on first use: sessions on a device, and one-line errors."""
 
 import types
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from mammoth_compiled.errors import ExportError
 if TYPE_CHECKING:
     import onnxruntime
 
-_ERRORS_ONLY = 3
+_LOG_ERRORS = 3
 
 
 def import_onnxruntime() -> types.ModuleType:
-    """Returns the module `onnxruntime`, an optional dependency.
+    """Imports and returns `onnxruntime`, an optional dependency.
 
     Raises:
-        ExportError: If it is not installed; says how to get it.
+        ExportError: If it is not installed; says how to install it.
     """
     try:
         import onnxruntime
@@ -40,32 +40,32 @@ def open_session(
     """Opens an ONNX model on a device.
 
     Args:
-        model: The serialised model or its file.
-        device: On the CPU or a GPU.
+        model: The serialized model or its file.
+        device: The CPU or a GPU.
 
     Raises:
-        ExportError: If the model cannot be read, or ONNX Runtime does not really use the device.
+        ExportError: If the model cannot be read, or ONNX Runtime does not use the device.
     """
     ort = import_onnxruntime()
     provider, settings = _provider(device, ort)
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _LOG_ERRORS
     try:
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model),
             sess_options=options,
             providers=[(provider, settings)],
         )
-    except Exception as error:  # its errors share no base class
+    except Exception as error:  # ONNX Runtime's errors share no base class
         name = "the model" if isinstance(model, bytes) else str(model)
         raise ExportError(
-            f"ONNX Runtime cannot read {name}: {_reason(error)}", "damaged"
+            f"ONNX Runtime cannot read {name}: {_one_line(error)}", "damaged"
         ) from error
     if session.get_providers()[0] != provider:
         raise ExportError(
             f"ONNX Runtime fell back to {session.get_providers()[0]} for device {str(device)!r}: "
             "its CUDA and cuDNN libraries were not found. Install "
-            '"onnxruntime-gpu[cuda,cudnn]" of the CUDA version that torch has, or use device="cpu"',
+            '"onnxruntime-gpu[cuda,cudnn]" for the CUDA version of torch, or use device="cpu"',
             "backend",
         )
     return session
@@ -77,18 +77,19 @@ def run_session(
     """Runs a session and returns all its outputs by name, in their order.
 
     Raises:
-        ExportError: If it fails; says why.
+        ExportError: If ONNX Runtime fails; says why.
     """
     names = [output.name for output in session.get_outputs()]
     try:
         values = session.run(names, dict(feeds))
-    except Exception as error:  # its errors share no base class
-        raise ExportError(f"ONNX Runtime fails: {_reason(error)}", "backend") from error
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise ExportError(f"ONNX Runtime fails: {_one_line(error)}", "backend") from error
     return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
 
-def _provider(place: torch.device, ort: types.ModuleType) -> tuple[str, dict[str, Any]]:
-    if place.type == "cpu":
+def _provider(device: torch.device, ort: types.ModuleType) -> tuple[str, dict[str, Any]]:
+    """Returns the execution provider of a device, and its settings."""
+    if device.type == "cpu":
         return "CPUExecutionProvider", {}
     provider = "CUDAExecutionProvider"
     if provider not in ort.get_available_providers():
@@ -97,9 +98,9 @@ def _provider(place: torch.device, ort: types.ModuleType) -> tuple[str, dict[str
             'pip install "mammoth-compiled[gpu]" (the two hide each other), or use device="cpu"',
             "backend",
         )
-    # TF32 is on by default and would leave the bound that the export was proven with.
-    return provider, {"device_id": place.index or 0, "use_tf32": 0}
+    # TF32 is on by default and would exceed the bound that the export was verified with.
+    return provider, {"device_id": device.index or 0, "use_tf32": 0}
 
 
-def _reason(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

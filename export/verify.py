@@ -1,4 +1,4 @@
-"""Checks a bundle anywhere: form, hashes, and its golden values through every runtime there is."""
+"""verify_bundle: checks the files, hashes and golden outputs of a bundle on any machine."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,22 @@ import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.formats import RUNTIMES, runtime_name
+from mammoth_compiled.export.bundle.hashes import check_file
+from mammoth_compiled.export.bundle.manifest import File, Manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.formats import runtime_name, runtime_of
 from mammoth_compiled.export.load import parse_device
-from mammoth_compiled.export.bundle.manifest import File, Manifest, check_file, read_manifest
-from mammoth_compiled.export.parity.evidence import open_run
-from mammoth_compiled.export.parity.compare import Case, compare
+from mammoth_compiled.export.parity.compare import ReferenceBatch, compare
+from mammoth_compiled.export.parity.measure import open_model
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out for one model file.
+    """The outcome for one model file.
 
     Attributes:
-        path: The file.
-        text: How far it is from the golden outputs, or why it was left out.
+        path: The file, relative to the bundle.
+        text: Its distance from the golden outputs, or why it was not run.
         checked: Whether it was run.
     """
 
@@ -36,84 +38,87 @@ def verify_bundle(
     runtimes: Sequence[str] | None = None,
     device: str | torch.device = "cpu",
 ) -> list[Result]:
-    """Compares all files of a bundle with its manifest and golden values.
+    """Compares all files of a bundle with its manifest, and its models with the golden outputs.
 
     Args:
         bundle: The directory.
-        runtimes: Which must be run: `onnx`, `aoti`, `pt2`, `torchscript`; None runs those that
-            this machine has and leaves the others out.
-        device: Where files for a device run.
+        runtimes: The runtimes that must work: `onnx`, `aoti`, `pt2`, `torchscript`. None runs
+            those that this machine has and skips the others.
+        device: Where files compiled for a device run.
 
     Returns:
-        One entry for each model file.
+        One result per model file.
 
     Raises:
-        ExportError: If a file is missing or damaged, an output differs, or a runtime asked for
-            cannot be run.
+        ExportError: If a file is missing or damaged, an output differs, or a required runtime does
+            not work.
     """
-    folder = Path(bundle)
-    manifest = read_manifest(folder)
-    place = parse_device(device)
-    wanted = None if runtimes is None else [runtime_name(name) for name in runtimes]
+    directory = Path(bundle)
+    manifest = read_manifest(directory)
+    device = parse_device(device)
+    required = None if runtimes is None else [runtime_name(name) for name in runtimes]
     for file in manifest.files:
-        check_file(folder, file)
-    case = _golden(folder, manifest)
-    models = [file for file in manifest.files if file.is_model]
-    lacking = set(wanted or ()) - {file.format for file in models}
-    if lacking:
-        raise ExportError(f"the bundle has no file for runtime {sorted(lacking)[0]!r}", "missing")
+        check_file(directory, file)
+    golden = _read_golden(directory, manifest)
+    missing = set(required or ()) - {file.format for file in manifest.models}
+    if missing:
+        raise ExportError(f"the bundle has no file for runtime {sorted(missing)[0]!r}", "missing")
     results = []
-    for file in models:
-        if wanted is not None and file.format not in wanted:
+    for file in manifest.models:
+        if required is not None and file.format not in required:
             continue
         try:
-            results.append(_check(folder, file, case, place))
+            results.append(_verify_file(directory, file, golden, device))
         except ExportError as error:
-            # A machine may lack what one file needs; what was asked for it must have.
-            if wanted is not None or error.code not in ("hardware", "backend"):
+            # This machine may lack what a file needs, unless the caller requires its runtime.
+            if required is not None or error.code not in ("hardware", "backend"):
                 raise
-            results.append(Result(file.path, f"left out: {error}", False))
+            results.append(Result(file.path, f"skipped: {error}", False))
     return results
 
 
-def _check(folder: Path, file: File, case: Case, device: torch.device) -> Result:
+def _verify_file(
+    directory: Path, file: File, golden: ReferenceBatch, device: torch.device
+) -> Result:
     worst = 0.0
-    for outputs in RUNTIMES[file.format].selections(file):
-        run = open_run(folder, file, outputs, device)
+    for outputs in runtime_of(file).output_sets(file):
+        run = open_model(directory, file, outputs, device)
         if file.precision == "fp32":
-            found = compare(run, [case], outputs, file.path)
-            worst = max([worst, *(difference.size for difference in found.values())])
+            differences = compare(run, [golden], outputs, file.path)
+            worst = max([worst, *(difference.size for difference in differences.values())])
         else:
-            worst = max(worst, _compare_variant(file, run(case.images), case))
+            worst = max(worst, _compare_variant(file, run(golden.images), golden))
     return Result(file.path, f"within {worst:.1e} of the golden outputs", True)
 
 
-def _compare_variant(file: File, got: Mapping[str, torch.Tensor], case: Case) -> float:
-    """Returns how far a smaller variant is; it may be as far as it was at export, and half more."""
+def _compare_variant(
+    file: File, values: Mapping[str, torch.Tensor], golden: ReferenceBatch
+) -> float:
+    """Returns the largest difference of a variant; 1.5 times that at export is admissible."""
     worst = 0.0
     for name in file.outputs:
-        size = (got[name].cpu() - case.wanted[name]).abs().max().item()
+        size = (values[name].cpu() - golden.outputs[name]).abs().max().item()
         limit = 1.5 * max(file.parity[name].bound, file.parity[name].size)
         if not size <= limit:
             raise ExportError(
-                f"{file.path}: output {name!r} of the golden input differs by {size:.3g}, and at "
-                f"export it was at most {limit:.3g}"
+                f"{file.path}: output {name!r} of the golden input differs by {size:.3g}, and the "
+                f"limit from its export is {limit:.3g}"
             )
         worst = max(worst, size)
     return worst
 
 
-def _golden(folder: Path, manifest: Manifest) -> Case:
+def _read_golden(directory: Path, manifest: Manifest) -> ReferenceBatch:
     interface = manifest.interface
-    images = _read(folder, manifest.golden_input)
-    wanted = {name: _read(folder, path) for name, path in manifest.golden_outputs.items()}
+    images = _read_array(directory, manifest.golden_input)
+    outputs = {name: _read_array(directory, path) for name, path in manifest.golden_outputs.items()}
     if images.dtype != interface.dtype or images.shape[1:] != interface.item_shape:
-        raise ExportError(f"{manifest.golden_input} is no input of this bundle", "damaged")
-    return Case("golden", images, wanted)
+        raise ExportError(f"{manifest.golden_input} is not an input of this bundle", "damaged")
+    return ReferenceBatch("golden", images, outputs)
 
 
-def _read(folder: Path, path: str) -> torch.Tensor:
+def _read_array(directory: Path, path: str) -> torch.Tensor:
     try:
-        return torch.from_numpy(np.load(folder / path, allow_pickle=False))
+        return torch.from_numpy(np.load(directory / path, allow_pickle=False))
     except (ValueError, TypeError, EOFError) as error:
-        raise ExportError(f"{folder / path} is no NumPy file: {error}", "damaged") from error
+        raise ExportError(f"{directory / path} is no NumPy file: {error}", "damaged") from error

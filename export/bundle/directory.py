@@ -1,4 +1,4 @@
-"""The directory of a bundle: whole or not there, and never in place of somebody else's files."""
+"""Replaces the directory of a bundle atomically, and never overwrites other files."""
 
 import contextlib
 import os
@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle.manifest import FILE_NAME as MANIFEST
-from mammoth_compiled.export.bundle.manifest import read_manifest
-from mammoth_compiled.export.bundle.metadata import SCHEMA_KEY
+from mammoth_compiled.export.bundle.manifest import FILE_NAME
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """Returns the absolute path of a directory where a bundle may be written.
+    """Returns the absolute path of a directory that a bundle may be written to.
 
     Raises:
-        ExportError: If it is a file, holds anything else than a bundle, or cannot be made.
+        ExportError: If the path is a file, holds anything but a bundle, or cannot be created.
     """
     target = Path(path).resolve()
     if target.suffix == ".onnx":
@@ -29,39 +28,39 @@ def check_target(path: str | os.PathLike[str]) -> Path:
             raise ExportError(f"{path} is a file. Give a new or empty directory")
         if target.exists() and any(target.iterdir()) and not _is_bundle(target):
             raise ExportError(
-                f"{path} holds something else than a bundle and stays as it is. Give a new or "
-                "empty directory"
+                f"{path} holds files that do not belong to a bundle and is left unchanged. Give a "
+                "new or empty directory"
             )
-        parent = next(folder for folder in target.parents if folder.exists())
+        parent = next(directory for directory in target.parents if directory.exists())
     except OSError as error:
-        raise ExportError(f"{path} cannot be looked into: {error}") from error
+        raise ExportError(f"{path} cannot be accessed: {error}") from error
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise ExportError(f"{path} cannot be made: {parent} is not a writable directory")
+        raise ExportError(f"{path} cannot be created: {parent} is not a writable directory")
     return target
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Gives a new directory to write into, which becomes `target` if the body succeeds.
+def replace_atomically(target: Path) -> Iterator[Path]:
+    """Yields a new directory that replaces `target` when the body succeeds.
 
-    A bundle that was there is replaced; if the body fails, it stays and no new file remains.
+    If the body fails, an existing bundle stays and no new file remains.
 
     Args:
-        target: What `check_target` returned.
+        target: The path that `check_target` returned.
 
     Raises:
-        ExportError: If the file system refuses, or other files have come to `target` meanwhile.
+        ExportError: If the file system refuses, or other files appeared in `target` meanwhile.
     """
     token = uuid.uuid4().hex[:8]
     staging = target.with_name(f".{target.name}.{token}.new")
     replaced = target.with_name(f".{target.name}.{token}.old")
-    made = [folder for folder in target.parents if not folder.exists()]
+    created = [directory for directory in target.parents if not directory.exists()]
     try:
         staging.mkdir(parents=True)
         yield staging
         check_target(target)
         if target.exists():
-            # Two renames, as none puts a directory in place of one that is not empty.
+            # Two renames, because no rename replaces a directory that is not empty.
             target.rename(replaced)
         staging.rename(target)
     except OSError as error:
@@ -71,29 +70,16 @@ def replacing(target: Path) -> Iterator[Path]:
             replaced.rename(target)
         for leftover in (staging, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):  # what holds the new bundle stays
-                folder.rmdir()
+        for directory in created:
+            with contextlib.suppress(OSError):  # not empty: it holds the new bundle
+                directory.rmdir()
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Tells whether a directory holds the files of a bundle and nothing that a user added."""
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
-    if found == {"model.onnx"}:
-        return _is_single_file(folder / "model.onnx")
+def _is_bundle(directory: Path) -> bool:
+    """Checks that a directory holds the files of a bundle and none that a user added."""
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(directory)
     except ExportError:
         return False
-    return found <= {MANIFEST} | {file.path for file in manifest.files}
-
-
-def _is_single_file(path: Path) -> bool:
-    """Tells whether a model is a bundle of the time before there were manifests."""
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception:  # of protobuf, which has no types to check by
-        return False
-    return any(entry.key == SCHEMA_KEY for entry in model.metadata_props)
+    return found <= {FILE_NAME} | {file.path for file in manifest.files}

@@ -1,4 +1,4 @@
-"""Reads JSON that somebody else may have written: every value has the type it should have."""
+"""Typed access to JSON from an untrusted source."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,16 +6,18 @@ from typing import Any
 from mammoth_compiled.errors import ExportError
 
 
-class Fields:
-    """A JSON object whose fields are read by type.
+class JsonFields:
+    """A JSON object whose fields are checked for their type when they are read.
+
+    Every method raises ExportError with code `damaged` if the field is missing or has another
+    type.
 
     Args:
-        content: What json.loads gave.
-        where: Names the object in messages.
+        content: The parsed JSON.
+        where: Name of the object in messages.
 
     Raises:
-        ExportError: Code `damaged`, if it is no object; so do all methods for a field that is
-            missing or of another type.
+        ExportError: Code `damaged`, if `content` is not an object.
     """
 
     def __init__(self, content: Any, where: str) -> None:
@@ -30,37 +32,37 @@ class Fields:
             f"{self.where}: {message}. The manifest is damaged: export again", "damaged"
         )
 
-    def object(self, key: str) -> "Fields":
+    def object(self, key: str) -> "JsonFields":
         """Returns an object."""
-        return Fields(self._get(key), f"{self.where}: {key}")
+        return JsonFields(self._get(key), f"{self.where}: {key}")
 
-    def objects(self, key: str) -> "list[Fields]":
-        """Returns the objects of a list."""
+    def objects(self, key: str) -> "list[JsonFields]":
+        """Returns a list of objects."""
         items = self._list(key)
-        return [Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(items)]
+        return [JsonFields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(items)]
 
-    def optional_objects(self, key: str) -> "dict[str, Fields]":
-        """Returns the objects in an object that may be left out."""
+    def optional_objects(self, key: str) -> "dict[str, JsonFields]":
+        """Returns an object of objects; empty if the key is absent."""
         if key not in self.content:
             return {}
         parent = self.object(key)
         return {name: parent.object(name) for name in parent.content}
 
-    def text(self, key: str) -> str:
-        """Returns a text."""
-        return self._text(self._get(key), key)
+    def string(self, key: str) -> str:
+        """Returns a string."""
+        return self._string(self._get(key), key)
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Returns a list of texts."""
-        return tuple(self._text(item, key) for item in self._list(key))
+    def strings(self, key: str) -> tuple[str, ...]:
+        """Returns a list of strings."""
+        return tuple(self._string(item, key) for item in self._list(key))
 
-    def all_texts(self) -> dict[str, str]:
-        """Returns the whole object, whose values are texts."""
-        return {key: self.text(key) for key in self.content}
+    def all_strings(self) -> dict[str, str]:
+        """Returns the whole object, whose values must be strings."""
+        return {key: self.string(key) for key in self.content}
 
     def choice(self, key: str, valid: Sequence[str]) -> str:
-        """Returns a text that must be one of some."""
-        value = self.text(key)
+        """Returns a string that must be one of `valid`."""
+        value = self.string(key)
         if value not in valid:
             raise self.error(f"{key} is {value!r}; valid: {', '.join(map(repr, map(str, valid)))}")
         return value
@@ -72,36 +74,36 @@ class Fields:
             raise self.error(f"{key} must be true or false, not {value!r}")
         return value
 
-    def number(self, key: str) -> int:
-        """Returns a whole number >= 0."""
-        return self._number(self._get(key), key)
+    def integer(self, key: str) -> int:
+        """Returns an integer >= 0."""
+        return self._integer(self._get(key), key)
 
-    def numbers(self, key: str) -> tuple[int, ...]:
-        """Returns a list of whole numbers >= 0."""
-        return tuple(self._number(item, key) for item in self._list(key))
+    def integers(self, key: str) -> tuple[int, ...]:
+        """Returns a list of integers >= 0."""
+        return tuple(self._integer(item, key) for item in self._list(key))
 
     def rows(self, key: str, length: int) -> list[tuple[int, ...]]:
-        """Returns a list of lists of whole numbers, all of one length."""
+        """Returns a list of lists of integers >= 0, all of the given length."""
         rows = [
-            tuple(self._number(item, key) for item in row) if isinstance(row, list) else ()
+            tuple(self._integer(item, key) for item in row) if isinstance(row, list) else ()
             for row in self._list(key)
         ]
         if any(len(row) != length for row in rows):
             raise self.error(f"{key} must be a list of lists of {length} numbers")
         return rows
 
-    def real(self, key: str) -> float:
+    def number(self, key: str) -> float:
         """Returns a number."""
-        return self._real(self._get(key), key)
+        return self._number(self._get(key), key)
 
-    def reals(self, key: str) -> tuple[float, ...]:
+    def numbers(self, key: str) -> tuple[float, ...]:
         """Returns a list of numbers."""
-        return tuple(self._real(item, key) for item in self._list(key))
+        return tuple(self._number(item, key) for item in self._list(key))
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Returns the sizes that follow "batch"."""
+        """Returns the sizes that follow "batch" in a shape."""
         batch, *sizes = self._list(key) or [None]
-        if batch != "batch" or any(self._number(size, key) < 1 for size in sizes):
+        if batch != "batch" or any(self._integer(size, key) < 1 for size in sizes):
             raise self.error(f'{key} must be ["batch", sizes >= 1]')
         return tuple(sizes)
 
@@ -116,17 +118,17 @@ class Fields:
             raise self.error(f"{key} must be a list")
         return value
 
-    def _text(self, value: Any, key: str) -> str:
+    def _string(self, value: Any, key: str) -> str:
         if not isinstance(value, str):
-            raise self.error(f"{key} must hold text, not {value!r}")
+            raise self.error(f"{key} must be a string, not {value!r}")
         return value
 
-    def _number(self, value: Any, key: str) -> int:
+    def _integer(self, value: Any, key: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise self.error(f"{key} must hold whole numbers >= 0, not {value!r}")
         return value
 
-    def _real(self, value: Any, key: str) -> float:
+    def _number(self, value: Any, key: str) -> float:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise self.error(f"{key} must hold numbers, not {value!r}")
         return value

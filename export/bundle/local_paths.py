@@ -1,4 +1,4 @@
-"""Finds and removes what names this machine in the bytes of a file."""
+"""Finds and removes paths of this machine in exported files."""
 
 import os
 import re
@@ -9,38 +9,39 @@ from pathlib import Path
 
 import torch
 
+import mammoth_compiled.export
 from mammoth_compiled.errors import ExportError
 
 
-def local_folders() -> list[bytes]:
-    """Returns the folders whose names must not leave this machine, the longest first."""
-    names = {
+def local_directories() -> list[bytes]:
+    """Returns the directories whose names must not leave this machine, the longest first."""
+    directories = {
         Path.home(),
         Path.cwd(),
-        Path(__file__).resolve().parents[2],
+        Path(mammoth_compiled.export.__file__).resolve().parents[1],
         Path(torch.__file__).parents[1],
         Path(sysconfig.get_paths()["stdlib"]),
         Path(sys.prefix),
-        # Where AOTInductor compiles; named after the user.
+        # Where AOTInductor compiles; its default is named after the user.
         Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", sys.prefix)),
     }
-    if "torch._inductor" in sys.modules:  # else nothing was compiled, and it takes long to import
+    if "torch._inductor" in sys.modules:  # slow to import, and without it nothing was compiled
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-        # Where it keeps headers, whatever the variable says.
-        names.add(Path(default_cache_dir()))
-    # A root of the file system, home of some containers' users, names nothing.
-    found = {os.fsencode(name) for name in names if len(name.parts) > 1}
+        # Inductor keeps precompiled headers here even if the variable names another directory.
+        directories.add(Path(default_cache_dir()))
+    # The root of the file system, home directory in some containers, identifies nothing.
+    found = {os.fsencode(directory) for directory in directories if len(directory.parts) > 1}
     return sorted(found, key=len, reverse=True)
 
 
 def scrub(data: bytes) -> bytes:
-    """Returns bytes of the same length in which local paths are made unrecognisable.
+    """Overwrites local paths with underscores.
 
-    The whole path goes, the names of files and users below the folder too. Offsets stay, so that a
-    shared library stays whole.
+    A path is removed whole, including file and user names below the directory. The length of the
+    data and all offsets stay, so that shared libraries remain valid.
     """
-    pattern = b"|".join(re.escape(folder) for folder in local_folders())
+    pattern = b"|".join(re.escape(directory) for directory in local_directories())
     return re.sub(
         b"(?:" + pattern + rb")(?:/[\w.+@=-]*)+",
         lambda match: b"/" + b"_" * (len(match[0]) - 1),
@@ -49,27 +50,27 @@ def scrub(data: bytes) -> bytes:
 
 
 def check_no_local_path(path: Path) -> None:
-    """Looks for local paths in a file, and in what a zip archive holds.
+    """Searches a file, and the members of a zip archive, for local paths.
 
     Raises:
         ExportError: If there is one; says which and where.
     """
-    found = [folder + b"/" for folder in local_folders()]
-    # What is below another folder is found with it.
-    folders = [name for name in found if not any(name != f and name.startswith(f) for f in found)]
-    parts = [("", path.read_bytes())]
+    found = [directory + b"/" for directory in local_directories()]
+    # Searching for a directory also finds those below it.
+    prefixes = [name for name in found if not any(name != f and name.startswith(f) for f in found)]
+    contents = [("", path.read_bytes())]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            # Those that are stored as they are have been read with the file.
-            parts += [
+            # Uncompressed members are part of the file's own bytes.
+            contents += [
                 (f" ({info.filename})", archive.read(info))
                 for info in archive.infolist()
                 if info.compress_type != zipfile.ZIP_STORED
             ]
-    for where, data in parts:
-        for folder in folders:
-            if folder in data:
+    for where, data in contents:
+        for prefix in prefixes:
+            if prefix in data:
                 raise ExportError(
-                    f"{path.name}{where} would hold the local path {os.fsdecode(folder)}. Look for "
+                    f"{path.name}{where} would hold the local path {os.fsdecode(prefix)}. Look for "
                     "it in the backbone's attributes"
                 )

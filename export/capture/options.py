@@ -1,4 +1,4 @@
-"""What may be put before and behind a backbone in an exported graph, on request."""
+"""Optional stages of an exported graph: preprocessing in front of the backbone, a head behind it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,17 @@ from torch import nn
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.types import DatasetInfo
 
-# From uint8 to [0, 1], as torchvision's ToTensor.
+# From uint8 to [0, 1], as torchvision's ToTensor does.
 SCALE = 1 / 255
 LOWEST = torch.finfo(torch.float32).min
 
 
 class Head(StrEnum):
-    """Which classes the columns of `out` stand for.
+    """The classes that the columns of `out` stand for.
 
-    ``ALL``: every class of the backbone. ``SEEN``: only the classes trained on, in the order they
-    came; `out` is narrower. ``MASKED``: every class, those not seen hold the lowest float32.
+    ``ALL``: every class of the backbone. ``SEEN``: only the classes seen in training, in the order
+    they were learned; `out` is narrower. ``MASKED``: every class; unseen ones hold the lowest
+    float32.
     """
 
     ALL = "all"
@@ -29,7 +30,7 @@ class Head(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """What is added to the graph of every format; see `export_bundle`."""
+    """What the graph computes besides the backbone, in every format; see `export_bundle`."""
 
     fold_preprocessing: bool = False
     classes: Head = Head.ALL
@@ -37,12 +38,12 @@ class Options:
     full: bool = False
 
 
-class Normalise(nn.Module):
-    """Turns stored pixels into what the backbone takes: (pixel * scale - mean) / std.
+class Normalize(nn.Module):
+    """Normalizes stored pixels: (pixel * scale - mean) / std.
 
     Args:
-        mean: One number per channel, subtracted from pixels in [0, 1].
-        std: One number per channel.
+        mean: Mean per channel of images in [0, 1].
+        std: Standard deviation per channel of images in [0, 1].
     """
 
     mean: torch.Tensor
@@ -51,7 +52,7 @@ class Normalise(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         shape = (-1, 1, 1)
-        # Not persistent: weights are what training changes.
+        # Not persistent: only what training changes counts as a weight.
         self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(shape), persistent=False)
 
@@ -61,11 +62,11 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-class Trim(nn.Module):
-    """Keeps the columns of some classes, in their order.
+class SelectClasses(nn.Module):
+    """Keeps the columns of the given classes, in the given order.
 
     Args:
-        classes: Their ids.
+        classes: Class ids.
     """
 
     columns: torch.Tensor
@@ -79,8 +80,8 @@ class Trim(nn.Module):
         return out.index_select(1, self.columns)
 
 
-class Mask(nn.Module):
-    """Gives the columns of classes that were not seen the lowest float32.
+class MaskUnseen(nn.Module):
+    """Sets the columns of unseen classes to the lowest float32.
 
     Args:
         classes: Ids of the classes seen.
@@ -91,7 +92,7 @@ class Mask(nn.Module):
 
     def __init__(self, classes: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        # Numbers, as formats cannot replace truth values in what is compiled.
+        # Floats, because bool tensors cannot be replaced in compiled code.
         seen = torch.zeros(num_classes)
         seen[list(classes)] = 1
         self.register_buffer("seen", seen)
@@ -101,11 +102,11 @@ class Mask(nn.Module):
         return torch.where(self.seen > 0, out, LOWEST)
 
 
-def before(options: Options, info: DatasetInfo | None) -> nn.Module:
-    """Returns what stands before the backbone.
+def make_preprocessing(options: Options, info: DatasetInfo | None) -> nn.Module:
+    """Returns the stage in front of the backbone.
 
     Raises:
-        ExportError: If the normalisation is to be folded in and is not known.
+        ExportError: If preprocessing is to be folded in and the normalization is unknown.
     """
     if not options.fold_preprocessing:
         return nn.Identity()
@@ -114,14 +115,14 @@ def before(options: Options, info: DatasetInfo | None) -> nn.Module:
             "fold_preprocessing needs the mean and standard deviation of the training data: give "
             "info=DatasetInfo(..., mean=..., std=...)"
         )
-    return Normalise(info.mean, info.std)
+    return Normalize(info.mean, info.std)
 
 
-def behind(options: Options, info: DatasetInfo | None, num_classes: int) -> nn.Module:
-    """Returns what stands behind the head.
+def make_head(options: Options, info: DatasetInfo | None, num_classes: int) -> nn.Module:
+    """Returns the stage behind the backbone's logits.
 
     Raises:
-        ExportError: If the head is to be trimmed or masked and the classes seen are not known.
+        ExportError: If classes are to be selected or masked and the classes seen are unknown.
     """
     stages: list[nn.Module] = []
     if options.classes != Head.ALL:
@@ -132,8 +133,8 @@ def behind(options: Options, info: DatasetInfo | None, num_classes: int) -> nn.M
                 "trained model or a checkpoint, or give info=DatasetInfo(..., tasks=..., "
                 "tasks_seen=...)"
             )
-        trimmed = options.classes == Head.SEEN
-        stages.append(Trim(seen) if trimmed else Mask(seen, num_classes))
+        selects = options.classes == Head.SEEN
+        stages.append(SelectClasses(seen) if selects else MaskUnseen(seen, num_classes))
     if options.softmax:
         stages.append(nn.Softmax(dim=1))
     return nn.Sequential(*stages)

@@ -1,4 +1,4 @@
-"""Captures a graph with torch.export, once for every format, and says why where that fails."""
+"""Captures a graph with torch.export, once for all formats, and explains failures."""
 
 import contextlib
 import io
@@ -19,12 +19,12 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.interface import BATCH
 
-# What torch says when it cannot export, what that means, and what helps.
+# Pattern in torch's message, what it means for the backbone, and the remedy.
 _CAUSES = (
     (
         re.compile("data-dependent|Could not guard"),
         "its forward branches on the values of the images",
-        "Choose with torch.where instead of `if`",
+        "Use torch.where instead of `if`",
     ),
     (
         re.compile("inferred a static shape|[Cc]onstraints? violated|specialized|was inferred"),
@@ -38,18 +38,15 @@ _CAUSES = (
     ),
 )
 
-# Operators that every torch has.
-_TORCH = {"aten", "prim", "prims"}
-
 
 @dataclass
 class Source:
-    """What every format writes from.
+    """What all formats are written from.
 
     Attributes:
         graph: The backbone with named outputs, on the CPU.
-        properties: What files with room for it say of themselves.
-        device: Where compiled code is to run; portable formats run anywhere.
+        properties: Key-value metadata for formats that can store it.
+        device: The device that compiled formats are compiled for; portable ones ignore it.
     """
 
     graph: NamedOutputs
@@ -58,23 +55,23 @@ class Source:
     _programs: dict[tuple[str, ...], ExportedProgram] = field(default_factory=dict, init=False)
 
     def program(self, outputs: Sequence[str] | None = None) -> ExportedProgram:
-        """Returns some outputs, all by default, as a program; captured once."""
-        wanted = self.graph.selected if outputs is None else tuple(outputs)
-        if wanted not in self._programs:
-            self._programs[wanted] = capture(self.graph.only(wanted))
-        return self._programs[wanted]
+        """Returns the program of the given outputs (default: all), captured on first use."""
+        names = self.graph.selected if outputs is None else tuple(outputs)
+        if names not in self._programs:
+            self._programs[names] = capture(self.graph.select(names))
+        return self._programs[names]
 
 
 def capture(graph: NamedOutputs) -> ExportedProgram:
-    """Returns the selected outputs of a graph as a program for any batch size.
+    """Captures the selected outputs of a graph, with a dynamic batch dimension.
 
-    The program holds no trace of the machine: what torch notes of source files is removed.
+    Stack traces are removed from the program, as they hold paths of this machine.
 
     Raises:
-        ExportError: If the backbone cannot be captured, or fixes the batch size; says what and
+        ExportError: If the backbone cannot be captured or fixes the batch size; says what and
             where.
     """
-    # Not 1: a dimension of size one is easily taken for a constant.
+    # Not 1: torch.export specializes dimensions of size one.
     example = graph.interface.example(2)
     try:
         with quiet(), torch.no_grad():
@@ -82,38 +79,19 @@ def capture(graph: NamedOutputs) -> ExportedProgram:
                 graph, (example,), dynamic_shapes=({0: Dim(BATCH)},), strict=False
             )
     except Exception as error:
-        # Pages of torch's internals, whose gist is in the message.
+        # The chained traceback is pages of torch internals; the message has the gist.
         raise ExportError(explain(error, graph.net)) from None
     for node in program.graph.nodes:
         node.meta = {key: value for key, value in node.meta.items() if key == "val"}
     return program
 
 
-def check_portable(program: ExportedProgram, net: nn.Module) -> None:
-    """Refuses a program with operators that only this machine's packages define.
-
-    Raises:
-        ExportError: Names the operators.
-    """
-    operators = {
-        node.target.name()
-        for node in program.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _TORCH
-    }
-    if operators:
-        raise ExportError(
-            f"backbone {type(net).__name__} calls {', '.join(sorted(operators))}, which torch "
-            "itself does not have, and a portable file could not be opened elsewhere. Write the "
-            "backbone with torch's own operators, or choose --formats aoti,safetensors"
-        )
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences torch while it exports.
 
-    It warns of things that the comparison with eager settles, and where it fails it writes whole
-    graphs to standard error before it raises.
+    Its warnings concern what the comparison with eager mode checks anyway, and before it raises
+    it writes whole graphs to standard error.
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -130,12 +108,12 @@ def quiet() -> Iterator[None]:
 
 
 def explain(error: Exception, net: nn.Module, target: str = "") -> str:
-    """Returns one line for what torch raised while it exported a backbone.
+    """Returns a one-line explanation of why torch could not export a backbone.
 
     Args:
-        error: What it raised.
+        error: The exception that torch raised.
         net: The backbone.
-        target: The format, where the fault is that format's.
+        target: The format, if the failure is specific to it.
     """
     root: BaseException = error
     while root.__cause__ is not None:
@@ -151,19 +129,19 @@ def explain(error: Exception, net: nn.Module, target: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the beginning of an error's message."""
+    """Returns the first line of an error message, shortened to 200 characters."""
     lines = str(error).strip().splitlines() or ["no reason given"]
     return textwrap.shorten(lines[0], 200)
 
 
 def _where(error: BaseException) -> str:
-    """Returns the last line of the user's own code in a traceback, where there is one."""
+    """Returns the innermost line of user code in a traceback, or an empty string."""
     foreign = (os.path.dirname(torch.__file__), os.path.dirname(os.__file__), "<")
-    ours = os.path.dirname(os.path.dirname(__file__))
+    own = os.path.dirname(os.path.dirname(__file__))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*foreign, ours))
+        if not frame.filename.startswith((*foreign, own))
     ]
     if not frames:
         return ""

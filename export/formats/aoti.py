@@ -1,11 +1,12 @@
-"""AOTInductor: compiled code for one kind of machine, without Python; entries out, features, both.
+"""AOTInductor: native code for one kind of machine, which runs without Python.
 
-An entry computes what it is for and no more. Triton kernels that a backbone calls are kept, and for
-a GPU the patterns of the compiler put in theirs, where they are faster than torch's.
+A package has one entry per return type, and an entry computes nothing else. Triton kernels that a
+backbone calls stay in the package; on a GPU, the compiler's patterns also insert their kernels
+wherever those are faster than torch's.
 
-Code is compiled with random numbers in place of the weights. That shows where in the package each
-weight is stored, so that the weights after the next task can be put there without compiling; and
-nothing is compiled for what the weights happen to be, a bias of zeros for example.
+Compilation uses random placeholders instead of the weights. The placeholders reveal where the
+package stores each weight, so that an update can overwrite the weights without compiling again. They
+also keep the compiler from specializing on the current values, such as a bias of zeros.
 """
 
 import json
@@ -19,97 +20,98 @@ import torch
 from torch.fx import GraphModule
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.storage.zip_archive import read, rewrite
-from mammoth_compiled.export.capture.program import Source, capture, explain, first_line, quiet
-from mammoth_compiled.export.capture.interface import entries_of
-from mammoth_compiled.export.bundle.manifest import File, torch_release
 from mammoth_compiled.export.bundle.local_paths import scrub
-from mammoth_compiled.export.parity.compare import Run
-from mammoth_compiled.export.storage.weights import as_bytes, put_in_archive
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.bundle.versions import torch_release
+from mammoth_compiled.export.capture.interface import Run
+from mammoth_compiled.export.capture.program import Source, capture, explain, first_line, quiet
+from mammoth_compiled.export.formats.base import MultiEntryFormat, register_format
+from mammoth_compiled.export.storage.weights import replace_in_archive, tensor_bytes
+from mammoth_compiled.export.storage.zip_archive import read_members, write_members
 
-# In the order of what they can run.
-_ISAS = ("default", "avx2", "avx512")
-# What a compiler may use on each, in place of all that this very processor has.
+# CPU capabilities as torch names them; each can run the code of those before it.
+_CAPABILITIES = ("default", "avx2", "avx512")
+# The architecture level to compile for, instead of everything that this very CPU supports.
 _ARCHITECTURES = {"avx2": "x86-64-v3", "avx512": "x86-64-v4"}
 
-# Where a package says at which bytes of which member a weight is stored.
-_PLACES = "mammoth_weights.json"
+# Member of a package that records at which offset of which member each weight is stored.
+_LOCATIONS = "mammoth_weights.json"
 
 
-def write(source: Source, folder: Path) -> list[File]:
-    """Compiles `model.aoti-cpu.pt2`, or `model.aoti-cuda-smNN.pt2` for a GPU.
+@register_format
+class Aoti(MultiEntryFormat):
+    """Compiles `model.aoti-cpu.pt2`, or `model.aoti-cuda-smNN.pt2` for a GPU."""
 
-    Raises:
-        ExportError: If the device is not there, there is no compiler, or the backbone cannot be
-            compiled.
-    """
-    from torch._inductor.package import package_aoti
+    name = "aoti"
+    description = "AOTInductor package, compiled for one kind of machine"
 
-    requires = _requirements(source.device)
-    name = f"model.aoti-{source.device.type}.pt2"
-    if source.device.type == "cuda":
-        capability = requires["compute_capability"].replace(".", "")
-        name = f"model.aoti-cuda-sm{capability}.pt2"
-    graph = source.graph
-    markers = _markers(graph.state_dict())
-    try:
-        with quiet(), torch.no_grad():
-            files = {
-                str(returnt): _compile(source, outputs, markers, requires)
-                for returnt, outputs in graph.interface.entries.items()
-            }
-            package_aoti(str(folder / name), files)
-    except Exception as error:
-        raise ExportError(explain(error, graph.net, "AOTInductor")) from None
-    _locate(folder / name, markers)
-    replace_weights(folder / name, graph.state_dict(), source.properties)
-    return [File(name, "aoti", "fp32", graph.selected, requires)]
+    def write(self, source: Source, directory: Path) -> list[File]:
+        """Compiles all entries for `source.device`.
 
+        Raises:
+            ExportError: If the device is missing, there is no compiler, or compilation fails.
+        """
+        from torch._inductor.package import package_aoti
 
-def open_file(path: Path, file: File, outputs: Sequence[str], device: torch.device) -> Run:
-    """Returns what runs an entry of a package; see `formats.Runnable`."""
-    check_hardware(file, device)
-    names = tuple(outputs)
-    entry = next(str(r) for r, given in entries_of(file.outputs).items() if given == names)
-    index = (device.index or 0) if device.type == "cuda" else -1
-    try:
-        with quiet():
-            loader = torch._C._aoti.AOTIModelPackageLoader(str(path), entry, False, 1, index)
-    except Exception as error:
-        raise ExportError(
-            f"torch {torch.__version__} cannot load {path}: {first_line(error)}", "damaged"
-        ) from error
-
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        requires = _requirements(source.device)
+        file_name = f"model.aoti-{source.device.type}.pt2"
+        if source.device.type == "cuda":
+            capability = requires["compute_capability"].replace(".", "")
+            file_name = f"model.aoti-cuda-sm{capability}.pt2"
+        path, graph = directory / file_name, source.graph
+        placeholders = _placeholders(graph.state_dict())
         try:
-            values = loader.boxed_run([images.to(device).contiguous()])
-        except Exception as error:  # whatever the operators raise
-            raise ExportError(f"AOTInductor fails: {first_line(error)}", "backend") from error
-        return dict(zip(names, values, strict=True))
+            with quiet(), torch.no_grad():
+                files = {
+                    str(returnt): _compile(source, outputs, placeholders, requires)
+                    for returnt, outputs in graph.interface.entries.items()
+                }
+                package_aoti(str(path), files)
+        except Exception as error:
+            raise ExportError(explain(error, graph.net, "AOTInductor")) from None
+        _record_locations(path, placeholders)
+        self.replace_weights(path, graph.state_dict(), source.properties)
+        return [File(file_name, self.name, "fp32", graph.selected, requires)]
 
-    return run
+    def open_model(
+        self, path: Path, file: File, outputs: Sequence[str], device: torch.device
+    ) -> Run:
+        """Loads an entry of the package; see `RunnableFormat`."""
+        check_hardware(file, device)
+        names, entry = tuple(outputs), self.entry_of(file, outputs)
+        index = (device.index or 0) if device.type == "cuda" else -1
+        try:
+            with quiet():
+                loader = torch._C._aoti.AOTIModelPackageLoader(str(path), entry, False, 1, index)
+        except Exception as error:
+            raise ExportError(
+                f"torch {torch.__version__} cannot load {path}: {first_line(error)}", "damaged"
+            ) from error
 
+        def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+            try:
+                values = loader.boxed_run([images.to(device).contiguous()])
+            except Exception as error:  # operators may raise anything
+                raise ExportError(f"AOTInductor fails: {first_line(error)}", "backend") from error
+            return dict(zip(names, values, strict=True))
 
-def selections(file: File) -> list[tuple[str, ...]]:
-    """Returns the outputs of every entry; see `formats.Runnable`."""
-    return list(entries_of(file.outputs).values())
+        return run
 
-
-def replace_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
-) -> None:
-    """Writes other weights where a package stores them; see `formats.Format`."""
-    with ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(_PLACES))
-        places = json.loads(archive.read(name))
-    put_in_archive(path, places, weights)
+    def replace_weights(
+        self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
+    ) -> None:
+        """Overwrites the weights at their recorded locations; see `Format`."""
+        with ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith(_LOCATIONS))
+            locations = json.loads(archive.read(name))
+        replace_in_archive(path, locations, weights)
 
 
 def check_hardware(file: File, device: torch.device) -> None:
     """Refuses a package that this machine cannot run, before it is loaded.
 
     Raises:
-        ExportError: Code `hardware`; says what the package needs and what there is.
+        ExportError: Code `hardware`; says what the package needs and what the machine has.
     """
     needs = dict(file.requires)
     if needs.get("device") != device.type:
@@ -119,20 +121,26 @@ def check_hardware(file: File, device: torch.device) -> None:
             "hardware",
         )
     has = _requirements(device)
-    if "isa" in needs and needs["isa"] in _ISAS and needs.get("machine") == has["machine"]:
-        runs = _ISAS[: _ISAS.index(has["isa"]) + 1] if has["isa"] in _ISAS else ()
-        has["isa"] = needs["isa"] if needs["isa"] in runs else has["isa"]
-    for key, wanted in needs.items():
-        if has.get(key) != wanted:
+    if needs.get("machine") == has.get("machine") and _runs_code_for(has, needs.get("isa")):
+        has["isa"] = needs["isa"]
+    for key, needed in needs.items():
+        if has.get(key) != needed:
             raise ExportError(
-                f"{file.path} needs {key.replace('_', ' ')} {wanted}, and this machine has "
+                f"{file.path} needs {key.replace('_', ' ')} {needed}, and this machine has "
                 f"{has.get(key, 'none')}. Export on a machine of this kind, or use another runtime",
                 "hardware",
             )
 
 
+def _runs_code_for(has: Mapping[str, str], capability: str | None) -> bool:
+    """Returns whether a machine's CPU runs code that was compiled for a lesser capability."""
+    if has.get("isa") not in _CAPABILITIES or capability not in _CAPABILITIES:
+        return False
+    return _CAPABILITIES.index(capability) <= _CAPABILITIES.index(has["isa"])
+
+
 def _requirements(device: torch.device) -> dict[str, str]:
-    """Returns what a package compiled here for a device needs of a machine."""
+    """Returns what a machine must have to run a package compiled here for a device."""
     needs = {"device": device.type, "torch": torch_release()}
     if device.type == "cpu":
         isa = torch.backends.cpu.get_cpu_capability().lower()
@@ -149,46 +157,46 @@ def _requirements(device: torch.device) -> dict[str, str]:
 def _compile(
     source: Source,
     outputs: tuple[str, ...],
-    markers: Mapping[str, torch.Tensor],
+    placeholders: Mapping[str, torch.Tensor],
     requires: Mapping[str, str],
 ) -> Any:
-    """Compiles one entry and returns its files."""
+    """Compiles one entry and returns the paths of its files."""
     from torch._inductor import config
 
     options: dict[str, Any] = {
         "aot_inductor.package": True,
-        # Small weights would become literals in the code, which nobody could replace.
+        # Otherwise small weights become literals in the code, which cannot be replaced.
         "always_keep_tensor_constants": True,
     }
     architecture = _ARCHITECTURES.get(requires.get("isa", ""))
     if architecture and hasattr(config.cpp, "march"):  # since torch 2.14
         options["cpp.march"] = architecture
-    module = _module(source, outputs, markers)
+    module = _module_to_compile(source, outputs, placeholders)
     example = source.graph.interface.example(2).to(source.device)
     return torch._inductor.aot_compile(module, (example,), options=options)
 
 
-def _module(
-    source: Source, outputs: tuple[str, ...], markers: Mapping[str, torch.Tensor]
+def _module_to_compile(
+    source: Source, outputs: tuple[str, ...], placeholders: Mapping[str, torch.Tensor]
 ) -> GraphModule:
-    """Returns an entry as it is compiled: on its device, with markers in place of weights."""
+    """Returns the module of an entry, on its device and with placeholders as weights."""
     program = source.program(outputs)
     if source.device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
-        # One of its own, since moving changes it: other formats write the one on the CPU.
-        program = capture(source.graph.only(outputs))
+        # Captured again, because the pass changes the program, which other formats share.
+        program = capture(source.graph.select(outputs))
         program = move_to_device_pass(program, str(source.device))
     module = program.module()
     assert isinstance(module, GraphModule)
     weights = {
-        name: markers.get(name, value).to(source.device)
+        name: placeholders.get(name, value).to(source.device)
         for name, value in module.state_dict().items()
     }
-    # The tensors themselves, since the program shares its own with the backbone.
+    # assign=True: copying would overwrite the backbone's own weights, which the program shares.
     module.load_state_dict(weights, assign=True)
     if source.device.type == "cuda":
-        # Imports Inductor, which takes seconds. What patterns do on a CPU is for training.
+        # The CPU patterns only help training. Imported here, as it imports Inductor: seconds.
         from mammoth_compiled.compiler.patterns import apply_patterns
 
         apply_patterns(module.graph)
@@ -196,41 +204,42 @@ def _module(
     return module
 
 
-def _markers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns random bits in the form of every weight; tied weights get the same."""
+def _placeholders(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns a random tensor of the same form for every weight; tied weights share one."""
     generator = torch.Generator().manual_seed(0)
     by_storage: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    markers = {}
+    placeholders = {}
     for name, value in weights.items():
         if value.dtype == torch.bool:
-            continue  # has no room for random bits; stays as it is
+            continue  # cannot hold random bits, so it cannot be located
         key = (value.data_ptr(), value.shape)
         if key not in by_storage:
-            # Whole numbers in float, as any bits would do but those that are no number.
+            # Any bits would do except NaNs; integers converted to float32 never are.
             numbers = torch.randint(1, 2**24, (-(-value.nbytes // 4),), generator=generator)
             content = numbers.to(torch.float32).view(torch.uint8)[: value.nbytes]
             by_storage[key] = content.clone().view(value.dtype).view(value.shape)
-        markers[name] = by_storage[key]
-    return markers
+        placeholders[name] = by_storage[key]
+    return placeholders
 
 
-def _locate(path: Path, markers: Mapping[str, torch.Tensor]) -> None:
-    """Finds the markers in a package, notes where they are, and removes local paths.
+def _record_locations(path: Path, placeholders: Mapping[str, torch.Tensor]) -> None:
+    """Records where a package stores each placeholder, and removes local paths from it.
 
     Raises:
-        ExportError: If a marker is found twice.
+        ExportError: If a placeholder occurs twice in a member.
     """
-    members = {name: scrub(data) for name, data in read(path).items()}
-    places: dict[str, dict[str, tuple[int, int]]] = {}
+    members = {name: scrub(data) for name, data in read_members(path).items()}
+    locations: dict[str, dict[str, tuple[int, int]]] = {}
     for member, data in members.items():
-        for weight, marker in markers.items():
-            content = as_bytes(marker).tobytes()
-            # What is stored is filled up to 64 bytes, which tells a few bytes from others.
+        for weight, placeholder in placeholders.items():
+            content = tensor_bytes(placeholder).tobytes()
+            # Constants are padded to 64 bytes, which makes the pattern of a tiny one unique.
             pattern = content if len(content) >= 16 else content.ljust(64, b"\0")
             offset = data.find(pattern)
             if offset >= 0:
                 if data.find(pattern, offset + 1) >= 0:
                     raise ExportError(f"weight {weight!r} cannot be told from others in {member}")
-                places.setdefault(member, {})[weight] = (offset, len(content))
+                locations.setdefault(member, {})[weight] = (offset, len(content))
     root = next(iter(members)).split("/")[0]
-    rewrite(path, members | {f"{root}/extra/{_PLACES}": json.dumps(places).encode()})
+    record = json.dumps(locations).encode()
+    write_members(path, members | {f"{root}/extra/{_LOCATIONS}": record})

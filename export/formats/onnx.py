@@ -1,12 +1,12 @@
-"""ONNX: one file with all outputs and pruned ones with a single output; opset 20, any batch size.
+"""ONNX, opset 20: one file with all outputs, and pruned files with a single output each.
 
-ONNX Runtime computes outputs that nobody asked for, so `model.out.onnx` and `model.features.onnx`
-stand beside `model.onnx`.
+ONNX Runtime computes all outputs of a file, even those that the caller does not request, hence
+`model.out.onnx` and `model.features.onnx` beside `model.onnx`.
 
-Weights are initialisers with the names of the state_dict, below `net.`, bit for bit. They are
-hidden from the exporter's optimiser: it would fold batch normalisation into convolutions and drop
-what happens to be zero, and the weights after the next task could no longer be put in. ONNX Runtime
-folds both when it opens the file, into the graph it would make of a folded file.
+Weights are initializers, bit for bit, with their names in the state_dict under `net.`. They are
+hidden from the exporter's optimizer, which would fold batch normalization into convolutions and
+drop weights that happen to be zero; an update could then not replace them. ONNX Runtime does this
+folding itself when it opens a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,14 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture.program import (
-    Source,
-    check_portable,
-    explain,
-    first_line,
-    quiet,
-)
-from mammoth_compiled.export.capture.interface import BATCH, INPUT, Interface
 from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.bundle.versions import package_version
+from mammoth_compiled.export.capture.interface import BATCH, INPUT, Interface, Run
+from mammoth_compiled.export.capture.program import Source, explain, first_line, quiet
+from mammoth_compiled.export.formats.base import RunnableFormat, register_format
+from mammoth_compiled.export.onnx_runtime import import_onnxruntime, open_session, run_session
 from mammoth_compiled.export.storage.protobuf import find_fields
-from mammoth_compiled.export.onnx_runtime import open_session, run_session
-from mammoth_compiled.export.parity.compare import Run
-from mammoth_compiled.export.storage.weights import content_of, mapped
+from mammoth_compiled.export.storage.weights import weight_bytes, writable_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -37,88 +32,114 @@ if TYPE_CHECKING:
 FILE_NAME = "model.onnx"
 OPSET = 20
 
-# Numbers of fields in ModelProto, GraphProto and TensorProto.
+# Field numbers in ModelProto, GraphProto and TensorProto.
 _GRAPH, _INITIALIZER, _NAME, _RAW_DATA = 7, 5, 8, 9
 
-# A protobuf message ends at 2 GiB; the nodes and names beside the weights take a few MiB.
+# A protobuf message is limited to 2 GiB; nodes and names take a few MiB.
 _MAX_WEIGHT_BYTES = 2**31 - 2**26
 
-
-def write(source: Source, folder: Path) -> list[File]:
-    """Writes `model.onnx` and, for each of out and features, `model.NAME.onnx`.
-
-    Raises:
-        ExportError: If the backbone uses what ONNX cannot express, fixes the batch size, or has
-            2 GB of weights or more; says what and where.
-    """
-    _check_size(source.graph.net)
-    model = to_proto(source)
-    files = {FILE_NAME: model}
-    interface = source.graph.interface
-    if len(interface.outputs) > 1:
-        single = [name for name in ("out", "features") if name in interface.outputs]
-        files |= {f"model.{name}.onnx": prune(model, name) for name in single}
-    for name, proto in files.items():
-        set_properties(proto, source.properties)
-        (folder / name).write_bytes(proto.SerializeToString())
-    return [
-        File(name, "onnx", "fp32", tuple(output.name for output in proto.graph.output))
-        for name, proto in files.items()
-    ]
+_EXAMPLE = """
+## Run it
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+images = np.load("golden/input.npy")  # replace by your images: see the table
+(out,) = session.run(["out"], {"input": images})
+print(out.argmax(1), np.abs(out - np.load("golden/out.npy")).max())
+```
+"""
 
 
-def open_file(path: Path, file: File, outputs: Sequence[str], device: torch.device) -> Run:
-    """Returns what runs an ONNX file; see `formats.Runnable`."""
-    session = open_session(path, device)
+@register_format
+class Onnx(RunnableFormat):
+    """Writes `model.onnx` and, for each of out and features, `model.NAME.onnx`."""
 
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        values = run_session(session, {INPUT: images.cpu().numpy()})
-        return {name: values[name] for name in outputs}
+    name = "onnx"
+    description = "ONNX model, for any ONNX runtime"
+    default = True
+    torch_operators_only = True
 
-    return run
+    def write(self, source: Source, directory: Path) -> list[File]:
+        """Translates the captured program.
 
+        Raises:
+            ExportError: If ONNX cannot express the backbone, the batch size is fixed, or the
+                weights take 2 GB or more; says what and where.
+        """
+        _check_size(source.graph.net)
+        model = to_proto(source)
+        models = {FILE_NAME: model}
+        outputs = source.graph.interface.outputs
+        if len(outputs) > 1:
+            single = [name for name in ("out", "features") if name in outputs]
+            models |= {f"model.{name}.onnx": prune(model, name) for name in single}
+        for file_name, proto in models.items():
+            set_properties(proto, source.properties)
+            (directory / file_name).write_bytes(proto.SerializeToString())
+        return [
+            File(file_name, self.name, "fp32", tuple(output.name for output in proto.graph.output))
+            for file_name, proto in models.items()
+        ]
 
-def selections(file: File) -> list[tuple[str, ...]]:
-    """Returns the outputs of the file, all at once; see `formats.Runnable`."""
-    return [file.outputs]
+    def open_model(
+        self, path: Path, file: File, outputs: Sequence[str], device: torch.device
+    ) -> Run:
+        """Opens a session; see `RunnableFormat`."""
+        session = open_session(path, device)
 
+        def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+            values = run_session(session, {INPUT: images.cpu().numpy()})
+            return {name: values[name] for name in outputs}
 
-def replace_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
-) -> None:
-    """Puts other weights into a file; see `formats.Format`."""
-    import onnx
+        return run
 
-    with mapped(path) as data:
-        (graph,) = find_fields(data, 0, len(data))[_GRAPH]
-        for tensor in find_fields(data, *graph)[_INITIALIZER]:
-            fields = find_fields(data, *tensor)
-            ((start, end),) = fields[_NAME]
-            name = str(data[start:end], "utf-8")
-            if name in weights:
-                ((start, end),) = fields[_RAW_DATA]
-                data[start:end] = content_of(weights, name, end - start)
-    with path.open("r+b") as stream:
-        # What is behind the graph is a message too.
-        stream.seek(graph[1])
-        rest = onnx.ModelProto.FromString(stream.read())
-        set_properties(rest, properties)
-        stream.seek(graph[1])
-        stream.write(rest.SerializeToString())
-        stream.truncate()
+    def replace_weights(
+        self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
+    ) -> None:
+        """Overwrites the initializers, and replaces the metadata; see `Format`."""
+        import onnx
+
+        with writable_bytes(path) as data:
+            (graph,) = find_fields(data, 0, len(data))[_GRAPH]
+            for tensor in find_fields(data, *graph)[_INITIALIZER]:
+                fields = find_fields(data, *tensor)
+                ((start, end),) = fields[_NAME]
+                name = str(data[start:end], "utf-8")
+                if name in weights:
+                    ((start, end),) = fields[_RAW_DATA]
+                    data[start:end] = weight_bytes(weights, name, end - start)
+        with path.open("r+b") as stream:
+            # The fields that follow the graph are a valid message of their own.
+            stream.seek(graph[1])
+            rest = onnx.ModelProto.FromString(stream.read())
+            set_properties(rest, properties)
+            stream.seek(graph[1])
+            stream.write(rest.SerializeToString())
+            stream.truncate()
+
+    def check_installed(self) -> None:
+        """Checks for ONNX Runtime, which verifies the files."""
+        import_onnxruntime()
+
+    def versions(self) -> dict[str, str]:
+        """Returns the version of onnx and the opset."""
+        return {"onnx": package_version("onnx"), "opset": str(OPSET)}
+
+    def example(self, files: Sequence[File]) -> str:
+        """Returns how to run `model.onnx`, if there is one."""
+        return _EXAMPLE if any(file.path == FILE_NAME for file in files) else ""
 
 
 def to_proto(source: Source) -> "onnx.ModelProto":
-    """Returns the graph of a source as an ONNX model, without properties.
+    """Returns the graph of a source as an ONNX model, without metadata.
 
     Raises:
-        ExportError: As `write`.
+        ExportError: See `Onnx.write`.
     """
     import onnx_ir as ir
 
     graph = source.graph
     program = source.program()
-    check_portable(program, graph.net)
     try:
         with quiet():
             exported = torch.onnx.export(
@@ -132,14 +153,14 @@ def to_proto(source: Source) -> "onnx.ModelProto":
                 verbose=False,
                 optimize=False,
             )
-            assert exported is not None  # with dynamo=True it never is
-            _optimise(exported.model, set(graph.state_dict()))
+            assert exported is not None  # it is only without dynamo=True
+            _optimize(exported.model, set(graph.state_dict()))
             model: onnx.ModelProto = ir.to_proto(exported.model)
     except Exception as error:
-        # Pages of torch's internals, whose gist is in the message.
+        # The chained traceback is pages of torch internals; the message has the gist.
         raise ExportError(explain(error, graph.net, "ONNX")) from None
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    if opset != OPSET:  # torch only logs that its converter gave up
+    if opset != OPSET:  # torch only logs it if the version converter fails
         raise ExportError(f"the graph could not be converted to opset {OPSET}: it is {opset}")
     _strip(model)
     check(model, graph.interface)
@@ -147,7 +168,7 @@ def to_proto(source: Source) -> "onnx.ModelProto":
 
 
 def prune(model: "onnx.ModelProto", output: str) -> "onnx.ModelProto":
-    """Returns a model that computes one output only."""
+    """Returns a model that computes a single output."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -167,10 +188,10 @@ def set_properties(model: "onnx.ModelProto", properties: Mapping[str, str]) -> N
 
 
 def check(model: "onnx.ModelProto", interface: Interface) -> None:
-    """Checks the form of a model: its names do not collide, and its shapes are the interface's.
+    """Checks that a model is valid, its names do not collide, and its shapes are the interface's.
 
     Raises:
-        ExportError: If the model is not valid ONNX, or its input or outputs are not those.
+        ExportError: If the model is not valid ONNX, or its input or outputs differ.
     """
     import onnx
 
@@ -178,25 +199,25 @@ def check(model: "onnx.ModelProto", interface: Interface) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {first_line(error)}") from error
-    want = {INPUT: [*interface.item_shape]}
-    want |= {name: [*shape] for name, shape in interface.outputs.items()}
-    got = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
-    if list(got) != list(want):
+    expected = {INPUT: [*interface.item_shape]}
+    expected |= {name: [*shape] for name, shape in interface.outputs.items()}
+    shapes = {value.name: _shape(value) for value in (*model.graph.input, *model.graph.output)}
+    if list(shapes) != list(expected):
         raise ExportError(
-            f"the exported graph has the inputs and outputs {', '.join(got)} instead of "
-            f"{', '.join(want)}"
+            f"the exported graph has the inputs and outputs {', '.join(shapes)} instead of "
+            f"{', '.join(expected)}"
         )
-    for name, (batch, *rest) in got.items():
-        if isinstance(batch, int) or rest != want[name]:
+    for name, (batch, *rest) in shapes.items():
+        if isinstance(batch, int) or rest != expected[name]:
             raise ExportError(
-                f"the exported graph says shape {[batch, *rest]} for {name!r}, which should be "
-                f"{[BATCH, *want[name]]}: the backbone's forward fixes a size that depends on the "
-                "batch. Take sizes from x.shape, and flatten with x.flatten(1)"
+                f"the exported graph has shape {[batch, *rest]} for {name!r} instead of "
+                f"{[BATCH, *expected[name]]}: the backbone's forward fixes a size that depends on "
+                "the batch. Take sizes from x.shape, and flatten with x.flatten(1)"
             )
 
 
-def _optimise(model: Any, weights: set[str]) -> None:
-    """Simplifies an onnx_ir model in place, with the values of the weights out of sight."""
+def _optimize(model: Any, weights: set[str]) -> None:
+    """Simplifies an onnx_ir model in place, while its weights are inputs without a value."""
     from onnxscript import optimizer
 
     graph = model.graph
@@ -224,9 +245,9 @@ def _check_size(net: nn.Module) -> None:
 
 
 def _strip(message: Any) -> None:
-    """Clears the free text of a protobuf message and all below it.
+    """Clears the comments in a protobuf message and all its submessages.
 
-    torch writes the stack trace of every node into it, with the paths of the machine's files.
+    torch stores the stack trace of every node in them, with paths of this machine.
     """
     for field, value in message.ListFields():
         if field.name in ("doc_string", "metadata_props"):

@@ -1,4 +1,4 @@
-"""torch.export: the program in torch's own operators, for any torch and whatever it lowers to."""
+"""torch.export: the program in torch's own operators, to load or lower with any later torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,79 +8,78 @@ from zipfile import ZipFile
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture.program import Source, check_portable, first_line, quiet
 from mammoth_compiled.export.bundle.manifest import File
-from mammoth_compiled.export.parity.compare import Run
-from mammoth_compiled.export.storage.weights import Places, put_in_archive
+from mammoth_compiled.export.capture.interface import Run
+from mammoth_compiled.export.capture.program import Source, first_line, quiet
+from mammoth_compiled.export.formats.base import RunnableFormat, register_format
+from mammoth_compiled.export.storage.weights import WeightLocations, replace_in_archive
 
 FILE_NAME = "model.pt2"
 
-# Where an archive says which of its members is which weight.
+# Member of the archive that maps names of weights to members.
 _CONFIG = "_weights_config.json"
 
 
-def write(source: Source, folder: Path) -> list[File]:
-    """Writes `model.pt2`, which returns a dictionary of all outputs.
+@register_format
+class Pt2(RunnableFormat):
+    """Writes `model.pt2`, a program that returns a dictionary of all outputs."""
 
-    Raises:
-        ExportError: If the backbone needs operators that torch itself does not have.
-    """
-    program = source.program()
-    check_portable(program, source.graph.net)
-    with quiet():
-        torch.export.save(program, folder / FILE_NAME)
-    return [File(FILE_NAME, "pt2", "fp32", source.graph.selected)]
+    name = "pt2"
+    description = "torch.export program, for `torch.export.load`"
+    default = True
+    torch_operators_only = True
 
+    def write(self, source: Source, directory: Path) -> list[File]:
+        """Saves the captured program."""
+        with quiet():
+            torch.export.save(source.program(), directory / FILE_NAME)
+        return [File(FILE_NAME, self.name, "fp32", source.graph.selected)]
 
-def open_file(path: Path, file: File, outputs: Sequence[str], device: torch.device) -> Run:
-    """Returns what runs a program; see `formats.Runnable`."""
-    program = _load(path)
-    with quiet():
-        if device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
+    def open_model(
+        self, path: Path, file: File, outputs: Sequence[str], device: torch.device
+    ) -> Run:
+        """Loads the program; see `RunnableFormat`."""
+        program = _load(path)
+        with quiet():
+            if device.type != "cpu":
+                from torch.export.passes import move_to_device_pass
 
-            program = move_to_device_pass(program, str(device))
-        module = program.module()
+                program = move_to_device_pass(program, str(device))
+            module = program.module()
 
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        try:
-            with torch.no_grad():
-                values = module(images.to(device))
-        except Exception as error:  # whatever the operators raise
-            raise ExportError(f"the program fails: {first_line(error)}", "backend") from error
-        return {name: values[name] for name in outputs}
+        def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+            try:
+                with torch.no_grad():
+                    values = module(images.to(device))
+            except Exception as error:  # operators may raise anything
+                raise ExportError(f"the program fails: {first_line(error)}", "backend") from error
+            return {name: values[name] for name in outputs}
 
-    return run
+        return run
 
-
-def selections(file: File) -> list[tuple[str, ...]]:
-    """Returns the outputs of the file, all at once; see `formats.Runnable`."""
-    return [file.outputs]
-
-
-def replace_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
-) -> None:
-    """Puts other weights into a program; see `formats.Format`."""
-    put_in_archive(path, _places(path), weights)
+    def replace_weights(
+        self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
+    ) -> None:
+        """Overwrites the weights in the archive; see `Format`."""
+        replace_in_archive(path, _weight_locations(path), weights)
 
 
-def _places(path: Path) -> Places:
-    """Returns where a program holds its weights: each in a member of its own, tied ones in one."""
-    places: dict[str, dict[str, tuple[int, int]]] = {}
+def _weight_locations(path: Path) -> WeightLocations:
+    """Returns where a program stores its weights: one member each, shared by tied weights."""
+    locations: dict[str, dict[str, tuple[int, int]]] = {}
     with ZipFile(path) as archive:
         (config,) = (name for name in archive.namelist() if name.endswith(_CONFIG))
         for name, entry in json.loads(archive.read(config))["config"].items():
             member = f"{config.rpartition('/')[0]}/{entry['path_name']}"
-            places.setdefault(member, {})[name] = (0, archive.getinfo(member).file_size)
-    return places
+            locations.setdefault(member, {})[name] = (0, archive.getinfo(member).file_size)
+    return locations
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:
     try:
         with quiet():
             return torch.export.load(path)
-    except Exception as error:  # of many kinds, for what is no program
+    except Exception as error:  # of many types for files that are not programs
         raise ExportError(
             f"torch {torch.__version__} cannot read {path}: {first_line(error)}", "damaged"
         ) from error

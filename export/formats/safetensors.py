@@ -1,4 +1,4 @@
-"""safetensors: the backbone's state_dict, for whoever has its code; no code in the file."""
+"""safetensors: the backbone's state_dict. The file holds no code; whoever loads it needs some."""
 
 import json
 from collections.abc import Mapping
@@ -6,43 +6,47 @@ from pathlib import Path
 
 import torch
 
-from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.bundle.manifest import File
-from mammoth_compiled.export.storage.weights import content_of, mapped
+from mammoth_compiled.export.capture.program import Source
+from mammoth_compiled.export.formats.base import Format, register_format
+from mammoth_compiled.export.storage.weights import weight_bytes, writable_bytes
 
 FILE_NAME = "weights.safetensors"
 PREFIX = "net."
 
 
-def write(source: Source, folder: Path) -> list[File]:
+@register_format
+class Safetensors(Format):
     """Writes `weights.safetensors`."""
-    from safetensors.torch import save
 
-    state = {
-        # Copies: the format refuses tensors that share memory, as tied weights do.
-        name.removeprefix(PREFIX): value.detach().cpu().contiguous().clone()
-        for name, value in source.graph.state_dict().items()
-        if name.startswith(PREFIX)
-    }
-    (folder / FILE_NAME).write_bytes(save(state, metadata={"format": "pt"}))
-    return [File(FILE_NAME, "safetensors")]
+    name = "safetensors"
+    description = "weights only, without code"
+    default = True
 
+    def write(self, source: Source, directory: Path) -> list[File]:
+        """Writes the state_dict of the backbone."""
+        from safetensors.torch import save
 
-def replace_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
-) -> None:
-    """Puts other weights into a file; see `formats.Format`."""
-    with mapped(path) as data:
-        first = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(bytes(data[8:first]))
-        del header["__metadata__"]
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            data[first + start : first + end] = content_of(weights, PREFIX + name, end - start)
+        state = {
+            # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+            name.removeprefix(PREFIX): value.detach().cpu().contiguous().clone()
+            for name, value in source.graph.state_dict().items()
+            if name.startswith(PREFIX)
+        }
+        (directory / FILE_NAME).write_bytes(save(state, metadata={"format": "pt"}))
+        return [File(FILE_NAME, self.name)]
 
-
-def read(path: Path) -> dict[str, torch.Tensor]:
-    """Returns the backbone's state_dict."""
-    from safetensors.torch import load
-
-    return load(path.read_bytes())
+    def replace_weights(
+        self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
+    ) -> None:
+        """Overwrites the values; see `Format`."""
+        with writable_bytes(path) as data:
+            # Eight bytes with the length of the JSON header, the header, then the values.
+            first = 8 + int.from_bytes(data[:8], "little")
+            header = json.loads(bytes(data[8:first]))
+            del header["__metadata__"]
+            for name, entry in header.items():
+                start, end = entry["data_offsets"]
+                data[first + start : first + end] = weight_bytes(
+                    weights, PREFIX + name, end - start
+                )

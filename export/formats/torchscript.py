@@ -1,4 +1,4 @@
-"""TorchScript with the methods out, features and both; a format that torch has deprecated."""
+"""TorchScript, with methods named after the return types. Deprecated by torch, still widely used."""
 
 import functools
 import io
@@ -13,93 +13,92 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.storage.zip_archive import read, rewrite
-from mammoth_compiled.export.capture.program import Source, check_portable, explain, first_line, quiet
-from mammoth_compiled.export.capture.graph import NamedOutputs
-from mammoth_compiled.export.capture.interface import entries_of
 from mammoth_compiled.export.bundle.manifest import File
-from mammoth_compiled.export.parity.compare import Run
-from mammoth_compiled.export.storage.weights import put_in_archive
+from mammoth_compiled.export.capture.graph import NamedOutputs
+from mammoth_compiled.export.capture.interface import Run
+from mammoth_compiled.export.capture.program import Source, explain, first_line, quiet
+from mammoth_compiled.export.formats.base import MultiEntryFormat, register_format
+from mammoth_compiled.export.storage.weights import replace_in_archive
+from mammoth_compiled.export.storage.zip_archive import read_members, write_members
 
 FILE_NAME = "model.ts.pt"
 
 
+@register_format
+class TorchScript(MultiEntryFormat):
+    """Writes `model.ts.pt`, a traced module with one method per return type."""
+
+    name = "torchscript"
+    description = "TorchScript module, for `torch.jit.load`"
+    aliases = ("ts",)
+    torch_operators_only = True
+
+    def write(self, source: Source, directory: Path) -> list[File]:
+        """Traces the graph once per return type."""
+        graph = source.graph
+        example = graph.interface.example(2)
+        try:
+            with quiet(), torch.no_grad():
+                traced = torch.jit.trace_module(
+                    _Methods(graph),
+                    dict.fromkeys(map(str, graph.interface.supports), example),
+                    check_trace=False,
+                )
+                traced.save(str(directory / FILE_NAME))
+        except Exception as error:
+            raise ExportError(explain(error, graph.net, "TorchScript")) from None
+        _drop_debug_records(directory / FILE_NAME)
+        return [File(FILE_NAME, self.name, "fp32", graph.selected)]
+
+    def open_model(
+        self, path: Path, file: File, outputs: Sequence[str], device: torch.device
+    ) -> Run:
+        """Loads the module; see `RunnableFormat`."""
+        module = _load(path, device)
+        names, method = tuple(outputs), self.entry_of(file, outputs)
+
+        def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
+            try:
+                with torch.no_grad():
+                    values = getattr(module, method)(images.to(device))
+            except Exception as error:  # operators may raise anything
+                raise ExportError(f"TorchScript fails: {first_line(error)}", "backend") from error
+            return dict(zip(names, values if len(names) > 1 else (values,), strict=True))
+
+        return run
+
+    def replace_weights(
+        self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
+    ) -> None:
+        """Overwrites the weights in the archive; see `Format`."""
+        locations: dict[str, dict[str, tuple[int, int]]] = {}
+        with ZipFile(path) as archive:
+            (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            module = _StructureUnpickler(io.BytesIO(archive.read(index))).load()
+            for name, storage in _storages(module.graph):
+                if name in weights:  # constants of the graph are stored likewise
+                    member = f"{index.removesuffix('.pkl')}/{storage.key}"
+                    size = archive.getinfo(member).file_size
+                    locations.setdefault(member, {})[name] = (0, size)
+        replace_in_archive(path, locations, weights)
+
+
 class _Methods(nn.Module):
-    """A graph with a method for every return type, which gives a tensor or a tuple of them."""
+    """A graph with a method per return type, which returns a tensor or a tuple of tensors."""
 
     def __init__(self, graph: NamedOutputs) -> None:
         super().__init__()
         self.graph = graph
         for returnt, outputs in graph.interface.entries.items():
-            setattr(self, str(returnt), functools.partial(self._answer, outputs))
+            setattr(self, str(returnt), functools.partial(self._compute, outputs))
 
-    def _answer(self, outputs: Sequence[str], input: torch.Tensor) -> Any:
+    def _compute(self, outputs: Sequence[str], input: torch.Tensor) -> Any:
         values = tuple(self.graph.compute(input, outputs).values())
         return values[0] if len(values) == 1 else values
 
 
-def write(source: Source, folder: Path) -> list[File]:
-    """Writes `model.ts.pt`.
-
-    Raises:
-        ExportError: If the backbone cannot be traced.
-    """
-    graph = source.graph
-    check_portable(source.program(), graph.net)
-    example = graph.interface.example(2)
-    try:
-        with quiet(), torch.no_grad():
-            traced = torch.jit.trace_module(
-                _Methods(graph),
-                dict.fromkeys(map(str, graph.interface.supports), example),
-                check_trace=False,
-            )
-            traced.save(str(folder / FILE_NAME))
-    except Exception as error:
-        raise ExportError(explain(error, graph.net, "TorchScript")) from None
-    _drop_sources(folder / FILE_NAME)
-    return [File(FILE_NAME, "torchscript", "fp32", graph.selected)]
-
-
-def open_file(path: Path, file: File, outputs: Sequence[str], device: torch.device) -> Run:
-    """Returns what runs a traced module; see `formats.Runnable`."""
-    module = _load(path, device)
-    names = tuple(outputs)
-    method = next(str(r) for r, given in entries_of(file.outputs).items() if given == names)
-
-    def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        try:
-            with torch.no_grad():
-                values = getattr(module, method)(images.to(device))
-        except Exception as error:  # whatever the operators raise
-            raise ExportError(f"TorchScript fails: {first_line(error)}", "backend") from error
-        return dict(zip(names, values if len(names) > 1 else (values,), strict=True))
-
-    return run
-
-
-def selections(file: File) -> list[tuple[str, ...]]:
-    """Returns the outputs of every method; see `formats.Runnable`."""
-    return list(entries_of(file.outputs).values())
-
-
-def replace_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
-) -> None:
-    """Puts other weights into a traced module; see `formats.Format`."""
-    places: dict[str, dict[str, tuple[int, int]]] = {}
-    with ZipFile(path) as archive:
-        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        module = _Unpickler(io.BytesIO(archive.read(index))).load()
-        for name, storage in _storages(module.graph):
-            if name in weights:  # constants of the graph are here too
-                member = f"{index.removesuffix('.pkl')}/{storage.key}"
-                places.setdefault(member, {})[name] = (0, archive.getinfo(member).file_size)
-    put_in_archive(path, places, weights)
-
-
 class _Object:
-    """Stands for whatever an archive holds."""
+    """Placeholder for any pickled object; its attributes are the pickled ones."""
 
     def __init__(self, *args: Any) -> None:
         pass
@@ -107,13 +106,13 @@ class _Object:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Stands for a tensor: the member of the archive that is its content."""
+    """Placeholder for a tensor: the member of the archive that holds its values."""
 
     key: str
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads what a module consists of, and runs none of it."""
+class _StructureUnpickler(pickle.Unpickler):
+    """Reads which tensors a module consists of, without running any of its code."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _first if name == "_rebuild_tensor_v2" else _Object
@@ -139,13 +138,13 @@ def _load(path: Path, device: torch.device) -> Any:
     try:
         with quiet():
             return torch.jit.load(str(path), map_location=device)
-    except Exception as error:  # of many kinds, for what is no TorchScript
+    except Exception as error:  # of many types for files that are not TorchScript
         raise ExportError(
             f"torch {torch.__version__} cannot read {path}: {first_line(error)}", "damaged"
         ) from error
 
 
-def _drop_sources(path: Path) -> None:
-    """Removes the records of which line of which file an operator came from."""
-    members = read(path)
-    rewrite(path, {name: members[name] for name in members if not name.endswith(".debug_pkl")})
+def _drop_debug_records(path: Path) -> None:
+    """Removes the source locations of operators, which hold paths of this machine."""
+    members = read_members(path)
+    write_members(path, {n: data for n, data in members.items() if not n.endswith(".debug_pkl")})

@@ -1,4 +1,4 @@
-"""Proves an export: every output against eager, at several batch sizes and kinds of images."""
+"""Compares every output of an export with eager mode, at several batch sizes and kinds of images."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,28 +8,26 @@ from typing import Any
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.capture.interface import Interface
+from mammoth_compiled.export.capture.interface import Interface, Run
 from mammoth_compiled.export.capture.options import LOWEST
 
 BATCH_SIZES = (1, 2, 7, 32)
 
-# Relative to the largest value: random ResNet-50s have outputs in the thousands, where an
-# absolute limit alone would refuse exports that are right to the sixth digit.
+# The bound is relative to the largest value: a randomly initialized ResNet-50 has outputs in the
+# thousands, for which an absolute bound alone would refuse exports with six correct digits.
 ABSOLUTE, RELATIVE = 1e-5, 1e-4
 
-# Images to all outputs of an export, by name.
-Run = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
-# An output's name and images to that output alone.
+# The backbone in eager mode: maps the name of an output, and images, to that output alone.
 Eager = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference between an export and eager, in the units of the output.
+    """The largest difference between an export and eager mode, in the units of the output.
 
     Attributes:
         size: max |export - eager| over a batch.
-        bound: What it may be: 1e-5 + 1e-4 * max |eager|.
+        bound: The largest admissible size: 1e-5 + 1e-4 * max |eager|.
         batch_size: B of that batch.
         inputs: Kind of its images: random, zeros, ones, samples or golden.
     """
@@ -43,64 +41,71 @@ class Difference:
         """Returns the fields, for JSON."""
         return asdict(self)
 
+    def exceeds(self, other: "Difference | None") -> bool:
+        """Returns whether this difference is closer to its bound than another one."""
+        return other is None or self.size * other.bound > other.size * self.bound
+
 
 @dataclass(frozen=True)
-class Case:
-    """One batch and what eager gives for it.
+class ReferenceBatch:
+    """A batch of images and its outputs in eager mode.
 
     Attributes:
-        inputs: Kind of its images.
+        kind: Kind of the images, see `Difference.inputs`.
         images: [B, ...], as the graph takes them.
-        wanted: Output name to values [B, ...].
+        outputs: Output name to values [B, ...].
     """
 
-    inputs: str
+    kind: str
     images: torch.Tensor
-    wanted: Mapping[str, torch.Tensor]
+    outputs: Mapping[str, torch.Tensor]
 
     @property
     def where(self) -> str:
-        """Names the batch in messages."""
+        """Description of the batch in messages."""
         size = len(self.images)
-        return f"for {size} {'image' if size == 1 else 'images'} ({self.inputs})"
+        return f"for {size} {'image' if size == 1 else 'images'} ({self.kind})"
 
 
-def make_cases(
+def make_batches(
     eager: Eager,
     interface: Interface,
     samples: torch.Tensor | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-) -> list[Case]:
-    """Runs eager on random images, on all 0, on all 1 and on real ones, in several batch sizes.
+) -> list[ReferenceBatch]:
+    """Runs eager mode on random, all-zero, all-one and real images, in several batch sizes.
 
     Args:
-        eager: Maps an output's name and images to that output alone.
-        interface: What goes in and comes out.
+        eager: The backbone in eager mode.
+        interface: Names, dtypes and shapes of its input and outputs.
         samples: Real images as the graph takes them [N, ...].
         batch_sizes: Sizes of the batches.
 
     Raises:
-        ExportError: If eager gives values that are not finite.
+        ExportError: If an output in eager mode is not finite.
     """
     return [
-        make_case(eager, interface, inputs, images)
-        for inputs, images in _batches(interface, samples, batch_sizes)
+        make_batch(eager, interface, kind, images)
+        for kind, images in _images(interface, samples, batch_sizes)
     ]
 
 
-def make_case(eager: Eager, interface: Interface, inputs: str, images: torch.Tensor) -> Case:
-    """Runs eager on one batch; see `make_cases`."""
-    with torch.no_grad(), float32():
-        case = Case(inputs, images, {name: eager(name, images) for name in interface.outputs})
-    for name, values in case.wanted.items():
-        _check_finite(name, values, "the backbone itself", case)
-    return case
+def make_batch(
+    eager: Eager, interface: Interface, kind: str, images: torch.Tensor
+) -> ReferenceBatch:
+    """Runs eager mode on one batch; see `make_batches`."""
+    with torch.no_grad(), full_float32():
+        outputs = {name: eager(name, images) for name in interface.outputs}
+    batch = ReferenceBatch(kind, images, outputs)
+    for name, values in outputs.items():
+        _check_finite(name, values, "the backbone itself", batch)
+    return batch
 
 
 def random_images(
     interface: Interface, size: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Returns random images: normal numbers, or pixels where the graph takes those."""
+    """Returns normally distributed images, or uniform pixels if the graph takes pixels."""
     generator = generator or torch.Generator().manual_seed(0)
     shape = (size, *interface.item_shape)
     if interface.pixels:
@@ -109,70 +114,73 @@ def random_images(
 
 
 def compare(
-    run: Run, cases: Sequence[Case], outputs: Sequence[str], what: str = "the export"
+    run: Run,
+    batches: Sequence[ReferenceBatch],
+    outputs: Sequence[str],
+    subject: str = "the export",
 ) -> dict[str, Difference]:
-    """Compares every output of an export with eager.
+    """Compares every output of an export with eager mode.
 
     Args:
         run: Maps images to all outputs by name.
-        cases: Images and what eager gives for them.
-        outputs: The names the export must have, in this order.
-        what: Names the export in messages.
+        batches: Images and their outputs in eager mode.
+        outputs: The names that the export must have, in this order.
+        subject: Name of the export in messages.
 
     Returns:
-        For each output the difference that came nearest to its bound.
+        For each output, the difference that came closest to its bound.
 
     Raises:
-        ExportError: If names, shapes or types differ, a value is not finite, or a difference
+        ExportError: If names, shapes or dtypes differ, a value is not finite, or a difference
             exceeds its bound; names output, batch size, kind of images, difference and bound.
     """
     worst: dict[str, Difference] = {}
-    with torch.no_grad(), float32():
-        for case in cases:
+    with torch.no_grad(), full_float32():
+        for batch in batches:
             try:
-                got = run(case.images)
+                values = run(batch.images)
             except ExportError as error:
                 raise ExportError(
-                    f"{what} does not run {case.where}, and eager does: {error}", error.code
+                    f"{subject} does not run {batch.where}, although eager mode does: {error}",
+                    error.code,
                 ) from error
-            if list(got) != list(outputs):
-                raise ExportError(f"{what} has outputs {list(got)}, not {list(outputs)}")
+            if list(values) != list(outputs):
+                raise ExportError(f"{subject} has outputs {list(values)}, not {list(outputs)}")
             for name in outputs:
-                found = _difference(name, got[name], case, what)
+                found = _difference(name, values[name], batch, subject)
                 if found.size > found.bound or found.size != found.size:
                     raise ExportError(
-                        f"{what} differs from eager: output {name!r} {case.where} differs by "
+                        f"{subject} differs from eager: output {name!r} {batch.where} differs by "
                         f"{found.size:.3g}, and the bound is {found.bound:.3g}"
                     )
-                best = worst.get(name)
-                if best is None or found.size * best.bound > best.size * found.bound:
+                if found.exceeds(worst.get(name)):
                     worst[name] = found
     return worst
 
 
-def check_repeats(eager: Eager, case: Case) -> None:
-    """Tells a backbone that cannot be exported from one that is never the same twice.
+def check_deterministic(eager: Eager, batch: ReferenceBatch) -> None:
+    """Distinguishes a wrong export from a backbone that gives another result on every call.
 
     Raises:
-        ExportError: If eager gives something else for the same images.
+        ExportError: If eager mode gives another result for the same images.
     """
-    with torch.no_grad(), float32():
-        for name, wanted in case.wanted.items():
-            if not torch.equal(eager(name, case.images), wanted):
+    with torch.no_grad(), full_float32():
+        for name, values in batch.outputs.items():
+            if not torch.equal(eager(name, batch.images), values):
                 raise ExportError(
-                    f"eager does not repeat itself: output {name!r} {case.where} differs between "
-                    "two calls. The backbone's forward is random or keeps state, as "
-                    "F.dropout(x) without training=self.training does"
+                    f"the backbone is not deterministic: output {name!r} {batch.where} differs "
+                    "between two calls in eager mode. Its forward draws random numbers or keeps "
+                    "state, as F.dropout(x) without training=self.training does"
                 )
 
 
 @contextlib.contextmanager
-def float32() -> Iterator[None]:
-    """Keeps torch in float32 where it would multiply in bfloat16 or TF32.
+def full_float32() -> Iterator[None]:
+    """Computes in float32 even if the program allows TF32 or bfloat16 for float32 matmuls.
 
-    `torch.set_float32_matmul_precision`, which many programs call for their GPU, allows that.
+    Many programs do so for their GPU with `torch.set_float32_matmul_precision`.
     """
-    backends: Any = torch.backends  # whose settings are made at run time
+    backends: Any = torch.backends  # typed Any, as these settings are created at run time
     settings = (
         backends.mkldnn.matmul,
         backends.mkldnn.conv,
@@ -190,7 +198,7 @@ def float32() -> Iterator[None]:
             setting.fp32_precision = precision
 
 
-def _batches(
+def _images(
     interface: Interface, samples: torch.Tensor | None, batch_sizes: Sequence[int]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
@@ -203,24 +211,24 @@ def _batches(
             yield "samples", samples[torch.arange(size) % len(samples)]
 
 
-def _difference(name: str, got: torch.Tensor, case: Case, what: str) -> Difference:
-    wanted = case.wanted[name]
-    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+def _difference(name: str, values: torch.Tensor, batch: ReferenceBatch, subject: str) -> Difference:
+    expected = batch.outputs[name]
+    if values.shape != expected.shape or values.dtype != expected.dtype:
         raise ExportError(
-            f"{what} differs from eager: output {name!r} {case.where} is {got.dtype} "
-            f"{list(got.shape)} instead of {wanted.dtype} {list(wanted.shape)}"
+            f"{subject} differs from eager: output {name!r} {batch.where} is {values.dtype} "
+            f"{list(values.shape)} instead of {expected.dtype} {list(expected.shape)}"
         )
-    _check_finite(name, got, what, case)
-    # A masked class holds the lowest float32, which would make any bound infinite.
-    values = wanted[wanted != LOWEST]
-    largest = values.abs().max().item() if values.numel() else 0.0
-    size = (got.cpu() - wanted).abs().max().item()
-    return Difference(size, ABSOLUTE + RELATIVE * largest, len(wanted), case.inputs)
+    _check_finite(name, values, subject, batch)
+    # A masked class holds the lowest float32, which would make every bound infinite.
+    unmasked = expected[expected != LOWEST]
+    largest = unmasked.abs().max().item() if unmasked.numel() else 0.0
+    size = (values.cpu() - expected).abs().max().item()
+    return Difference(size, ABSOLUTE + RELATIVE * largest, len(expected), batch.kind)
 
 
-def _check_finite(name: str, values: torch.Tensor, what: str, case: Case) -> None:
+def _check_finite(name: str, values: torch.Tensor, subject: str, batch: ReferenceBatch) -> None:
     if not values.isfinite().all():
         raise ExportError(
-            f"{what} gives values that are not finite in output {name!r} {case.where}. Look for a "
-            "division by zero or diverged weights"
+            f"{subject} gives values that are not finite in output {name!r} {batch.where}. Look "
+            "for a division by zero or diverged weights"
         )

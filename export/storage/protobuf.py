@@ -1,48 +1,51 @@
-"""Finds what is where in a protobuf message, which the protobuf library does not tell."""
+"""Locates fields in serialized protobuf messages, for which the protobuf library has no API.
+
+Source: https://protobuf.dev/programming-guides/encoding
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-# What follows a field's number: bytes after their number, a number of this many bytes, or else one
-# of as many as it takes.
-_BYTES, _FIXED = 2, {1: 8, 5: 4}
+# Wire types: length-delimited, and those of fixed size with their size in bytes. Every other field
+# is a varint.
+_LENGTH_DELIMITED, _FIXED = 2, {1: 8, 5: 4}
 
 
 def find_fields(
     data: Sequence[int], start: int, end: int
 ) -> defaultdict[int, list[tuple[int, int]]]:
-    """Returns where the texts, byte strings and messages in a message are.
+    """Locates the strings, byte strings and submessages of a message.
 
     Args:
-        data: The bytes.
-        start: The first byte of the message.
-        end: The byte behind it.
+        data: The bytes that hold the message.
+        start: Offset of its first byte.
+        end: Offset after its last byte.
 
     Returns:
-        Number of a field to (first byte, byte behind) of each of its values, in their order.
+        Field number to the (start, end) offsets of each of its values, in their order.
 
     Raises:
-        ValueError: If it is no message.
+        ValueError: If the bytes are not a message.
     """
     found = defaultdict(list)
     while start < end:
-        tag, start = _number(data, start)
+        tag, start = _read_varint(data, start)
         size = 0
-        if tag & 7 == _BYTES:
-            size, start = _number(data, start)
+        if tag & 7 == _LENGTH_DELIMITED:
+            size, start = _read_varint(data, start)
             found[tag >> 3].append((start, start + size))
         elif tag & 7 in _FIXED:
             size = _FIXED[tag & 7]
         else:
-            _, start = _number(data, start)
+            _, start = _read_varint(data, start)
         start += size
     if start != end:
         raise ValueError("the message is truncated")
     return found
 
 
-def _number(data: Sequence[int], start: int) -> tuple[int, int]:
-    """Reads seven bits from every byte until one says it is the last; also returns what is next."""
+def _read_varint(data: Sequence[int], start: int) -> tuple[int, int]:
+    """Returns a varint and the offset after it."""
     value = shift = 0
     while True:
         byte = data[start]

@@ -1,6 +1,6 @@
-"""Puts weights over those in a file, all of whose other bytes stay where and what they are.
+"""Overwrites the weights in a file in place; all other bytes keep their value and offset.
 
-So nothing is read into a model and written again.
+No model is loaded and saved again, so an update changes nothing but the weights.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ import torch
 
 from mammoth_compiled.errors import ExportError
 
-# Member of an archive to the weights in it: name to first byte and number of bytes.
-Places = Mapping[str, Mapping[str, tuple[int, int]]]
+# Member of an archive to the weights in it: weight name to (offset, number of bytes).
+WeightLocations = Mapping[str, Mapping[str, tuple[int, int]]]
 
-# The header before a member of a zip archive: its length, and where in it a checksum and the
-# lengths of the two texts behind it are.
+# The header of a member of a zip archive: its length, and the offsets of the checksum and of the
+# lengths of the two variable-size fields that follow it.
 _HEADER, _CRC, _LENGTHS = 30, 14, 26
-# Set where the checksum is behind the data instead, after this mark.
-_CRC_BEHIND, _MARK = 0x8, b"PK\x07\x08"
+# Flag of members whose checksum follows the data, and the signature in front of that checksum.
+_CRC_FOLLOWS, _SIGNATURE = 0x8, b"PK\x07\x08"
 
 
 @contextlib.contextmanager
-def mapped(path: Path) -> Iterator[memoryview]:
-    """Gives the bytes of a file, to be changed in place."""
+def writable_bytes(path: Path) -> Iterator[memoryview]:
+    """Yields the content of a file as memory; assignments change the file."""
     with (
         path.open("r+b") as stream,
         mmap.mmap(stream.fileno(), 0) as data,
@@ -36,52 +36,54 @@ def mapped(path: Path) -> Iterator[memoryview]:
         yield view
 
 
-def put_in_archive(path: Path, places: Places, weights: Mapping[str, torch.Tensor]) -> None:
-    """Puts weights into a zip archive whose members are not compressed, and corrects checksums.
+def replace_in_archive(
+    path: Path, locations: WeightLocations, weights: Mapping[str, torch.Tensor]
+) -> None:
+    """Overwrites weights in an uncompressed zip archive and corrects its checksums.
 
     Args:
         path: The archive.
-        places: Where it holds which weight.
-        weights: Name to value; those that it does not hold are left out.
+        locations: Where the archive stores each weight.
+        weights: Name to new value. Weights without a location are ignored.
 
     Raises:
-        ExportError: If a weight is not given or has another size.
+        ExportError: If a stored weight is absent from `weights` or has another size.
     """
-    with ZipFile(path, "a") as archive, mapped(path) as data:
-        for member, found in places.items():
+    with ZipFile(path, "a") as archive, writable_bytes(path) as data:
+        for member, stored in locations.items():
             info = archive.getinfo(member)
             lengths = struct.unpack_from("<HH", data, info.header_offset + _LENGTHS)
             start = info.header_offset + _HEADER + sum(lengths)
             end = start + info.file_size
             with data[start:end] as content:
-                for name, (first, size) in found.items():
-                    content[first : first + size] = content_of(weights, name, size)
+                for name, (offset, size) in stored.items():
+                    content[offset : offset + size] = weight_bytes(weights, name, size)
                 info.CRC = zlib.crc32(content)
             checksum = info.header_offset + _CRC
-            if info.flag_bits & _CRC_BEHIND:
-                checksum = end + len(_MARK) * (data[end : end + len(_MARK)] == _MARK)
+            if info.flag_bits & _CRC_FOLLOWS:
+                checksum = end + len(_SIGNATURE) * (data[end : end + len(_SIGNATURE)] == _SIGNATURE)
             struct.pack_into("<I", data, checksum, info.CRC)
-        archive.comment = archive.comment  # has the directory written, which repeats them
+        archive.comment = archive.comment  # rewrites the central directory, with its checksums
 
 
-def content_of(weights: Mapping[str, torch.Tensor], name: str, size: int) -> memoryview:
-    """Returns the bytes of the weight that goes where one of `size` bytes was.
+def weight_bytes(weights: Mapping[str, torch.Tensor], name: str, size: int) -> memoryview:
+    """Returns the bytes of a weight that must fit into `size` bytes.
 
     Raises:
-        ExportError: If it is not given or has another size.
+        ExportError: If the weight is absent or has another size.
     """
     if name not in weights:
         raise ExportError(f"the backbone has no weight {name!r} any more: export it again")
-    content = as_bytes(weights[name])
+    content = tensor_bytes(weights[name])
     if content.nbytes != size:
         raise ExportError(
             f"weight {name!r} has {content.nbytes} bytes, and had {size} when the bundle was "
-            "exported: the backbone is another one, export it again"
+            "exported: this is another architecture, export it again"
         )
     return content
 
 
-def as_bytes(value: torch.Tensor) -> memoryview:
-    """Returns the bytes of a tensor in the order of its axes."""
+def tensor_bytes(value: torch.Tensor) -> memoryview:
+    """Returns the bytes of a tensor in row-major order."""
     data: memoryview = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return data

@@ -10,7 +10,7 @@ import torch
 from mammoth_compiled import base_path, load_bundle, load_runner, train
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.run import main
 

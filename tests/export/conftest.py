@@ -38,7 +38,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def small_info():
     return DatasetInfo(
-        name="seq-colours",
+        name="seq-colors",
         input_shape=SHAPE,
         mean=(0.5, 0.25, 0.125),
         std=(0.5, 0.25, 2.0),
@@ -70,7 +70,7 @@ def small_bundle(tmp_path_factory, small_info):
 def every_format(tmp_path_factory, small_info):
     """(the network in eval mode, the directory of its bundle of every format).
 
-    The network is fresh: biases are zeros and scales are ones, which optimisers like to drop.
+    The network is fresh: biases are zeros and scales are ones, which optimizers like to drop.
     """
     from mammoth_compiled.export.formats import FORMATS
 

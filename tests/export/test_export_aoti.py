@@ -16,7 +16,7 @@ from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA
 from mammoth_compiled.export.capture.program import Source
-from mammoth_compiled.export.formats import aoti
+from mammoth_compiled.export.formats import FORMATS, aoti
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.kernels import launch
 from mammoth_compiled.types import ReturnTypes
@@ -93,17 +93,17 @@ def test_what_is_rewritten_for_a_gpu_compiles_and_takes_other_weights(
         module.recompile()
         return module
 
-    make_module = aoti._module
-    monkeypatch.setattr(aoti, "_module", for_a_gpu)
+    make_module = aoti._module_to_compile
+    monkeypatch.setattr(aoti, "_module_to_compile", for_a_gpu)
     monkeypatch.setattr(launch, "supports", lambda device: device.type == "cuda")
     monkeypatch.setattr(dispatch, "fastest", lambda op, problem, device, _: ways[op])
     source = source_of(net)
-    (file,) = aoti.write(source, tmp_path)
+    (file,) = FORMATS["aoti"].write(source, tmp_path)
     assert written == names
 
     path, weights = tmp_path / file.path, source.graph.state_dict()
     with ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(aoti._PLACES))
+        (name,) = (name for name in archive.namelist() if name.endswith(aoti._LOCATIONS))
         places = json.loads(archive.read(name))
     assert [set(found) for found in places.values()] == [set(weights)]
 
@@ -112,8 +112,8 @@ def test_what_is_rewritten_for_a_gpu_compiles_and_takes_other_weights(
         for parameter in other.parameters():
             parameter.mul_(-1.5)
     for wanted in (net, other):
-        aoti.replace_weights(path, source_of(wanted).graph.state_dict(), {})
-        run = aoti.open_file(path, file, ("out",), torch.device("cpu"))
+        FORMATS["aoti"].replace_weights(path, source_of(wanted).graph.state_dict(), {})
+        run = FORMATS["aoti"].open_model(path, file, ("out",), torch.device("cpu"))
         for batch in (1, 2, 5):
             images = torch.rand(batch, 3, 16, 16)
             with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_program_for_another_device_is_one_of_its_own(net):
     source = source_of(net, "meta")
     markers = {name: value + 1 for name, value in source.graph.state_dict().items()}
     before = source.program(("out",))
-    module = aoti._module(source, ("out",), markers)
+    module = aoti._module_to_compile(source, ("out",), markers)
     assert {value.device.type for value in module.state_dict().values()} == {"meta"}
     values = [node.meta["val"] for node in module.graph.nodes if "val" in node.meta]
     assert {v.device.type for v in values if isinstance(v, torch.Tensor)} == {"meta"}
@@ -137,7 +137,7 @@ def test_a_program_for_another_device_is_one_of_its_own(net):
 def test_on_a_cpu_graphs_stay_as_they_were_captured(net):
     source = source_of(net)
     markers = {name: value + 1 for name, value in source.graph.state_dict().items()}
-    module = aoti._module(source, ("out",), markers)
+    module = aoti._module_to_compile(source, ("out",), markers)
     assert str(module.graph) == str(source.program(("out",)).module().graph)
     for name, value in net.state_dict().items():
         assert torch.equal(module.state_dict()[f"net.{name}"], value + 1)

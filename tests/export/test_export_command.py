@@ -118,10 +118,10 @@ def test_int8_is_calibrated_on_images_in_a_file(tmp_path, capsys):
     target = str(tmp_path / "bundle")
     path = checkpoint(tmp_path, build())
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
-    normalised = (pixels.transpose(0, 3, 1, 2) / np.float32(255) - np.float32(0.5)) / np.float32(
+    normalized = (pixels.transpose(0, 3, 1, 2) / np.float32(255) - np.float32(0.5)) / np.float32(
         0.5
     )
-    for name, images in (("pixels", pixels), ("floats", normalised), ("turned", pixels.T)):
+    for name, images in (("pixels", pixels), ("floats", normalized), ("turned", pixels.T)):
         np.save(tmp_path / f"{name}.npy", images)
     (tmp_path / "text.npy").write_text("no array")
     words = ["--formats", "onnx", "--variants", "int8"]
@@ -143,7 +143,7 @@ def test_int8_is_calibrated_on_images_in_a_file(tmp_path, capsys):
     ):
         assert command.main([*update, str(tmp_path / f"{name}.npy")]) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(ExportError, match="not known how the training data was normalised"):
+    with pytest.raises(ExportError, match="the normalization of the training data is unknown"):
         read_images(tmp_path / "pixels.npy", DatasetInfo("", (1, 8, 8), num_classes=4))
 
 

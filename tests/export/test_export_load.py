@@ -12,7 +12,7 @@ import torch
 
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle
-from mammoth_compiled.export.formats import onnx as to_onnx
+from mammoth_compiled.export.formats import FORMATS
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -73,7 +73,7 @@ def test_metadata_is_readable_without_this_package(small_bundle, name):
     assert json.loads(properties["mean"]) == [0.5, 0.25, 0.125]
     assert json.loads(properties["std"]) == [0.5, 0.25, 2.0]
     assert json.loads(properties["input_shape"]) == [3, 8, 6]
-    assert json.loads(properties["mammoth.dataset"])["name"] == "seq-colours"
+    assert json.loads(properties["mammoth.dataset"])["name"] == "seq-colors"
     assert json.loads(properties["mammoth.contract"]) == {
         "input": {
             "name": "input",
@@ -113,7 +113,7 @@ def test_wrong_images_are_refused(small_bundle, images, message):
         load_bundle(small_bundle[1])(images)
 
 
-def test_preprocess_normalises_both_layouts(small_bundle):
+def test_preprocess_normalizes_both_layouts(small_bundle):
     bundle = load_bundle(small_bundle[1])
     images = torch.randint(0, 256, (2, *SHAPE), dtype=torch.uint8)
     mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.5, 0.25, 2.0])
@@ -144,7 +144,7 @@ def copied(small_bundle, tmp_path):
 
 def test_preprocess_needs_to_know_the_data(copied):
     edit(copied, lambda manifest: manifest.update(preprocessing=None))
-    with pytest.raises(ExportError, match="does not say how its images were normalised"):
+    with pytest.raises(ExportError, match="does not say how its images were normalized"):
         load_bundle(copied).preprocess(torch.full((1, *SHAPE), 255, dtype=torch.uint8))
 
 
@@ -195,7 +195,7 @@ def code_of(path, **arguments):
 
 def rehash(path, name):
     """Makes the manifest agree with a file that was changed."""
-    from mammoth_compiled.export.bundle.manifest import sha256
+    from mammoth_compiled.export.bundle.hashes import sha256
 
     def change(manifest):
         file = next(file for file in manifest["files"] if file["path"] == name)
@@ -272,7 +272,7 @@ def test_missing_onnxruntime_says_what_to_install(small_net, small_bundle, tmp_p
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(to_onnx, "write", lambda *_: pytest.fail("exported before the check"))
+    monkeypatch.setattr(FORMATS["onnx"], "write", lambda *_: pytest.fail("exported before the check"))
     with pytest.raises(ExportError, match=r'pip install "mammoth-compiled\[cpu\]"'):
         export_bundle(small_net, tmp_path / "b", input_shape=SHAPE)
     assert code_of(small_bundle[1]) == "backend"

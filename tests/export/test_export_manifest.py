@@ -11,7 +11,9 @@ import pytest
 
 import mammoth_compiled.export
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle.manifest import FILE_NAME, check_file, read_manifest
+from mammoth_compiled.export.bundle.hashes import check_file
+from mammoth_compiled.export.bundle.manifest import FILE_NAME
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.types import ReturnTypes
 
 SCHEMA = json.loads(
@@ -63,7 +65,7 @@ def test_what_is_written_follows_the_schema(content):
         "head": "all",
         "softmax": False,
     }
-    assert content["dataset"] == "seq-colours"
+    assert content["dataset"] == "seq-colors"
     assert content["versions"]["opset"] == "20"
 
 
@@ -144,7 +146,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         ("files.0.bytes", -1, "whole numbers"),
         ("files.0.format", "exe", "format is 'exe'"),
         ("files.0.precision", KeyError, "precision is missing"),
-        ("files.0.requires", {"isa": 1}, "isa must hold text"),
+        ("files.0.requires", {"isa": 1}, "isa must be a string"),
         ("files.0.parity", {"out": {"size": 1}}, "bound is missing"),
         ("files.1.path", "model.onnx", "lists a path twice"),
         ("golden.input", "golden/other.npy", "files does not list golden/other.npy"),

@@ -13,7 +13,7 @@ import mammoth_compiled.export
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
-from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -121,10 +121,10 @@ def test_a_masked_head_is_updated_and_a_trimmed_one_is_not(tmp_path, info):
     update_bundle(trimmed, other, info=info)
     assert bundle.reload()
     close(bundle(images), other(images).detach()[:, [2, 3]])
-    with pytest.raises(ExportError, match=r"trimmed to the classes \[2, 3\].*masked") as caught:
+    with pytest.raises(ExportError, match=r"reduced to the classes \[2, 3\].*masked") as caught:
         update_bundle(trimmed, other, info=replace(info, tasks_seen=2))
     assert caught.value.code == "contract"
-    with pytest.raises(ExportError, match="which those are now is not known"):
+    with pytest.raises(ExportError, match="the classes seen now are unknown"):
         update_bundle(trimmed, other)
 
 

@@ -88,7 +88,7 @@ def test_registered_backbone_roundtrip(name, tmp_path):
     assert graph_shapes == {
         "input": ["batch", *shape],
         "out": ["batch", 7],
-        "features": ["batch", bundle.widths["features"]],
+        "features": ["batch", bundle.interface.outputs["features"][0]],
     }
 
     texts = list(values(model))

@@ -10,16 +10,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
-from mammoth_compiled.export.formats import RUNTIMES, safetensors, torchscript
-from mammoth_compiled.export.bundle.manifest import read_manifest, sha256
+from mammoth_compiled.export.formats import runtimes, torchscript
+from mammoth_compiled.export.bundle.hashes import sha256
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.storage.protobuf import find_fields
-from mammoth_compiled.export.bundle.local_paths import local_folders
+from mammoth_compiled.export.bundle.local_paths import local_directories
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -120,7 +122,7 @@ def test_every_kind_of_weight_is_replaced(bundle, other):
             assert len(found) == 1
             assert torch.equal(found[0], value)
             assert found[0].dtype == value.dtype
-    got = safetensors.read(bundle / "weights.safetensors")
+    got = load_file(bundle / "weights.safetensors")
     assert all(torch.equal(got[name], value) for name, value in state.items())
     for runtime in loaded.values():
         assert runtime.reload()
@@ -220,7 +222,7 @@ def test_another_architecture_is_refused(tmp_path, format_):
 
 def test_what_an_update_says_of_the_data_names_no_local_path(bundle, other):
     before = hashes(bundle)
-    info = replace(read_manifest(bundle).info, name=f"{local_folders()[0].decode()}/data")
+    info = replace(read_manifest(bundle).info, name=f"{local_directories()[0].decode()}/data")
     with pytest.raises(ExportError, match="would hold the local path"):
         update_bundle(bundle, other, info=info)
     assert hashes(bundle) == before
@@ -230,15 +232,15 @@ def test_the_folder_of_precompiled_headers_is_local(monkeypatch, tmp_path):
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    assert {default_cache_dir().encode(), str(tmp_path).encode()} <= set(local_folders())
+    assert {default_cache_dir().encode(), str(tmp_path).encode()} <= set(local_directories())
 
 
 def test_every_selection_of_every_file_is_compared_again(bundle, other, monkeypatch):
     opened = []
     for name in ("onnx", "pt2", "torchscript"):
-        runtime = RUNTIMES[name]
+        runtime = runtimes()[name]
 
-        def open_file(path, file, outputs, device, original=runtime.open_file):
+        def open_model(path, file, outputs, device, original=runtime.open_model):
             run = original(path, file, outputs, device)
 
             def counted(images):
@@ -247,7 +249,7 @@ def test_every_selection_of_every_file_is_compared_again(bundle, other, monkeypa
 
             return counted
 
-        monkeypatch.setattr(runtime, "open_file", open_file)
+        monkeypatch.setattr(runtime, "open_model", open_model)
     update_bundle(bundle, other)
     both = ("out", "features")
     wanted = [

@@ -11,7 +11,7 @@ from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle
 from mammoth_compiled.export.formats import onnx as to_onnx
-from mammoth_compiled.export.parity import compare as verify
+from mammoth_compiled.export.parity import compare as compare_module
 from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.types import ReturnTypes
 
@@ -32,8 +32,8 @@ INTERFACE = Interface(SHAPE, {"out": (4,), "features": (3 * 8 * 6,)})
 
 
 def compare(run, reference=eager, samples=None):
-    cases = verify.make_cases(reference, INTERFACE, samples)
-    return verify.compare(run, cases, ["out", "features"])
+    cases = compare_module.make_batches(reference, INTERFACE, samples)
+    return compare_module.compare(run, cases, ["out", "features"])
 
 
 def changed(output, change, when=lambda images: True):
@@ -102,10 +102,10 @@ def test_the_bound_grows_with_the_values(value):
     def run(images, offset):
         return {"out": full(offset)(images)}
 
-    cases = verify.make_cases(full(0), Interface(SHAPE, {"out": (2,)}))
-    verify.compare(lambda images: run(images, 0.9 * bound), cases, ["out"])
+    cases = compare_module.make_batches(full(0), Interface(SHAPE, {"out": (2,)}))
+    compare_module.compare(lambda images: run(images, 0.9 * bound), cases, ["out"])
     with pytest.raises(ExportError, match="differs by"):
-        verify.compare(lambda images: run(images, 1.1 * bound), cases, ["out"])
+        compare_module.compare(lambda images: run(images, 1.1 * bound), cases, ["out"])
 
 
 def test_masked_classes_do_not_widen_the_bound():
@@ -114,11 +114,11 @@ def test_masked_classes_do_not_widen_the_bound():
     def masked(output, images):
         return torch.tensor([1.0, lowest]).expand(len(images), 2)
 
-    cases = verify.make_cases(masked, Interface(SHAPE, {"out": (2,)}))
-    verify.compare(lambda images: {"out": masked("out", images)}, cases, ["out"])
+    cases = compare_module.make_batches(masked, Interface(SHAPE, {"out": (2,)}))
+    compare_module.compare(lambda images: {"out": masked("out", images)}, cases, ["out"])
     for wrong in ([1.001, lowest], [1.0, -1e30]):
         with pytest.raises(ExportError, match="differs by"):
-            verify.compare(
+            compare_module.compare(
                 lambda images: {"out": torch.tensor(wrong).expand(len(images), 2)},  # noqa: B023
                 cases,
                 ["out"],
@@ -168,11 +168,11 @@ def test_a_random_backbone_is_told_from_a_wrong_export():
     def random(output, images):
         return F.dropout(eager(output, images))
 
-    (case, *_) = verify.make_cases(eager, INTERFACE)
-    verify.check_repeats(eager, case)
-    (case, *_) = verify.make_cases(random, INTERFACE)
-    with pytest.raises(ExportError, match="eager does not repeat itself"):
-        verify.check_repeats(random, case)
+    (case, *_) = compare_module.make_batches(eager, INTERFACE)
+    compare_module.check_deterministic(eager, case)
+    (case, *_) = compare_module.make_batches(random, INTERFACE)
+    with pytest.raises(ExportError, match="the backbone is not deterministic"):
+        compare_module.check_deterministic(random, case)
 
 
 def test_eager_is_compared_in_full_float32():

@@ -14,7 +14,8 @@ from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle
 from mammoth_compiled.export.capture.interface import Interface
-from mammoth_compiled.export.bundle.manifest import File, Manifest, describe
+from mammoth_compiled.export.bundle.hashes import with_hash
+from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.serving.triton import write_triton_layout
 from mammoth_compiled.export.capture.options import Options
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
@@ -121,7 +122,7 @@ def make_bundle(tmp_path):
 
         def add(file, data):
             (folder / file.path).write_bytes(data)
-            files.append(describe(folder, file))
+            files.append(with_hash(folder, file))
 
         onnx = onnx or {"model.out.onnx": ("fp32", ("out",)), "model.onnx": ("fp32", outputs)}
         for path, (precision, kept) in onnx.items():
@@ -289,7 +290,7 @@ def test_own_models_are_replaced_and_others_stay(make_bundle, tmp_path):
     foreign = repository / "foreign"
     (foreign / "1").mkdir(parents=True)
     (foreign / "config.pbtxt").write_text('name: "foreign"\n')
-    with pytest.raises(ExportError, match="was not written from a bundle: it stays as it is"):
+    with pytest.raises(ExportError, match="was not written from a bundle; it is left unchanged"):
         write_triton_layout(bundle, repository, "foreign")
     assert (foreign / "config.pbtxt").read_text() == 'name: "foreign"\n'
     assert sorted(p.name for p in repository.iterdir()) == ["foreign", "my-net", "my-net_aoti"]
