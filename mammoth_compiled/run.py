@@ -17,9 +17,7 @@ from mammoth_compiled.engine import Observer
 from mammoth_compiled.engine.forward import forward_function
 from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.export.bundle.directory import check_target
-from mammoth_compiled.export.formats import format_names
-from mammoth_compiled.export.onnx_runtime import import_onnxruntime
-from mammoth_compiled.observers import BundleExporter, FinalTable, ResultsWriter
+from mammoth_compiled.export.formats import FORMATS, format_names
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.runner import build
@@ -80,8 +78,8 @@ def _check_outputs(args: Any) -> None:
     """
     if args.export:
         check_target(args.export)
-        if "onnx" in format_names(args.formats):
-            import_onnxruntime()
+        for name in format_names(args.formats):
+            FORMATS[name].check_installed()
     if args.results_path:
         path = Path(args.results_path)
         if path.is_dir():

@@ -12,7 +12,7 @@ from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.resume import save
 from mammoth_compiled.errors import ExportError, MammothError
 from mammoth_compiled.export import export_bundle, update_bundle
-from mammoth_compiled.export.bundle.manifest import read_manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.summary import report
 from mammoth_compiled.types import Evaluation
 
