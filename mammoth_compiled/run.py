@@ -18,6 +18,7 @@ from mammoth_compiled.engine.forward import forward_function
 from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.export.bundle.directory import check_target
 from mammoth_compiled.export.formats import FORMATS, format_names
+from mammoth_compiled.observers import BundleExporter, FinalTable, ResultsWriter
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.runner import build

@@ -1,4 +1,4 @@
-"""Optional stages of an exported graph: preprocessing in front of the backbone, a head behind it."""
+"""Optional stages of an exported graph: preprocessing before the backbone, a head after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

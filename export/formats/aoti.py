@@ -4,9 +4,9 @@ A package has one entry per return type, and an entry computes nothing else. Tri
 backbone calls stay in the package; on a GPU, the compiler's patterns also insert their kernels
 wherever those are faster than torch's.
 
-Compilation uses random placeholders instead of the weights. The placeholders reveal where the
-package stores each weight, so that an update can overwrite the weights without compiling again. They
-also keep the compiler from specializing on the current values, such as a bias of zeros.
+Compilation uses random placeholders instead of the weights. They reveal where the package stores
+each weight, so that an update can overwrite the weights without compiling again, and they keep the
+compiler from specializing on the current values, such as a bias of zeros.
 """
 
 import json

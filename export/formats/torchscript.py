@@ -1,4 +1,4 @@
-"""TorchScript, with methods named after the return types. Deprecated by torch, still widely used."""
+"""TorchScript, with methods named after the return types. Deprecated by torch, but widely used."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""Compares every output of an export with eager mode, at several batch sizes and kinds of images."""
+"""Compares every output of an export with eager mode, on several kinds and sizes of batches."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,9 +15,9 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.compiler import dispatch
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA
+from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats import FORMATS, aoti
-from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.kernels import launch
 from mammoth_compiled.types import ReturnTypes
 

@@ -13,8 +13,8 @@ from torch import nn
 from mammoth_compiled.errors import ContractError, ExportError
 from mammoth_compiled.export import export_bundle
 from mammoth_compiled.export.bundle import directory
-from mammoth_compiled.export.formats import FORMATS
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.formats import FORMATS
 from mammoth_compiled.types import DatasetInfo
 
 SHAPE = (3, 8, 6)
@@ -73,7 +73,9 @@ def test_a_model_gives_its_net_and_its_data(small_bundle, small_info, tmp_path):
     ],
 )
 def test_bad_arguments_are_refused(small_net, tmp_path, arguments, message, monkeypatch):
-    monkeypatch.setattr(FORMATS["onnx"], "write", lambda *_: pytest.fail("exported before the check"))
+    monkeypatch.setattr(
+        FORMATS["onnx"], "write", lambda *_: pytest.fail("exported before the check")
+    )
     with pytest.raises(ExportError, match=message):
         export_bundle(small_net, tmp_path / "bundle", **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -16,10 +16,10 @@ from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle, verify_bundle
 from mammoth_compiled.export.__main__ import main
-from mammoth_compiled.export.formats import FORMATS, aoti, format_names, runtimes
 from mammoth_compiled.export.bundle.hashes import sha256
-from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.local_paths import check_no_local_path, local_directories, scrub
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.formats import FORMATS, aoti, format_names, runtimes
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)

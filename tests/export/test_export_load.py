@@ -272,7 +272,9 @@ def test_missing_onnxruntime_says_what_to_install(small_net, small_bundle, tmp_p
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(FORMATS["onnx"], "write", lambda *_: pytest.fail("exported before the check"))
+    monkeypatch.setattr(
+        FORMATS["onnx"], "write", lambda *_: pytest.fail("exported before the check")
+    )
     with pytest.raises(ExportError, match=r'pip install "mammoth-compiled\[cpu\]"'):
         export_bundle(small_net, tmp_path / "b", input_shape=SHAPE)
     assert code_of(small_bundle[1]) == "backend"

@@ -14,9 +14,9 @@ from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.backbones.contract import Contract
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle
-from mammoth_compiled.export.formats import onnx as to_onnx
 from mammoth_compiled.export.capture.backbone import eager_copy, unwrap
 from mammoth_compiled.export.capture.graph import NamedOutputs
+from mammoth_compiled.export.formats import onnx as to_onnx
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)

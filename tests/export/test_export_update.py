@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
-from mammoth_compiled.export.formats import runtimes, torchscript
 from mammoth_compiled.export.bundle.hashes import sha256
-from mammoth_compiled.export.bundle.manifest_reader import read_manifest
-from mammoth_compiled.export.storage.protobuf import find_fields
 from mammoth_compiled.export.bundle.local_paths import local_directories
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.formats import runtimes, torchscript
+from mammoth_compiled.export.storage.protobuf import find_fields
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle
+from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.formats import onnx as to_onnx
 from mammoth_compiled.export.parity import compare as compare_module
-from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)

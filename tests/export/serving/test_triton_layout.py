@@ -13,11 +13,11 @@ from torch import nn
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle
-from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.bundle.hashes import with_hash
 from mammoth_compiled.export.bundle.manifest import File, Manifest
-from mammoth_compiled.export.serving.triton import write_triton_layout
+from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.capture.options import Options
+from mammoth_compiled.export.serving.triton import write_triton_layout
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 NAMES = ("T-shirt", "grün", 'a "quoted" name')

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from mammoth_compiled.datasets.fashion_mnist import PACKAGED, SequentialFashionMNISTMini
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.variants import fidelity
 from mammoth_compiled.export.onnx_runtime import open_session, run_session
+from mammoth_compiled.export.variants import fidelity
 from mammoth_compiled.export.variants.convert import VARIANTS, convert
 
 LOWEST = np.finfo(np.float32).min
@@ -131,9 +131,7 @@ def test_fp16_stores_and_computes_in_half_precision(model, variant_of):
     graph = onnx.load_from_string(variant_of["fp16"]).graph
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
     assert {weights[name] for name in random_weights()} == {TensorProto.FLOAT16}
-    found = fidelity.compare_variant(
-        "fp16", runner(model), runner(variant_of["fp16"]), images(9)
-    )
+    found = fidelity.compare_variant("fp16", runner(model), runner(variant_of["fp16"]), images(9))
     assert 0 < found.size["out"] < found.bound["out"]
     assert found.cosine > 0.99999
 
@@ -271,7 +269,9 @@ def test_accuracy_chooses_among_the_classes_seen():
 
 def test_accuracy_may_fall_by_a_point():
     fidelity.check_accuracy("int8", 0.75, 0.7401)
-    with pytest.raises(ExportError, match=r"72\.50% of the test images correctly and float32 75\.00%"):
+    with pytest.raises(
+        ExportError, match=r"72\.50% of the test images correctly and float32 75\.00%"
+    ):
         fidelity.check_accuracy("int8", 0.75, 0.725)
     with pytest.raises(ExportError):
         fidelity.check_accuracy("int8", 0.75, float("nan"))
