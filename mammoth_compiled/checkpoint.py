@@ -1,4 +1,4 @@
-"""The checkpoint file: written whole or not at all, read without running code."""
+"""The checkpoint file: written atomically, and read without running code."""
 
 import io
 import pickle
@@ -13,7 +13,7 @@ from mammoth_compiled.files import write_atomically
 
 FORMAT = "mammoth_compiled checkpoint"
 VERSION = 2
-# What a file must hold; `models.state` says what is in the parts.
+# Required entries; `mammoth_compiled.engine.resume` defines their contents.
 KEYS = ("net", "backbone", "data", "model", "random", "args", "results", "tasks_done", "compute")
 
 
@@ -22,7 +22,13 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
 
     Args:
         path: The file.
-        content: The parts named in `KEYS`, made of tensors, numbers, texts, lists, dictionaries.
+        content: The entries named in `KEYS`: tensors, numbers, strings, lists and dictionaries.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        MammothError: If the file cannot be written. An old file is unchanged.
     """
     stream = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, stream)
@@ -31,22 +37,28 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint; tensors come to the CPU, no code in the file is run.
+    """Reads a checkpoint, with its tensors on the CPU. Does not run code in the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The entries named in `KEYS`.
 
     Raises:
-        CheckpointError: If the file is not there, truncated, holds pickled code or is something
-            else.
+        CheckpointError: If the file is missing, damaged, contains pickled code, is not a
+            checkpoint, or has another version.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: --savecheck task|last writes one")
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} is truncated or no checkpoint")
+        raise CheckpointError(f"{path} is truncated or not a checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds pickled code, which is not run; only files of --savecheck are read"
+            f"{path} contains pickled code, which is not run: use a file written by --savecheck"
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
@@ -54,7 +66,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint of mammoth_compiled")
     if content["version"] > VERSION:
         raise CheckpointError(
-            f"{path} has version {content['version']}, this release reads {VERSION}: update it"
+            f"{path} has version {content['version']}, but this release reads version {VERSION}: "
+            "update mammoth_compiled"
         )
     if content["version"] < VERSION:
         raise CheckpointError(

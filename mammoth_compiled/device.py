@@ -1,4 +1,4 @@
-"""Where a run computes, where it keeps files, its random state and its freed memory."""
+"""The machine a run uses: its device, its folder for files, random state and freed memory."""
 
 import ctypes
 import os
@@ -12,10 +12,17 @@ from mammoth_compiled.errors import ConfigError
 
 
 def get_device(name: str | None = None) -> torch.device:
-    """Returns the device called `name`; without a name the first GPU, else the CPU.
+    """Returns a device by name.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:N"; None for the first GPU, or the CPU if there is no GPU.
 
     Raises:
-        ConfigError: If there is no such device here; lists those that there are.
+        ConfigError: If this machine has no such device.
+
+    Example:
+        >>> get_device("cpu")
+        device(type='cpu')
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,40 +31,44 @@ def get_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    known = device is not None and (
+    is_available = device is not None and (
         str(device) in available or (device == torch.device("cuda") and len(available) > 1)
     )
-    if device is None or not known:
-        raise ConfigError(f"device {name!r} is not there; available: {', '.join(available)}")
+    if device is None or not is_available:
+        raise ConfigError(f"device {name!r} is not available; valid: {', '.join(available)}")
     return device
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Returns whether a device multiplies bfloat16 in hardware; others emulate it, slowly."""
+    """Returns whether a device multiplies bfloat16 in hardware rather than by slow emulation."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def base_path() -> str:
-    """Returns the folder for data and checkpoints, with a slash at its end.
+    """Returns the folder of data and checkpoints, with a trailing slash.
 
-    It is the environment variable MAMMOTH_BASE_PATH, or `./data/`.
+    The environment variable `MAMMOTH_BASE_PATH` sets it; the default is `./data/`.
     """
     return os.path.join(os.environ.get("MAMMOTH_BASE_PATH") or "./data", "")
 
 
 def set_seed(seed: int) -> None:
-    """Seeds the generators of Python, NumPy and torch (all devices)."""
+    """Seeds the random number generators of Python, NumPy and torch on all devices.
+
+    Args:
+        seed: Any non-negative integer; NumPy uses its lower 32 bits.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """Returns the state of all generators as tensors and plain numbers."""
+    """Returns the state of all random number generators as tensors and numbers."""
     version, internal, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=True)
     assert isinstance(numpy_state, tuple)
@@ -71,7 +82,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `random_state` returned."""
+    """Restores a state returned by `random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -81,25 +92,25 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-# Parameters of glibc's mallopt(3), from malloc.h, and the largest block that glibc by itself comes
-# to take from its heap: larger ones are better given back, holes of their size would add up.
+# Parameters of mallopt(3) in malloc.h of glibc, and the largest block that glibc takes from its heap
+# by default. Larger blocks should return to the system, because holes of their size would add up.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_LARGEST = 32 * 2**20
+_MAX_HEAP_BLOCK = 32 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Makes the allocator keep what tensors on the CPU free, for the rest of the process.
+    """Makes glibc keep the memory that CPU tensors free, until the process ends.
 
-    By default glibc gives what is free at the end of its heap back to the system, and the next
-    step's activations and gradients, of the same sizes, are paged in anew, zeroed. What the process
-    needs at its peak it then holds until it ends; blocks over 32 MiB are given back all the same.
+    By default glibc returns free memory at the end of its heap to the system, so that the
+    activations and gradients of the next step, which have the same sizes, cause page faults again.
+    With this setting the process holds its peak memory, except for blocks over 32 MiB.
 
     Returns:
-        Whether the C library has such a switch; others are left as they are.
+        False if the C library has no such setting; nothing changes then.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # not glibc; TypeError: not POSIX
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, -1))
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MAX_HEAP_BLOCK) and mallopt(_M_TRIM_THRESHOLD, -1))

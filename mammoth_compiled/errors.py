@@ -1,43 +1,43 @@
-"""The errors a user can meet; each message says what, where, the valid values and the remedy."""
+"""The errors of the package; each message says what is wrong and where, and names the remedy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class MammothError(ValueError):
-    """Base of all errors that the package raises on bad input."""
+    """Base class of all errors that the package raises for invalid input."""
 
 
 class RegistryError(MammothError):
-    """A name that is not registered, or a target that cannot be."""
+    """A name is not registered, or a target cannot be registered."""
 
 
 class ConfigError(MammothError):
-    """An argument that is unknown, missing, of the wrong type or out of range."""
+    """An argument is unknown, missing, of the wrong type or out of range."""
 
 
 class ContractError(MammothError):
-    """A backbone that does not keep the ReturnTypes contract."""
+    """A backbone violates the contract of `ReturnTypes`."""
 
 
 class DataError(MammothError):
-    """Data that is not there or not what it should be."""
+    """Data is missing or damaged, or has the wrong format."""
 
 
 class CheckpointError(MammothError):
-    """A checkpoint that cannot be read or does not fit the run."""
+    """A checkpoint cannot be read or does not fit the run."""
 
 
 class TrainingError(MammothError):
-    """A training run that cannot go on, a loss that is not finite above all."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class ExportError(MammothError):
-    """A backbone that cannot be exported, or a bundle that cannot be used.
+    """A backbone cannot be exported, or a bundle cannot be used.
 
     Args:
-        message: What is wrong, where, and the remedy.
-        code: Kind of the error, the same words as in the C++ runtime: `export` (the export failed
+        message: What is wrong and where, and the remedy.
+        code: Kind of the error, with the same values as in the C++ runtime: `export` (the export failed
             or differs from eager), `missing` (no bundle, manifest or file), `damaged` (truncated,
             not the schema, wrong hash), `schema` (written by a later version), `path` (a path
             leaves the bundle), `contract` (unknown or absent returnt, wrong input), `hardware` (a
@@ -56,7 +56,11 @@ def unknown_name(kind: str, name: object, valid: Iterable[str], suggestions: int
         kind: What the name should be, "model" for example.
         name: The unknown name.
         valid: The valid names.
-        suggestions: How many near names to suggest at most.
+        suggestions: Maximum number of near names to suggest.
+
+    Example:
+        >>> unknown_name("model", "dir", ["der", "sgd"])
+        "unknown model 'dir'. Did you mean 'der'? Valid: der, sgd"
     """
     valid = sorted(valid)
     nearest = [repr(near) for near in get_close_matches(str(name), valid, n=suggestions)]

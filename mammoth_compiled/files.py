@@ -1,4 +1,4 @@
-"""Writes files whole or not at all."""
+"""Files: atomic writes, and the cache folder of the user."""
 
 import os
 import tempfile
@@ -8,14 +8,26 @@ from mammoth_compiled.errors import MammothError
 
 
 def user_cache() -> Path:
-    """Returns the user's folder for what can be computed again: MAMMOTH_CACHE_DIR, or XDG's."""
+    """Returns the folder for results that can be recomputed.
+
+    The environment variable `MAMMOTH_CACHE_DIR` sets it; the default is `mammoth_compiled` in the XDG
+    cache folder.
+    """
     given = os.environ.get("MAMMOTH_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(base) / "mammoth_compiled"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that nobody ever sees half of it."""
+    """Writes a file completely or not at all; creates missing folders.
+
+    Args:
+        path: The file; an existing one is replaced.
+        content: Its bytes.
+
+    Raises:
+        MammothError: If the file cannot be written. The old file, if any, is unchanged.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,6 +1,6 @@
-"""The words the parts of the package share: ReturnTypes, Batch, what a dataset says of itself.
+"""Types that the parts of the package share: return types, batches, dataset facts, accuracies.
 
-Shape letters: B batch, C channels, H W image size, K classes, F features, T tasks.
+Shape letters: B batch, C channels, H and W image size, K classes, F features, T tasks.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +11,22 @@ import torch
 
 
 class ReturnTypes(StrEnum):
-    """What a backbone returns; every member equals its plain string.
+    """What a backbone returns. Every member equals its string: `ReturnTypes.OUT == "out"`.
 
-    ``OUT``: logits [B, K]. ``FEATURES``: features [B, F]. ``BOTH``: the tuple (logits, features).
-    ``FULL``, which a backbone may leave out: (logits, list of stage maps).
+    Attributes:
+        OUT: Logits, [B, K].
+        FEATURES: Features, [B, F].
+        BOTH: The tuple (logits, features).
+        FULL: The tuple (logits, list of stage maps); a backbone need not support it.
+
+    Raises:
+        ValueError: If a member is looked up by an unknown value.
+
+    Example:
+        >>> ReturnTypes("both")
+        <ReturnTypes.BOTH: 'both'>
+        >>> {"out": 1}[ReturnTypes.OUT]
+        1
     """
 
     OUT = "out"
@@ -28,9 +40,9 @@ class ReturnTypes(StrEnum):
 
 
 def unknown_returnt(value: object) -> str:
-    """Returns the message for a `returnt` that no backbone knows."""
+    """Returns the error message for an unknown value of `returnt`."""
     valid = ", ".join(repr(str(member)) for member in ReturnTypes)
-    return f"unknown returnt {value!r}; valid values: {valid} ('full' only where a backbone has it)"
+    return f"unknown returnt {value!r}; valid values: {valid} ('full' only if the backbone supports it)"
 
 
 @dataclass
@@ -38,11 +50,18 @@ class Batch:
     """One batch of the stream, all tensors on the model's device.
 
     Attributes:
-        inputs: Augmented, normalised images, float, [B, C, H, W].
+        inputs: Augmented and normalized images, float, [B, C, H, W].
         labels: Class ids, int64, [B].
-        not_aug_inputs: Images without augmentation and normalisation, float in [0, 1],
+        not_aug_inputs: Images without augmentation and normalization, float in [0, 1],
             [B, C, H, W].
-        logits: Logits of `inputs`, [B, K]: set by a `training_loss` whose replay stores them.
+        logits: Logits of `inputs`, [B, K], set by the `training_loss` of a model that stores them
+            in its buffer; otherwise None.
+
+    Example:
+        >>> import torch
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> Batch(images, torch.tensor([0, 1]), images).logits is None
+        True
     """
 
     inputs: torch.Tensor
@@ -53,17 +72,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a deployed backbone must know of the data it was trained on.
+    """What a deployed backbone needs to know about the data it was trained on.
 
     Attributes:
         name: Registered name of the dataset.
-        input_shape: (C, H, W) of one image.
-        mean: Mean per channel subtracted from images in [0, 1].
-        std: Standard deviation per channel.
-        num_classes: K, the width of the head.
+        input_shape: Shape of one image, (C, H, W).
+        mean: Mean of each channel, subtracted from images in [0, 1].
+        std: Standard deviation of each channel, which divides them.
+        num_classes: Width of the head, K.
         class_names: One name per class id.
-        tasks: (first, last + 1) class id of every task.
-        tasks_seen: How many tasks the weights have been trained on.
+        tasks: The (first, last + 1) class id of each task.
+        tasks_seen: Number of tasks that the weights have been trained on.
+
+    Example:
+        >>> info = DatasetInfo("seq-x", (3, 8, 8), num_classes=4, tasks=((0, 2), (2, 4)))
+        >>> DatasetInfo.from_dict({**info.to_dict(), "tasks_seen": 1}).classes_seen
+        (0, 1)
     """
 
     name: str
@@ -77,11 +101,11 @@ class DatasetInfo:
 
     @property
     def classes_seen(self) -> tuple[int, ...]:
-        """The class ids of all tasks seen, in the order they came."""
+        """The class ids of all tasks seen, in the order of the tasks."""
         return tuple(k for first, end in self.tasks[: self.tasks_seen] for k in range(first, end))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain lists and numbers, for JSON and checkpoints."""
+        """Returns the fields as strings, numbers and lists, for JSON and checkpoints."""
         return {
             "name": self.name,
             "input_shape": list(self.input_shape),
@@ -95,7 +119,11 @@ class DatasetInfo:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "DatasetInfo":
-        """Reads what `to_dict` wrote."""
+        """Returns the object whose `to_dict` returned these fields.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
         channels, height, width = fields["input_shape"]
         return cls(
             name=fields["name"],
@@ -114,8 +142,8 @@ class Evaluation:
     """Accuracies after a task, one entry per task seen so far.
 
     Attributes:
-        class_il: Accuracy in [0, 1] with all classes seen so far to choose from.
-        task_il: Accuracy in [0, 1] with the task's own classes to choose from.
+        class_il: Accuracy in [0, 1], with predictions among all classes seen so far.
+        task_il: Accuracy in [0, 1], with predictions among the classes of the task.
         loss: Mean loss over all test images, nats.
     """
 

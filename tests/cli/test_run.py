@@ -403,7 +403,7 @@ def test_error_as_a_module(run_python):
             ("--model", "sgd", *TINY, "--optimizer", "lion"),
             "argument --optimizer: invalid choice: 'lion'",
         ),
-        (("--model", "sgd", *TINY, "--device", "tpu"), "device 'tpu' is not there; available: cpu"),
+        (("--model", "sgd", *TINY, "--device", "tpu"), "device 'tpu' is not available; valid: cpu"),
         (("--model", "er", *TINY), "--buffer_size is required for model 'er' on 'seq-noise'"),
         (
             ("--model", "er", *TINY, "--buffer_size", 4, "--minibatch_size", 5),
@@ -474,9 +474,9 @@ def test_invalid_checkpoints(error_of, plugin, tmp_path, damage):
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-50])
     message = {
-        "truncated": "is truncated or no checkpoint",
+        "truncated": "is truncated or not a checkpoint",
         "foreign": "is not a checkpoint of mammoth_compiled",
-        "code": "holds pickled code, which is not run",
+        "code": "contains pickled code, which is not run",
     }[damage]
     error_of("--import", plugin, "--model", "sgd", *TINY, "--loadcheck", path, message=message)
 

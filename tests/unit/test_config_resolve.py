@@ -201,8 +201,8 @@ def test_joint_model_enables_joint(tiny):
         ("width", "wide", "invalid int value: 'wide'"),
         ("buffer_size", 0, "must be an integer >= 1, got '0'"),
         ("minibatch_size", 0, "must be an integer >= 1, got '0'"),
-        ("device", "tpu", "device 'tpu' is not there; available: cpu"),
-        ("device", "cuda:99", "device 'cuda:99' is not there; available: cpu"),
+        ("device", "tpu", "device 'tpu' is not available; valid: cpu"),
+        ("device", "cuda:99", "device 'cuda:99' is not available; valid: cpu"),
     ],
 )
 @pytest.mark.parametrize("form", [0, 1], ids=["dictionary", "words"])

@@ -1,4 +1,4 @@
-"""Devices, folders and random state."""
+"""Devices, the base folder, random state and freed memory."""
 
 import random
 
@@ -21,7 +21,7 @@ def draw():
     return random.random(), np.random.rand(), np.random.standard_normal(), torch.rand(3).tolist()
 
 
-def test_device_without_a_name():
+def test_default_device():
     assert get_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -30,25 +30,25 @@ def test_device_by_name():
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta"])
-def test_device_that_is_not_there(name):
-    with pytest.raises(ConfigError, match=f"device '{name}' is not there; available: cpu"):
+def test_unavailable_device_is_rejected(name):
+    with pytest.raises(ConfigError, match=f"device '{name}' is not available; valid: cpu"):
         get_device(name)
 
 
-def test_base_path_is_the_environments(monkeypatch):
+def test_base_path_from_the_environment(monkeypatch):
     monkeypatch.setenv("MAMMOTH_BASE_PATH", "/some/where")
     assert base_path() == "/some/where/"
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_base_path_without_environment(monkeypatch, value):
+def test_default_base_path(monkeypatch, value):
     monkeypatch.delenv("MAMMOTH_BASE_PATH")
     if value is not None:
         monkeypatch.setenv("MAMMOTH_BASE_PATH", value)
     assert base_path() == "./data/"
 
 
-def test_a_seed_gives_the_same_numbers():
+def test_seed_determines_the_numbers():
     set_seed(2**32 + 5)
     first = draw()
     set_seed(2**32 + 5)
@@ -59,7 +59,7 @@ def test_a_seed_gives_the_same_numbers():
 
 def test_random_state_round_trip():
     draw()
-    random.gauss(0, 1)  # leaves a number in the generator's pocket
+    random.gauss(0, 1)  # caches a number in the generator
     np.random.standard_normal()
     state = random_state()
     first = (random.gauss(0, 1), *draw())
@@ -67,7 +67,7 @@ def test_random_state_round_trip():
     assert (random.gauss(0, 1), *draw()) == first
 
 
-def test_random_state_can_be_loaded_without_running_code(tmp_path):
+def test_random_state_can_be_loaded_with_weights_only(tmp_path):
     state = random_state()
     first = draw()
     torch.save(state, tmp_path / "state.pt")
@@ -76,12 +76,12 @@ def test_random_state_can_be_loaded_without_running_code(tmp_path):
 
 
 @pytest.mark.parametrize("flag", [None, "avx512_bf16", "amx_bf16"])
-def test_bfloat16_in_hardware(monkeypatch, flag):
+def test_bfloat16_support_of_a_cpu(monkeypatch, flag):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
     assert computes_bf16(torch.device("cpu")) == (flag is not None)
 
 
-PAGED_IN = """
+PAGE_FAULTS = """
 import resource, sys, torch
 from mammoth_compiled.device import keep_freed_memory
 if sys.argv[1] == "keep":
@@ -102,19 +102,19 @@ def test_freed_memory_is_kept(run_python):
     if not keep_freed_memory():
         pytest.skip("the C library has no mallopt")
 
-    # By itself glibc gives memory back or not as its heap happens to lie; so it always does.
-    mapped = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={2**20}"}
+    # Whether glibc returns memory by default depends on the layout of its heap; this makes it do so.
+    returning = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={2**20}"}
 
-    def paged_in(what):
-        done = run_python("-c", PAGED_IN, what, **mapped)
+    def page_faults(what):
+        done = run_python("-c", PAGE_FAULTS, what, **returning)
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    # 60 MiB in pages of 4 KiB, or in huge ones of 2 MiB.
-    assert paged_in("give back") >= 30
-    assert paged_in("keep") < 30
+    # 60 MiB in pages of 4 KiB, or in huge pages of 2 MiB.
+    assert page_faults("return") >= 30
+    assert page_faults("keep") < 30
 
 
-def test_another_c_library(monkeypatch):
+def test_other_c_libraries_keep_their_settings(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert not keep_freed_memory()

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""write_atomically: complete files, or none."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import write_atomically
 
 
-def test_writes_and_makes_folders(tmp_path):
+def test_creates_missing_folders(tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
     write_atomically(path, b"content")
     assert path.read_bytes() == b"content"
@@ -17,7 +17,7 @@ def test_writes_and_makes_folders(tmp_path):
     assert os.listdir(path.parent) == ["file.bin"]
 
 
-def test_replaces(tmp_path):
+def test_replaces_an_existing_file(tmp_path):
     write_atomically(tmp_path / "file", b"old")
     write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
@@ -27,7 +27,7 @@ def test_replaces(tmp_path):
 @pytest.mark.parametrize(
     ("error", "seen"), [(OSError, MammothError), (KeyboardInterrupt, KeyboardInterrupt)]
 )
-def test_failure_leaves_what_was_there(tmp_path, monkeypatch, function, error, seen):
+def test_failure_keeps_the_old_file(tmp_path, monkeypatch, function, error, seen):
     def fail(*_):
         raise error("no space left")
 
@@ -39,7 +39,7 @@ def test_failure_leaves_what_was_there(tmp_path, monkeypatch, function, error, s
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_unwritable_path_is_reported(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(MammothError, match=f"cannot write {tmp_path}/file/below"):
         write_atomically(tmp_path / "file" / "below", b"")

@@ -28,13 +28,13 @@ def test_members_are_their_strings(member):
     assert f"{member}" == member.value
 
 
-def test_names_and_values():
+def test_members():
     members = {"OUT": "out", "FEATURES": "features", "BOTH": "both", "FULL": "full"}
     assert {name: member.value for name, member in ReturnTypes.__members__.items()} == members
 
 
 @pytest.mark.parametrize("value", ["foo", None, 3])
-def test_unknown_value_lists_the_valid_ones(value):
+def test_unknown_value_lists_the_valid_values(value):
     with pytest.raises(ValueError, match="valid values: 'out', 'features', 'both', 'full'"):
         ReturnTypes(value)
 
@@ -45,9 +45,9 @@ def test_classes_seen(seen, classes):
     assert DatasetInfo.from_dict(fields).classes_seen == classes
 
 
-def test_info_survives_json():
+def test_info_round_trips_through_json():
     assert DatasetInfo.from_dict(json.loads(json.dumps(INFO.to_dict()))) == INFO
 
 
-def test_unknown_name_without_a_near_one():
+def test_unknown_name_without_a_suggestion():
     assert unknown_name("thing", "zzz", ["b", "a"]) == "unknown thing 'zzz'. Valid: a, b"
