@@ -36,8 +36,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchvision|numpy|np|PIL|tqdm|argparse|collections|typing|pathlib|os)\..*"),
     ("py:.*", r"(nn|optim|fx)\..*"),
     # Internal types of ours, which appear in signatures.
-    ("py:class", r"mammoth_compiled\.(data|export)\.[a-z_.]+\.[A-Z]\w+"),
-    ("py:.*", r"(Training stages|The return types it answers)"),
+    ("py:class", r"mammoth_compiled\.(data|export|engine)\.[a-z_.]+\.[A-Z]\w+"),
+
     ("py:.*", r"(optional|callable|Callable|Any|Self|Settings|Target|Images|Labelled|Matrix)"),
 ]
 

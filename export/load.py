@@ -60,7 +60,7 @@ class Bundle:
 
     @property
     def supports(self) -> tuple[ReturnTypes, ...]:
-        """Supported return types: all of the bundle, or the one it was loaded for."""
+        """Supported return types, all of the bundle, or the one it was loaded for."""
         return tuple(self._opened.runs)
 
     @property

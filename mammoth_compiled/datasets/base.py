@@ -132,7 +132,7 @@ class ContinualDataset:
 
     @property
     def num_stages(self) -> int:
-        """Number of training stages: one per task, or 1 for joint training on all tasks."""
+        """Number of training stages; one per task, or 1 for joint training on all tasks."""
         return 1 if self.joint else self.N_TASKS
 
     def reset(self) -> None:
