@@ -1,4 +1,4 @@
-"""What a run says: plain lines that do not break a progress bar."""
+"""Console output: plain lines that do not break a progress bar."""
 
 import sys
 
@@ -6,6 +6,6 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """Writes a line to standard output, above any progress bar."""
+    """Prints a line to standard output, above any progress bar."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()

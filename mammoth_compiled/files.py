@@ -18,6 +18,22 @@ def user_cache() -> Path:
     return Path(given) if given else Path(base) / "mammoth_compiled"
 
 
+def check_writable(path: Path) -> None:
+    """Checks that a file can be created, including missing parent directories; creates nothing.
+
+    Raises:
+        MammothError: If it cannot be created; says why.
+    """
+    try:
+        if path.is_dir():
+            raise MammothError(f"cannot write {path}: it is a directory; give a file in it")
+        parent = next(directory for directory in path.resolve().parents if directory.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+            raise MammothError(f"cannot write {path}: {parent} is not a writable directory")
+    except OSError as error:
+        raise MammothError(f"cannot write {path}: {error}") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file completely or not at all; creates missing folders.
 

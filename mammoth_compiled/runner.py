@@ -119,13 +119,19 @@ def _build_backbone(args: Namespace, dataset: ContinualDataset) -> MammothBackbo
     """Builds the backbone and checks it on the dataset's input shape.
 
     Raises:
-        ContractError: If it is not a `MammothBackbone` or violates the ReturnTypes contract.
+        ContractError: If it cannot be built with its arguments, is not a `MammothBackbone`, or
+            violates the ReturnTypes contract.
     """
     entry = backbones[args.backbone]
     options = _options(args, entry.parameters)
     if "num_classes" in inspect.signature(entry.target).parameters:
         options["num_classes"] = dataset.N_CLASSES
-    net = entry.target(**options)
+    try:
+        net = entry.target(**options)
+    except (RuntimeError, ValueError) as error:  # torch's errors for invalid sizes
+        raise ContractError(
+            f"backbone {entry.name!r} ({entry.origin}) could not be built with {options}: {error}"
+        ) from error
     if not isinstance(net, MammothBackbone):
         raise ContractError(
             f"backbone {entry.name!r} ({entry.origin}) returned a {type(net).__name__}; it must "

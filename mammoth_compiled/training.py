@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.engine import Observer, Run, run_tasks
-from mammoth_compiled.results import Results
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.observers import default_observers
+from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
 
@@ -41,8 +41,9 @@ def train(
 
     Example:
         >>> import mammoth_compiled as mc
-        >>> args = {"backbone": "mnistmlp", "input_size": 3072, "debug_mode": 1, "compile": "off"}
-        >>> results = mc.train(*mc.load_runner("sgd", "seq-fmnist-mini", args))  # doctest: +ELLIPSIS
+        >>> args = {"backbone": "mnistmlp", "debug_mode": 1, "compile": "off"}
+        >>> runner = mc.load_runner("sgd", "seq-fmnist-mini", args)
+        >>> results = mc.train(*runner)  # doctest: +ELLIPSIS
         compile: off (--compile off)
         Accuracy after task 1: ...
         >>> len(results.class_il)

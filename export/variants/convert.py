@@ -75,6 +75,16 @@ def convert(kind: str, model: bytes, calibration: np.ndarray | None = None) -> b
     return data
 
 
+def variant_names(given: str | None) -> tuple[str, ...]:
+    """Resolves a comma-separated list of variants, without duplicates; None means none.
+
+    Raises:
+        ExportError: If a variant is unknown; lists the valid ones.
+    """
+    words = (word.strip() for word in (given or "").split(","))
+    return tuple(dict.fromkeys(_check_kind(word) for word in words if word))
+
+
 def _check_kind(kind: str) -> str:
     if kind not in VARIANTS:
         raise ExportError(f"unknown variant {kind!r}; valid: {', '.join(map(repr, VARIANTS))}")

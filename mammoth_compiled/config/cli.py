@@ -3,7 +3,7 @@
 import types
 import typing
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -60,7 +60,11 @@ def _options(field: "Field[Any]", annotation: Any) -> dict[str, Any]:
         options["choices"] = get_args(annotation)
     elif get_origin(annotation) is Sequence:
         options["nargs"] = "+"
-    if field.default is not None and field.default is not False and "default" not in options["help"]:
+    if (
+        field.default is not None
+        and field.default is not False
+        and "default" not in options["help"]
+    ):
         options["help"] = f"{options['help'].removesuffix('.')} (default: {field.default})."
     return options
 

@@ -59,5 +59,3 @@ def listing() -> str:
         lines.append(f"{title}:")
         lines += [f"  {name:<18} {registry[name].summary}" for name in sorted(registry)]
     return "\n".join(lines)
-
-

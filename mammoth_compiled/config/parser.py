@@ -90,9 +90,7 @@ class Parser(ArgumentParser):
         """Adds an argument; see `argparse`."""
         if self._section is not None:
             return self._section.add_argument(*flags, **options)
-        return self._record(
-            super().add_argument(*flags, **options), options.get("action", "store")
-        )
+        return self._record(super().add_argument(*flags, **options), options.get("action", "store"))
 
     def add_argument_group(self, *args: Any, **options: Any) -> Any:
         """Adds an argument group; see `argparse`."""

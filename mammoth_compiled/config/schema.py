@@ -48,8 +48,12 @@ class ExperimentConfig:
     backbone: str | None = _argument(
         None, "Network architecture (default: chosen by the dataset).", metavar="NAME"
     )
-    batch_size: int = _argument(32, "Training batch size (default: best known, else 32).", positive_int, "N")
-    n_epochs: int = _argument(1, "Epochs per task (default: best known, else 1).", positive_int, "N")
+    batch_size: int = _argument(
+        32, "Training batch size (default: best known, else 32).", positive_int, "N"
+    )
+    n_epochs: int = _argument(
+        1, "Epochs per task (default: best known, else 1).", positive_int, "N"
+    )
     joint: bool = _argument(False, "Train on all tasks jointly (upper bound).")
     seed: int | None = _argument(
         None, "Seed for all random number generators (default: unseeded).", non_negative_int, "N"
@@ -62,7 +66,9 @@ class OptimizerConfig:
     """The optimizer and its learning rate schedule."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = _argument("sgd", "Optimizer.")
-    lr: float = _argument(0.03, "Learning rate (default: best known, else 0.03).", positive_float, "LR")
+    lr: float = _argument(
+        0.03, "Learning rate (default: best known, else 0.03).", positive_float, "LR"
+    )
     optim_wd: float = _argument(0.0, "Weight decay.", non_negative_float, "WD")
     optim_mom: float = _argument(0.0, "SGD momentum.", non_negative_float, "M")
     optim_nesterov: bool = _argument(False, "Use Nesterov momentum; requires --optim_mom.")

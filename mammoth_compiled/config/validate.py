@@ -4,6 +4,9 @@ from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError
 
+# torch.manual_seed takes a signed 64-bit integer.
+MAX_SEED = 2**63
+
 
 def validate(config: RunConfig) -> None:
     """Checks what the type of a single argument cannot.
@@ -12,6 +15,8 @@ def validate(config: RunConfig) -> None:
         ConfigError: If two arguments contradict each other, or the device does not exist.
     """
     optimizer, compute, files = config.optimizer, config.compute, config.files
+    if (config.experiment.seed or 0) >= MAX_SEED:
+        raise ConfigError(f"--seed must be below 2**63, got {config.experiment.seed}")
     device = get_device(compute.device)
     if compute.amp == "fp16" and device.type == "cpu":
         raise ConfigError("--amp fp16 needs a GPU; valid on the CPU: off, bf16")

@@ -11,8 +11,8 @@ from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.results import Results
 from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
 

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mammoth_compiled.checkpoint import read_checkpoint, write_checkpoint
+from mammoth_compiled.config import RunConfig
 from mammoth_compiled.device import base_path, random_state, set_random_state
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.errors import CheckpointError
-from mammoth_compiled.results import plain_arguments
 from mammoth_compiled.models.state import model_state, restore_model
 from mammoth_compiled.registry import backbones
+from mammoth_compiled.results import plain_arguments
 
 
 class SavedCheckpoint(NamedTuple):
@@ -17,6 +18,11 @@ class SavedCheckpoint(NamedTuple):
 
     path: Path
     left_out: list[str]
+
+
+def checkpoint_directory(config: RunConfig) -> Path:
+    """Returns the directory of the checkpoints: `--checkpoint_path`, or one in `base_path()`."""
+    return Path(config.files.checkpoint_path or Path(base_path()) / "checkpoints")
 
 
 def save(run: Run) -> SavedCheckpoint:
@@ -27,16 +33,18 @@ def save(run: Run) -> SavedCheckpoint:
     """
     args = run.config.to_namespace()
     num_done = len(run.results.class_il)
-    folder = Path(run.config.files.checkpoint_path or Path(base_path()) / "checkpoints")
     seed = "" if args.seed is None else f"_seed{args.seed}"
-    path = folder / f"{args.model}_{args.dataset}_{args.backbone}{seed}_task{num_done}.pt"
+    path = (
+        checkpoint_directory(run.config)
+        / f"{args.model}_{args.dataset}_{args.backbone}{seed}_task{num_done}.pt"
+    )
     names = [p.name for p in backbones[args.backbone].parameters]
     state = model_state(run.model)
     content = {
         "net": run.model.net.state_dict(),
         "backbone": {
             "name": args.backbone,
-            "arguments": {name: getattr(args, name) for name in names if hasattr(args, name)},
+            "arguments": {name: vars(args)[name] for name in names if name in args},
         },
         "data": run.dataset.info().to_dict(),
         "model": {"name": args.model, "state": state},

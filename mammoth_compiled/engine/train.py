@@ -22,8 +22,8 @@ from mammoth_compiled.engine.observer import Observer, Observers, Run
 from mammoth_compiled.engine.resume import resume
 from mammoth_compiled.engine.schedule import schedule
 from mammoth_compiled.engine.step import EagerStep
-from mammoth_compiled.results import Results, plain_arguments
 from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.results import Results, plain_arguments
 
 DEBUG_BATCHES = 6
 

@@ -4,7 +4,7 @@ from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.observers.bundle import BundleExporter
 from mammoth_compiled.observers.checkpoint import CheckpointWriter
-from mammoth_compiled.observers.console import Console, FinalTable
+from mammoth_compiled.observers.console import Console, FinalTable, RunSummary
 from mammoth_compiled.observers.progress import ProgressBar, is_interactive
 from mammoth_compiled.observers.results import ResultsWriter
 
@@ -15,6 +15,7 @@ __all__ = [
     "FinalTable",
     "ProgressBar",
     "ResultsWriter",
+    "RunSummary",
     "default_observers",
 ]
 

@@ -12,8 +12,11 @@ from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.resume import save
 from mammoth_compiled.errors import ExportError, MammothError
 from mammoth_compiled.export import export_bundle, update_bundle
+from mammoth_compiled.export.bundle.directory import check_target
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.summary import report
+from mammoth_compiled.export.formats import FORMATS, format_names
+from mammoth_compiled.export.variants.convert import variant_names
 from mammoth_compiled.types import Evaluation
 
 CALIBRATION_IMAGES = 256
@@ -27,6 +30,10 @@ class BundleExporter(Observer):
         formats: Comma-separated formats; None for the default ones.
         variants: Comma-separated smaller ONNX models: fp16, int8.
         each_task: True to export after the first task and update the weights after later ones.
+
+    Raises:
+        ExportError: If the directory contains other files or cannot be written, a format or a
+            variant is unknown, or a package that a format needs is missing.
     """
 
     def __init__(
@@ -37,8 +44,11 @@ class BundleExporter(Observer):
         each_task: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.formats = formats
-        self.variants = [name for name in (variants or "").split(",") if name]
+        check_target(self.path)
+        self.formats = format_names(formats)
+        for name in self.formats:
+            FORMATS[name].check_installed()
+        self.variants = variant_names(variants)
         self.each_task = each_task
         self._exported = False
 

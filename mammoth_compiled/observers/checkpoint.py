@@ -2,7 +2,8 @@
 
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
-from mammoth_compiled.engine.resume import save
+from mammoth_compiled.engine.resume import checkpoint_directory, save
+from mammoth_compiled.files import check_writable
 from mammoth_compiled.types import Evaluation
 
 
@@ -15,6 +16,14 @@ class CheckpointWriter(Observer):
 
     def __init__(self, when: str) -> None:
         self.when = when
+
+    def begin_run(self, run: Run) -> None:
+        """Checks that checkpoints can be written.
+
+        Raises:
+            MammothError: If they cannot.
+        """
+        check_writable(checkpoint_directory(run.config) / "checkpoint.pt")
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Writes a checkpoint and prints its path.

@@ -1,5 +1,7 @@
 """Console: one line for each event of a run."""
 
+import time
+
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.metrics import average
@@ -49,6 +51,39 @@ class Console(Observer):
             if step["reason"]:
                 captured += f" (others ran in Python: {step['reason']})"
             say(f"{captured}, {step['host_syncs_per_step']} host syncs per step")
+
+
+class RunSummary(Observer):
+    """Prints what is run in one line at the beginning, and where the time went at the end.
+
+    The total time counts from the construction of the observer.
+    """
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def begin_run(self, run: Run) -> None:
+        """Prints model, dataset, backbone, device and the most important arguments."""
+        experiment = run.config.experiment
+        num_parameters = sum(parameter.numel() for parameter in run.model.net.parameters())
+        say(
+            f"{experiment.model} on {experiment.dataset} with {experiment.backbone} "
+            f"({num_parameters:,} parameters) on {run.model.device}: "
+            f"lr {run.config.optimizer.lr:g}, batch {experiment.batch_size}, "
+            f"{experiment.n_epochs} epochs per task"
+        )
+
+    def end_run(self, run: Run) -> None:
+        """Prints total, training, compilation and evaluation time, unless interrupted."""
+        results = run.results
+        if results.interrupted:
+            return
+        say(
+            f"total: {time.perf_counter() - self._started:.1f} s; training "
+            f"{sum(results.train_s) - sum(results.compile_s):.1f} s "
+            f"({results.images_per_second:,.0f} images/s), compiling "
+            f"{sum(results.compile_s):.1f} s, evaluation {sum(results.eval_s):.1f} s"
+        )
 
 
 class FinalTable(Observer):

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
+from mammoth_compiled.files import check_writable
 
 
 class ResultsWriter(Observer):
@@ -10,15 +12,20 @@ class ResultsWriter(Observer):
 
     Args:
         path: The file.
+
+    Raises:
+        MammothError: If the file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        check_writable(self.path)
 
     def end_run(self, run: Run) -> None:
-        """Writes the file.
+        """Writes the file and prints its path.
 
         Raises:
             MammothError: If it cannot be written; no half-written file stays behind.
         """
         run.results.write_json(self.path)
+        say(f"results: {self.path}")

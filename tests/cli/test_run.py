@@ -298,7 +298,7 @@ def test_int8_calibration_uses_training_images_of_seen_classes(
     command, plugin, tmp_path, monkeypatch
 ):
     def export(model, path, calibration, test_set, variants, **_):
-        assert variants == ["int8"]
+        assert variants == ("int8",)
         before = torch.get_rng_state()
         found.append(len(calibration()))
         assert torch.equal(torch.get_rng_state(), before)
@@ -319,6 +319,7 @@ def test_int8_calibration_uses_training_images_of_seen_classes(
         (("--export_each_task", "1"), "--export_each_task needs --export"),
         (("--formats", "onnx"), "--formats needs --export"),
         (("--export", "bundle", "--formats", "onxx"), "unknown format 'onxx'"),
+        (("--export", "bundle", "--export_variants", "int9"), "unknown variant 'int9'; valid:"),
     ],
 )
 def test_export_arguments_that_contradict(error_of, plugin, words, message):
@@ -415,6 +416,12 @@ def test_error_as_a_module(run_python):
             ("--model", "sgd", *TINY, "--backbone", "needs-depth", "--depth", "x"),
             "invalid int value: 'x'",
         ),
+        (
+            ("--model", "sgd", *TINY, "--backbone", "flat-net", "--width", -3),
+            "backbone 'flat-net' (plugin.flat_net) could not be built with {'width': -3",
+        ),
+        (("--model", "sgd", "--model", "er", *TINY), "argument --model is given 2 times"),
+        (("--model", "sgd", "--dataset", "seq-noise", "--seed", 2**63), "--seed must be below"),
         (("--model", "sgd", *TINY, "--backbone", "liar"), "returnt='both' must be the tuple"),
         (("--model", "sgd", *TINY, "--backbone", "five-classes"), "must have shape [B, 4]"),
         (("--model", "sgd", *TINY, "--loadcheck", "nowhere.pt"), "no checkpoint at nowhere.pt"),
@@ -496,9 +503,21 @@ def test_missing_data(error_of, monkeypatch, tmp_path):
 
 def test_results_path_that_cannot_be_written(error_of, plugin, tmp_path):
     words = ("--import", plugin, "--model", "sgd", *TINY)
-    error_of(*words, "--results_path", tmp_path, message="is a folder; give a file in it")
+    error_of(*words, "--results_path", tmp_path, message="it is a directory; give a file in it")
     (tmp_path / "file").write_text("")
-    error_of(*words, "--results_path", tmp_path / "file" / "r.json", message="cannot be written")
+    error_of(
+        *words,
+        "--results_path",
+        tmp_path / "file" / "r.json",
+        message="is not a writable directory",
+    )
+
+
+def test_checkpoint_path_that_cannot_be_written(error_of, plugin, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    words = ("--import", plugin, "--model", "sgd", *TINY, "--savecheck", "last")
+    error_of(*words, "--checkpoint_path", path / "x", message=f"{path} is not a writable directory")
 
 
 def test_export_directory_with_other_files(error_of, plugin, tmp_path):

@@ -315,6 +315,19 @@ def test_backbone_parameter_named_like_an_argument_of_the_run(tiny, name):
     assert "and an argument of the run: rename the parameter" in text
 
 
+@pytest.mark.parametrize("name", ["explain", "dataset"])
+def test_model_must_not_define_reserved_arguments(tiny, name):
+    @register_model("clash")
+    class Clash(ContinualModel):
+        @staticmethod
+        def get_parser(parser):
+            parser.add_argument(f"--{name}")
+            return parser
+
+    with pytest.raises(ConfigError, match=rf"model 'clash' .* must not define --{name}"):
+        resolve("clash", "seq-tiny", {})
+
+
 def test_backbone_parameter_named_like_an_argument_of_the_model(tiny):
     @register_backbone("clash")
     def clash(num_classes, alpha: float = 0.1):
@@ -368,7 +381,9 @@ def test_backbone_function_must_return_a_backbone(tiny):
     def no_net(num_classes):
         return "a string"
 
-    with pytest.raises(ContractError, match=r"'no-net' .* returned a str; it must return a Mammoth"):
+    with pytest.raises(
+        ContractError, match=r"'no-net' .* returned a str; it must return a Mammoth"
+    ):
         load_runner("sgd", "seq-tiny", {"backbone": "no-net"})
 
 

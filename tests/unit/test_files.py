@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.files import write_atomically
+from mammoth_compiled.files import check_writable, write_atomically
 
 
 def test_creates_missing_folders(tmp_path):
@@ -43,3 +43,16 @@ def test_unwritable_path_is_reported(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(MammothError, match=f"cannot write {tmp_path}/file/below"):
         write_atomically(tmp_path / "file" / "below", b"")
+
+
+def test_check_writable_creates_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "file")
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_writable_rejects_directories_and_files_as_parents(tmp_path):
+    with pytest.raises(MammothError, match="it is a directory; give a file in it"):
+        check_writable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MammothError, match="file is not a writable directory"):
+        check_writable(tmp_path / "file" / "below")
