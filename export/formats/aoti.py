@@ -106,6 +106,20 @@ class Aoti(MultiEntryFormat):
             locations = json.loads(archive.read(name))
         replace_in_archive(path, locations, weights)
 
+    def check_installed(self) -> None:
+        """Checks for a C++ compiler, which Inductor needs."""
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise ExportError(
+                f"AOTInductor needs a C++ compiler, and there is none ({first_line(error)}). "
+                "Install g++ or set CXX, or choose other formats",
+                "backend",
+            ) from error
+
 
 def check_hardware(file: File, device: torch.device) -> None:
     """Refuses a package that this machine cannot run, before it is loaded.

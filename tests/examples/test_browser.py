@@ -121,7 +121,7 @@ def expected(net, images):
         return net((values - mean) / std).numpy()
 
 
-def test_the_page_says_what_the_bundle_says(net, pixels, site, address, tmp_path):
+def test_page_matches_the_bundle(net, pixels, site, address, tmp_path):
     own = tmp_path / "own.png"
     photo = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     Image.fromarray(photo).save(own)
@@ -208,7 +208,7 @@ def test_a_bundle_without_samples_names_and_seen_classes(net, site, address):
     assert page["golden"].startswith("✓ equals eager")
 
 
-def test_pixels_in_probabilities_out_and_variants(net, pixels, site, address):
+def test_folded_preprocessing_softmax_and_variants(net, pixels, site, address):
     calibration = torch.rand(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     export_bundle(
         net,
@@ -237,7 +237,7 @@ def test_pixels_in_probabilities_out_and_variants(net, pixels, site, address):
     assert [row[2] for row in exact["cells"]] == [f"{100 * share:.1f} %" for share in shares]
 
 
-def test_bad_bundles_are_named(site, address):
+def test_invalid_bundles_show_their_error(site, address):
     def spoiled(name, change):
         folder, manifest = copy_of(site, name)
         change(folder, manifest)

@@ -17,7 +17,7 @@ def example(request, run_python):
     return lambda *words: run_python(path, "--debug", "--compile", "off", *words)
 
 
-def test_from_contract_to_bundle(example, tmp_path):
+def test_example_checks_trains_and_exports(example, tmp_path):
     result = example("--backbone", "custom-resnet", "--width", 4, "--export", tmp_path / "bundle")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -34,7 +34,7 @@ def test_from_contract_to_bundle(example, tmp_path):
     assert bundle.classes_seen == tuple(range(10))
 
 
-def test_a_wrong_option_is_said_without_a_traceback(example):
+def test_wrong_option_has_no_traceback(example):
     result = example("--width", 4)
     assert result.returncode == 2
     assert "error: unknown argument 'width'" in result.stderr

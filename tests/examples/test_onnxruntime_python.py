@@ -87,7 +87,7 @@ def pictures(tmp_path):
     return files, pixels
 
 
-def test_prints_the_classes_in_the_order_of_eager(example, bundle, net, pictures):
+def test_classes_are_printed_in_the_order_of_eager_mode(example, bundle, net, pictures):
     files, pixels = pictures
     result = example(bundle, *files, "--top", 2)
     assert result.returncode == 0, result.stderr
@@ -103,7 +103,7 @@ def test_prints_the_classes_in_the_order_of_eager(example, bundle, net, pictures
         assert re.split(r" {2,}", line) == [file.name, *cells]
 
 
-def test_resizes_and_names_columns_without_names(example, bundle, tmp_path):
+def test_images_are_resized_and_unnamed_classes_numbered(example, bundle, tmp_path):
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["classes"] |= {"names": [], "seen": [], "ids": [7, 5, 9, 3]}
     (bundle / "manifest.json").write_text(json.dumps(manifest))

@@ -1,4 +1,7 @@
-"""Small bundles that tests share: of the default formats, and of every format."""
+"""Small networks and bundles that tests share, and helpers that spoil a bundle."""
+
+import json
+import shutil
 
 import pytest
 import torch
@@ -6,7 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
+from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle
+from mammoth_compiled.export.bundle.hashes import sha256
+from mammoth_compiled.export.formats import FORMATS
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -28,7 +34,7 @@ class SmallNet(MammothBackbone):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Keeps small layers from waiting for threads longer than they compute."""
+    """Uses one thread: for small layers, starting more costs more time than it saves."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,15 +73,74 @@ def small_bundle(tmp_path_factory, small_info):
 
 
 @pytest.fixture(scope="session")
-def every_format(tmp_path_factory, small_info):
+def every_format(tmp_path_factory, small_info, reason_missing):
     """(the network in eval mode, the directory of its bundle of every format).
 
-    The network is fresh: biases are zeros and scales are ones, which optimizers like to drop.
+    All formats that can be written on this machine. The network is untrained: its biases are zeros
+    and its scales are ones, which optimizers tend to drop.
     """
-    from mammoth_compiled.export.formats import FORMATS
-
     net = SmallNet().eval()
     with torch.no_grad():
         net.classifier.bias.zero_()
-    folder = tmp_path_factory.mktemp("every") / "bundle"
-    return net, export_bundle(net, folder, info=small_info, formats=list(FORMATS))
+    directory = tmp_path_factory.mktemp("every") / "bundle"
+    formats = [name for name in FORMATS if not reason_missing(name)]
+    return net, export_bundle(net, directory, info=small_info, formats=formats)
+
+
+@pytest.fixture
+def every_format_copy(every_format, tmp_path):
+    """A copy of the bundle of every format, which the test may change."""
+    return shutil.copytree(every_format[1], tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def reason_missing():
+    """Returns a function: why this machine cannot write a format, or an empty string."""
+
+    def reason(name):
+        try:
+            FORMATS[name].check_installed()
+        except ExportError as error:
+            return str(error)
+        return ""
+
+    return reason
+
+
+@pytest.fixture(scope="session")
+def require_format(reason_missing):
+    """Returns a function that skips the test if this machine cannot write a format."""
+
+    def require(name):
+        if reason := reason_missing(name):
+            pytest.skip(reason)
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def edit_manifest():
+    """Returns a function that changes the JSON of a bundle's manifest."""
+
+    def edit(directory, change):
+        content = json.loads((directory / "manifest.json").read_text())
+        change(content)
+        (directory / "manifest.json").write_text(json.dumps(content))
+
+    return edit
+
+
+@pytest.fixture(scope="session")
+def rehash(edit_manifest):
+    """Returns a function that updates size and hash of a changed file in the manifest."""
+
+    def update(directory, name):
+        path = directory / name
+
+        def change(content):
+            file = next(file for file in content["files"] if file["path"] == name)
+            file |= {"sha256": sha256(path), "bytes": path.stat().st_size}
+
+        edit_manifest(directory, change)
+
+    return update

@@ -139,7 +139,7 @@ def test_help_lists_the_new_format(capsys):
         assert "npz" in capsys.readouterr().out
 
 
-def test_a_wrong_result_stops_the_export(net, npz, tmp_path, monkeypatch):
+def test_wrong_result_stops_the_export(net, npz, tmp_path, monkeypatch):
     monkeypatch.setattr(
         npz, "_arrays", lambda weights: {n: v.numpy() + 0.5 for n, v in weights.items()}
     )
@@ -148,27 +148,27 @@ def test_a_wrong_result_stops_the_export(net, npz, tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_missing_package_stops_the_export_first(net, npz, tmp_path, monkeypatch):
+def test_missing_package_stops_the_export_first(net, npz, tmp_path, monkeypatch):
     monkeypatch.delattr(np, "savez")
     monkeypatch.setattr(npz, "write", lambda *_: pytest.fail("wrote before the check"))
     with pytest.raises(ExportError, match="NumPy is too old"):
         export_bundle(net, tmp_path / "b", input_shape=SHAPE, formats="npz")
 
 
-def test_default_formats_include_those_that_say_so(monkeypatch):
+def test_default_formats_are_those_declared_default(monkeypatch):
     assert "npz" not in format_names(None)
     monkeypatch.setattr(Npz, "default", True)
     assert "npz" in format_names(None)
 
 
 @pytest.mark.parametrize("name", ["onnx", "ts", "npz", "golden", "text"])
-def test_a_name_in_use_is_refused(name):
+def test_name_in_use_raises(name):
     with pytest.raises(ExportError, match=f"format name '{name}' is already in use"):
         register_format(type("Other", (Npz,), {"name": "other", "aliases": (name,)}))
     assert "other" not in FORMATS
 
 
-def test_a_bundle_of_an_unknown_format_is_refused(bundle):
+def test_bundle_with_an_unknown_format_raises(bundle):
     del FORMATS["npz"]
     with pytest.raises(ExportError, match=r"format is 'npz'; valid: .*'onnx'"):
         read_manifest(bundle)

@@ -76,12 +76,12 @@ def test_golden_input() -> None:
         np.testing.assert_allclose(answer["features"], features, rtol=1e-3, atol=1e-4)
 
 
-def test_only_what_was_asked_for() -> None:
+def test_only_requested_outputs_are_reported() -> None:
     assert "features" not in run_json(INPUT, "--json")["results"][0]
     assert "top" not in run_json(INPUT, "--returnt", "features", "--json")["results"][0]
 
 
-def test_every_kind_of_image_gives_the_same(tmp_path: Path) -> None:
+def test_all_image_formats_give_the_same_scores(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("x.png", "x.ppm", "pixels.npy", "input.npy")]
     files[0].write_bytes(png(PIXELS))
     header = b"P%d %d %d 255\n" % ({1: 5, 3: 6}[CHANNELS], WIDTH, HEIGHT)

@@ -109,7 +109,7 @@ def form(data):
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_keeps_contract_and_metadata_and_stays_portable(kind, model, variant_of):
+def test_variants_keep_contract_metadata_and_portability(kind, model, variant_of):
     data = variant_of[kind]
     proto = onnx.load_from_string(data)
     onnx.checker.check_model(proto, full_check=True)
@@ -127,7 +127,7 @@ def test_keeps_contract_and_metadata_and_stays_portable(kind, model, variant_of)
         assert all(value.dtype == torch.float32 for value in outputs.values())
 
 
-def test_fp16_stores_and_computes_in_half_precision(model, variant_of):
+def test_fp16_weights_are_half_precision(model, variant_of):
     graph = onnx.load_from_string(variant_of["fp16"]).graph
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
     assert {weights[name] for name in random_weights()} == {TensorProto.FLOAT16}
@@ -136,7 +136,7 @@ def test_fp16_stores_and_computes_in_half_precision(model, variant_of):
     assert found.cosine > 0.99999
 
 
-def test_fp16_keeps_the_lowest_number_of_a_masked_head():
+def test_fp16_keeps_the_mask_of_unseen_classes():
     data = build(random_weights(), masked=True)
     variant = convert("fp16", data)
     out = runner(variant)(images(3))["out"]
@@ -145,7 +145,7 @@ def test_fp16_keeps_the_lowest_number_of_a_masked_head():
     assert found.bound["out"] < 10  # measured on what is not masked
 
 
-def test_int8_quantizes_weights_per_channel_and_activations_to_bytes(variant_of):
+def test_int8_weights_are_per_channel_and_activations_uint8(variant_of):
     graph = onnx.load_from_string(variant_of["int8"]).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     weights = tensors["conv.w_quantized"]
@@ -166,7 +166,7 @@ def test_int8_keeps_the_logits_in_float(variant_of):
     assert last.op_type == "Gemm"
 
 
-def test_int8_is_the_same_every_time_and_leaves_nothing(model, variant_of, tmp_path, capfd):
+def test_int8_is_deterministic_and_leaves_no_traces(model, variant_of, tmp_path, capfd):
     path = list(sys.path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -176,7 +176,7 @@ def test_int8_is_the_same_every_time_and_leaves_nothing(model, variant_of, tmp_p
     assert sys.path == path
 
 
-def test_int8_takes_many_images_evenly(model):
+def test_int8_calibrates_on_evenly_spaced_images(model):
     many = images(1023).numpy()
     data = convert("int8", model, many)
     assert data == convert("int8", model, many[::2])
@@ -184,7 +184,7 @@ def test_int8_takes_many_images_evenly(model):
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_a_graph_that_takes_pixels_still_does(kind):
+def test_variants_keep_pixel_input(kind):
     data = build(random_weights(), pixels=True)
     pixels = torch.randint(256, (64, 8, 6, 3), generator=torch.Generator().manual_seed(2))
     pixels = pixels.to(torch.uint8)
@@ -193,7 +193,7 @@ def test_a_graph_that_takes_pixels_still_does(kind):
     assert fidelity.compare_variant(kind, runner(data), runner(variant), pixels).agreement > 0.95
 
 
-def test_errors_of_the_caller(model):
+def test_invalid_arguments_raise(model):
     with pytest.raises(ExportError, match="unknown variant 'int4'; valid: 'fp16', 'int8'"):
         convert("int4", model)
     with pytest.raises(ExportError, match=r"needs images .* give 32 or more"):
@@ -206,7 +206,7 @@ def test_errors_of_the_caller(model):
         convert("int8", model, images(64)[:, 0].numpy())
 
 
-def test_a_model_without_products_has_nothing_to_quantize():
+def test_model_without_weights_cannot_be_quantized():
     graph = helper.make_graph(
         [helper.make_node("Relu", ["input"], ["out"], name="relu")],
         "main",
@@ -224,7 +224,7 @@ def constant(**outputs):
     return lambda batch: {name: value[: len(batch)] for name, value in outputs.items()}
 
 
-def test_what_strays_too_far_is_refused(model):
+def test_unfaithful_variant_raises(model):
     reference = runner(model)
 
     def louder(batch):
@@ -245,7 +245,7 @@ def test_what_strays_too_far_is_refused(model):
     assert fidelity.compare_variant("int8", reference, louder, images(8)).agreement == 1
 
 
-def test_values_that_are_not_numbers_are_refused(model):
+def test_nan_outputs_raise(model):
     reference = runner(model)
 
     def broken(batch):
@@ -256,7 +256,7 @@ def test_values_that_are_not_numbers_are_refused(model):
             fidelity.compare_variant(kind, reference, broken, images(2))
 
 
-def test_accuracy_chooses_among_the_classes_seen():
+def test_accuracy_considers_only_classes_seen():
     # Columns stand for classes 7, 5 and 9; the largest score is mostly that of class 9.
     scores = torch.tensor([[2.0, 1, 3], [1, 2, 3], [2, 1, 0], [0, 1, 9]])
     labels = torch.tensor([7, 5, 5, 9])
@@ -267,7 +267,7 @@ def test_accuracy_chooses_among_the_classes_seen():
         fidelity.accuracy(run, batch, labels, [7, 5, 9], [])
 
 
-def test_accuracy_may_fall_by_a_point():
+def test_accuracy_may_drop_by_one_point():
     fidelity.check_accuracy("int8", 0.75, 0.7401)
     with pytest.raises(
         ExportError, match=r"72\.50% of the test images correctly and float32 75\.00%"
@@ -312,7 +312,7 @@ def train(data, labels):
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_real_images_are_recognised_as_before(kind, clothes):
+def test_variants_keep_accuracy_on_real_images(kind, clothes):
     (train_images, train_labels), (test_images, test_labels) = clothes
     data = build(train(train_images, train_labels), size=(32, 32))
     variant = runner(convert(kind, data, train_images[::30].numpy()))

@@ -33,7 +33,7 @@ def fast_export(small_bundle):
     return export
 
 
-def test_a_model_gives_its_net_and_its_data(small_bundle, small_info, tmp_path):
+def test_model_provides_net_and_dataset_info(small_bundle, small_info, tmp_path):
     class Dataset:
         def info(self):
             return small_info
@@ -72,7 +72,9 @@ def test_a_model_gives_its_net_and_its_data(small_bundle, small_info, tmp_path):
         ({"input_shape": SHAPE, "samples": [1]}, "samples must be a torch tensor, not list"),
     ],
 )
-def test_bad_arguments_are_refused(small_net, tmp_path, arguments, message, monkeypatch):
+def test_invalid_arguments_raise_before_writing(
+    small_net, tmp_path, arguments, message, monkeypatch
+):
     monkeypatch.setattr(
         FORMATS["onnx"], "write", lambda *_: pytest.fail("exported before the check")
     )
@@ -81,13 +83,13 @@ def test_bad_arguments_are_refused(small_net, tmp_path, arguments, message, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_contract_is_checked(small_net, tmp_path):
+def test_wrong_number_of_classes_raises(small_net, tmp_path):
     info = DatasetInfo("d", SHAPE, num_classes=9)
     with pytest.raises(ContractError, match="num_classes = 9"):
         export_bundle(small_net, tmp_path / "bundle", info=info)
 
 
-def test_real_samples_are_compared_and_golden(fast_export, tmp_path, monkeypatch):
+def test_samples_are_compared_and_stored_as_golden_input(fast_export, tmp_path, monkeypatch):
     from mammoth_compiled.export.parity import reference
 
     seen = []
@@ -107,7 +109,7 @@ def tree(folder):
     }
 
 
-def test_new_empty_and_own_directories_are_written(fast_export, tmp_path, monkeypatch):
+def test_new_empty_and_bundle_directories_are_written(fast_export, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert fast_export("new") == tmp_path / "new"
@@ -124,7 +126,7 @@ def test_new_empty_and_own_directories_are_written(fast_export, tmp_path, monkey
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o777 & ~umask
 
 
-def test_other_peoples_files_are_left_alone(fast_export, small_bundle, tmp_path):
+def test_foreign_files_are_never_overwritten(fast_export, small_bundle, tmp_path):
     (tmp_path / "file").write_text("text")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
@@ -150,13 +152,13 @@ def test_other_peoples_files_are_left_alone(fast_export, small_bundle, tmp_path)
     assert tree(tmp_path) == before
 
 
-def test_a_parent_that_is_not_writable_is_refused(fast_export, tmp_path, monkeypatch):
+def test_unwritable_parent_raises(fast_export, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *args: False)
     with pytest.raises(ExportError, match="is not a writable directory"):
         fast_export(tmp_path / "a" / "bundle")
 
 
-def test_a_failed_write_leaves_the_old_bundle(fast_export, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_bundle(fast_export, tmp_path, monkeypatch):
     path = fast_export(tmp_path / "bundle")
     before = tree(tmp_path)
 
@@ -172,7 +174,7 @@ def test_a_failed_write_leaves_the_old_bundle(fast_export, tmp_path, monkeypatch
         assert tree(tmp_path) == before
 
 
-def test_a_failed_swap_brings_the_old_bundle_back(tmp_path, fast_export, monkeypatch):
+def test_failed_rename_restores_the_old_bundle(tmp_path, fast_export, monkeypatch):
     path = fast_export(tmp_path / "bundle")
     before = tree(tmp_path)
     rename = Path.rename
@@ -188,7 +190,7 @@ def test_a_failed_swap_brings_the_old_bundle_back(tmp_path, fast_export, monkeyp
     assert tree(tmp_path) == before
 
 
-def test_files_that_come_while_exporting_are_kept(tmp_path):
+def test_files_that_appear_during_export_are_kept(tmp_path):
     def export(target):
         with directory.replace_atomically(target) as folder:
             (folder / "manifest.json").write_bytes(b"new")

@@ -1,4 +1,4 @@
-"""What AOTInductor compiles for a GPU: rewritten, on a device of its own, weights replaceable."""
+"""AOTInductor for a GPU: graphs are rewritten and moved, and weights stay replaceable."""
 
 import copy
 import json
@@ -50,8 +50,8 @@ def source_of(net, device="cpu"):
     return Source(NamedOutputs(copy.deepcopy(net), contract), {}, torch.device(device))
 
 
-def on(device, graph):
-    """Makes a graph tell of values on another device."""
+def pretend_device(graph, device):
+    """Changes the device of all values that a graph records."""
     for node in graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, FakeTensor):
@@ -79,52 +79,55 @@ def on(device, graph):
         ),
     ],
 )
-def test_what_is_rewritten_for_a_gpu_compiles_and_takes_other_weights(
-    net, tmp_path, monkeypatch, ways, names
+def test_gpu_patterns_compile_and_keep_weights_replaceable(
+    net, tmp_path, monkeypatch, require_format, ways, names
 ):
-    """The operators compute their references on a CPU, but the graph is that for a GPU."""
-    written = []
+    """Rewrites the graph as for a GPU; on the CPU, operators run their reference."""
+    require_format("aoti")
+    rewritten = []
 
-    def for_a_gpu(*args):
+    def rewrite_for_gpu(*args):
         module = make_module(*args)
-        on("cuda", module.graph)
-        written.extend(match.by for match in apply_patterns(module.graph))
-        on("cpu", module.graph)
+        pretend_device(module.graph, "cuda")
+        rewritten.extend(match.by for match in apply_patterns(module.graph))
+        pretend_device(module.graph, "cpu")
         module.recompile()
         return module
 
     make_module = aoti._module_to_compile
-    monkeypatch.setattr(aoti, "_module_to_compile", for_a_gpu)
+    monkeypatch.setattr(aoti, "_module_to_compile", rewrite_for_gpu)
     monkeypatch.setattr(launch, "supports", lambda device: device.type == "cuda")
     monkeypatch.setattr(dispatch, "fastest", lambda op, problem, device, _: ways[op])
     source = source_of(net)
     (file,) = FORMATS["aoti"].write(source, tmp_path)
-    assert written == names
+    assert rewritten == names
 
     path, weights = tmp_path / file.path, source.graph.state_dict()
     with ZipFile(path) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(aoti._LOCATIONS))
-        places = json.loads(archive.read(name))
-    assert [set(found) for found in places.values()] == [set(weights)]
+        locations = json.loads(archive.read(name))
+    assert [set(found) for found in locations.values()] == [set(weights)]
 
     other = copy.deepcopy(net)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(-1.5)
-    for wanted in (net, other):
-        FORMATS["aoti"].replace_weights(path, source_of(wanted).graph.state_dict(), {})
+    for current in (net, other):
+        FORMATS["aoti"].replace_weights(path, source_of(current).graph.state_dict(), {})
         run = FORMATS["aoti"].open_model(path, file, ("out",), torch.device("cpu"))
         for batch in (1, 2, 5):
             images = torch.rand(batch, 3, 16, 16)
             with torch.no_grad():
-                torch.testing.assert_close(run(images)["out"], wanted(images), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(
+                    run(images)["out"], current(images), rtol=1e-4, atol=1e-5
+                )
 
 
-def test_a_program_for_another_device_is_one_of_its_own(net):
+def test_moving_to_a_device_leaves_the_shared_program_unchanged(net):
     source = source_of(net, "meta")
-    markers = {name: value + 1 for name, value in source.graph.state_dict().items()}
+    placeholders = {name: value + 1 for name, value in source.graph.state_dict().items()}
     before = source.program(("out",))
-    module = aoti._module_to_compile(source, ("out",), markers)
+    module = aoti._module_to_compile(source, ("out",), placeholders)
     assert {value.device.type for value in module.state_dict().values()} == {"meta"}
     values = [node.meta["val"] for node in module.graph.nodes if "val" in node.meta]
     assert {v.device.type for v in values if isinstance(v, torch.Tensor)} == {"meta"}
@@ -134,10 +137,10 @@ def test_a_program_for_another_device_is_one_of_its_own(net):
             assert torch.equal(weights[f"net.{name}"], value)
 
 
-def test_on_a_cpu_graphs_stay_as_they_were_captured(net):
+def test_cpu_graphs_are_not_rewritten(net):
     source = source_of(net)
-    markers = {name: value + 1 for name, value in source.graph.state_dict().items()}
-    module = aoti._module_to_compile(source, ("out",), markers)
+    placeholders = {name: value + 1 for name, value in source.graph.state_dict().items()}
+    module = aoti._module_to_compile(source, ("out",), placeholders)
     assert str(module.graph) == str(source.program(("out",)).module().graph)
     for name, value in net.state_dict().items():
         assert torch.equal(module.state_dict()[f"net.{name}"], value + 1)

@@ -46,7 +46,7 @@ def changed(content, path, value):
     return result
 
 
-def test_what_is_written_follows_the_schema(content):
+def test_manifest_conforms_to_the_schema(content):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(content, SCHEMA, jsonschema.Draft202012Validator)
     assert content["schema"] == 1
@@ -69,7 +69,7 @@ def test_what_is_written_follows_the_schema(content):
     assert content["versions"]["opset"] == "20"
 
 
-def test_every_file_is_listed_with_its_hash(small_bundle):
+def test_manifest_lists_every_file_with_its_hash(small_bundle):
     _, folder = small_bundle
     manifest = read_manifest(folder)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -80,14 +80,14 @@ def test_every_file_is_listed_with_its_hash(small_bundle):
     assert "SmallNet" in (folder / "README.md").read_text()
 
 
-def test_the_code_in_the_readme_runs(small_bundle, monkeypatch, capsys):
+def test_code_in_the_readme_runs(small_bundle, monkeypatch, capsys):
     monkeypatch.chdir(small_bundle[1])
     _, code, _ = Path("README.md").read_text().split("```")
     exec(code.removeprefix("python\n"), {})
     assert float(capsys.readouterr().out.split()[-1]) < 1e-5
 
 
-def test_unknown_keys_are_left_alone(content, tmp_path):
+def test_unknown_keys_are_ignored(content, tmp_path):
     content["later"] = {"schema": 9}
     content["files"][0]["later"] = 1
     content["classes"]["later"] = None
@@ -108,13 +108,13 @@ def test_unknown_keys_are_left_alone(content, tmp_path):
         (" " * (2**20 + 1), "damaged", "more than 1 MiB"),
     ],
 )
-def test_text_that_is_no_manifest_is_refused(tmp_path, text, code, message):
+def test_invalid_json_raises(tmp_path, text, code, message):
     with pytest.raises(ExportError, match=message) as caught:
         read_manifest(put(tmp_path, text))
     assert caught.value.code == code
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_invalid_utf8_raises(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe{}")
     with pytest.raises(ExportError, match="cannot be read") as caught:
         read_manifest(tmp_path)
@@ -153,7 +153,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         ("golden.outputs", {}, "out is missing"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(content, tmp_path, path, value, message):
+def test_invalid_field_is_named(content, tmp_path, path, value, message):
     with pytest.raises(ExportError, match=message) as caught:
         read_manifest(put(tmp_path, changed(content, path, value)))
     assert caught.value.code == "damaged"
@@ -164,13 +164,13 @@ def test_a_field_that_is_wrong_is_named(content, tmp_path, path, value, message)
     "path", ["../model.onnx", "/etc/passwd", "golden/../../x", "..\\x", "C:/x", "", "a\0b"]
 )
 @pytest.mark.parametrize("where", ["files.0.path", "golden.input"])
-def test_a_path_that_leaves_the_bundle_is_refused(content, tmp_path, path, where):
+def test_path_outside_the_bundle_raises(content, tmp_path, path, where):
     with pytest.raises(ExportError, match="leaves the bundle") as caught:
         read_manifest(put(tmp_path, changed(content, where, path)))
     assert caught.value.code == "path"
 
 
-def test_a_link_that_leaves_the_bundle_is_refused(small_bundle, tmp_path):
+def test_symlink_out_of_the_bundle_raises(small_bundle, tmp_path):
     folder = shutil.copytree(small_bundle[1], tmp_path / "bundle")
     (folder / "model.onnx").rename(tmp_path / "outside.onnx")
     os.symlink("../outside.onnx", folder / "model.onnx")
@@ -179,7 +179,7 @@ def test_a_link_that_leaves_the_bundle_is_refused(small_bundle, tmp_path):
     assert caught.value.code == "path"
 
 
-def test_a_manifest_survives_being_read_and_written(small_bundle):
+def test_manifest_roundtrip(small_bundle):
     manifest = read_manifest(small_bundle[1])
     assert manifest.to_json() == (small_bundle[1] / FILE_NAME).read_text()
     assert manifest.interface.entries[ReturnTypes.BOTH] == ("out", "features")

@@ -18,8 +18,8 @@ from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)
 LOWEST = torch.finfo(torch.float32).min
-FORMATS = "onnx,pt2,torchscript"
-RUNTIMES = FORMATS.split(",")
+# All that run without a compiler.
+FORMATS = ("onnx", "pt2", "torchscript")
 SCHEMA = json.loads(
     (Path(mammoth_compiled.export.__file__).parent / "manifest.schema.json").read_text()
 )
@@ -59,7 +59,7 @@ def manifest_of(path):
     return content
 
 
-def test_pixels_and_probabilities(tmp_path, info):
+def test_folded_preprocessing_and_softmax(tmp_path, info):
     net = Maps().eval()
     images = torch.rand(4, *SHAPE)
     path = export_bundle(
@@ -85,7 +85,7 @@ def test_pixels_and_probabilities(tmp_path, info):
     normal = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
     with torch.no_grad():
         out, features = net(normal, "both")
-    for runtime in RUNTIMES:
+    for runtime in FORMATS:
         bundle = load_bundle(path, runtime=runtime)
         close(bundle(pixels, "both"), (out.softmax(1), features))
         assert torch.equal(bundle.preprocess(pixels.permute(0, 3, 1, 2)), pixels)
@@ -93,7 +93,7 @@ def test_pixels_and_probabilities(tmp_path, info):
             bundle(normal)
 
 
-def test_a_masked_head_is_updated_and_a_trimmed_one_is_not(tmp_path, info):
+def test_masked_head_can_be_updated_and_reduced_head_cannot(tmp_path, info):
     net, other = Maps().eval(), Maps().eval()
     images = torch.randn(3, *SHAPE)
     masked = export_bundle(net, tmp_path / "m", info=info, formats=FORMATS, classes="masked")
@@ -101,7 +101,7 @@ def test_a_masked_head_is_updated_and_a_trimmed_one_is_not(tmp_path, info):
     assert content["classes"]["head"] == "masked"
     assert content["classes"]["ids"] == [0, 1, 2, 3]
     assert content["classes"]["seen"] == [2, 3]
-    bundles = [load_bundle(masked, runtime=runtime) for runtime in RUNTIMES]
+    bundles = [load_bundle(masked, runtime=runtime) for runtime in FORMATS]
     for bundle in bundles:
         out = bundle(images)
         assert (out[:, :2] == LOWEST).all()
@@ -140,7 +140,7 @@ def test_stage_maps(tmp_path, small_net):
     images = torch.randn(3, *SHAPE)
     with torch.no_grad():
         logits, maps = net(images, "full")
-    for runtime in RUNTIMES:
+    for runtime in FORMATS:
         for returnt in (None, "full"):
             out, got = load_bundle(path, runtime=runtime, returnt=returnt)(images, "full")
             close(out, logits)
@@ -162,9 +162,11 @@ def test_stage_maps(tmp_path, small_net):
         ({"variants": ["fp16"], "formats": "pt2"}, "'fp16' is made from ONNX: add onnx"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(tmp_path, small_net, arguments, message):
+def test_inconsistent_options_raise(tmp_path, small_net, require_format, arguments, message):
     if arguments.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
+    if arguments.get("formats") == "aoti":
+        require_format("aoti")
     with pytest.raises(ExportError, match=message):
         export_bundle(small_net, tmp_path / "b", input_shape=SHAPE, **arguments)
     assert list(tmp_path.iterdir()) == []
@@ -200,7 +202,8 @@ def test_variants_and_accuracy_are_in_the_manifest(tmp_path, small_net, small_in
 
 
 @pytest.mark.slow
-def test_all_options_in_compiled_code(tmp_path, info):
+def test_all_options_with_aoti(tmp_path, info, require_format):
+    require_format("aoti")
     net, other = Maps().eval(), Maps().eval()
     path = export_bundle(
         net,

@@ -188,7 +188,7 @@ def test_onnx_model(make_bundle, tmp_path):
     assert str(tmp_path) not in text
 
 
-def test_arguments(make_bundle, tmp_path):
+def test_precision_device_and_batch_size(make_bundle, tmp_path):
     bundle = make_bundle(onnx={"a.onnx": ("fp32", ("out",)), "b.onnx": ("int8", ("out",))})
     (folder,) = write_triton_layout(
         bundle, tmp_path / "m", "other", precision="int8", device="cuda", max_batch_size=8
@@ -199,7 +199,7 @@ def test_arguments(make_bundle, tmp_path):
     assert (folder / "1/model.onnx").read_bytes() == b"b.onnx"
 
 
-def test_pixels_in_and_no_names(make_bundle, tmp_path):
+def test_pixel_input_without_class_names(make_bundle, tmp_path):
     bundle = make_bundle(names=(), pixels=True)
     (folder,) = write_triton_layout(bundle, tmp_path / "m")
     config, _ = read_config(folder)
@@ -238,7 +238,7 @@ def test_package_becomes_a_second_model(make_bundle, tmp_path):
         assert archive.read(archive.namelist()[0]) == b"both"
 
 
-def test_package_with_logits_alone_on_a_gpu(make_bundle, tmp_path):
+def test_gpu_package_with_logits_only(make_bundle, tmp_path):
     requires = {"device": "cuda", "compute_capability": "9.0", "torch": "2.15.0"}
     _, folder = write_triton_layout(make_bundle(("out",), aoti=requires), tmp_path / "m")
     config, _ = read_config(folder)
@@ -259,7 +259,8 @@ class SmallNet(MammothBackbone):
 
 
 @pytest.mark.slow
-def test_a_real_package_loads_as_triton_loads_it(tmp_path):
+def test_package_loads_with_tritons_entry_name(tmp_path, require_format):
+    require_format("aoti")
     info = DatasetInfo("", (1, 2, 3), num_classes=3)
     bundle = export_bundle(SmallNet(), tmp_path / "bundle", info=info, formats="onnx,aoti")
     _, folder = write_triton_layout(bundle, tmp_path / "m", "net")
@@ -279,7 +280,7 @@ def test_a_real_package_loads_as_triton_loads_it(tmp_path):
     assert [output.name for output in config.output] == names
 
 
-def test_own_models_are_replaced_and_others_stay(make_bundle, tmp_path):
+def test_own_models_are_replaced_and_foreign_ones_kept(make_bundle, tmp_path):
     repository = tmp_path / "m"
     bundle = make_bundle(aoti=CPU)
     write_triton_layout(bundle, repository)
@@ -300,7 +301,7 @@ def content(repository):
     return {p: p.read_bytes() for p in repository.rglob("*") if p.is_file()}
 
 
-def test_a_failure_leaves_the_repository_as_it_was(make_bundle, tmp_path, monkeypatch):
+def test_failure_leaves_the_repository_unchanged(make_bundle, tmp_path, monkeypatch):
     repository = tmp_path / "m"
     bundle = make_bundle(aoti=CPU)
     (bundle / "model.aoti.pt2").write_bytes(b"?")
@@ -324,7 +325,7 @@ def test_a_failure_leaves_the_repository_as_it_was(make_bundle, tmp_path, monkey
     assert content(repository) == before
 
 
-def test_errors_of_the_caller(make_bundle, tmp_path):
+def test_invalid_arguments_raise(make_bundle, tmp_path):
     bundle, repository = make_bundle(), tmp_path / "m"
     with pytest.raises(ExportError, match=r"'\.\./x' cannot be a model's name"):
         write_triton_layout(bundle, repository, "../x")

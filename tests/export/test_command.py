@@ -64,7 +64,7 @@ def build():
     return backbones["cnn"].target(num_classes=4, **ARGUMENTS).eval()
 
 
-def test_checkpoint_becomes_a_bundle(tmp_path, capsys):
+def test_export_of_a_checkpoint(tmp_path, capsys):
     net = build()
     target = tmp_path / "out" / "bundle"
     assert command.main([checkpoint(tmp_path, net), str(target)]) == 0
@@ -89,7 +89,7 @@ def test_checkpoint_becomes_a_bundle(tmp_path, capsys):
         )
 
 
-def test_options_and_the_weights_after_the_next_task(tmp_path, capsys):
+def test_options_and_update(tmp_path, capsys):
     target = str(tmp_path / "bundle")
     first, second = build(), build()
     data = DATA | {"tasks_seen": 1}
@@ -114,7 +114,7 @@ def test_options_and_the_weights_after_the_next_task(tmp_path, capsys):
     torch.testing.assert_close(half, want, rtol=1e-2, atol=1e-2)
 
 
-def test_int8_is_calibrated_on_images_in_a_file(tmp_path, capsys):
+def test_int8_calibration_from_a_file(tmp_path, capsys):
     target = str(tmp_path / "bundle")
     path = checkpoint(tmp_path, build())
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
@@ -155,19 +155,19 @@ def test_int8_is_calibrated_on_images_in_a_file(tmp_path, capsys):
         (["last.pt", "bundle"], "no checkpoint at last.pt"),
     ],
 )
-def test_errors_of_the_commands(tmp_path, monkeypatch, capsys, words, message):
+def test_missing_files_raise_one_line(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     assert command.main(words) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-def test_unknown_formats_are_an_error_in_one_line(tmp_path, capsys):
+def test_unknown_format_raises_one_line(tmp_path, capsys):
     words = [checkpoint(tmp_path, build()), str(tmp_path / "bundle"), "--formats", "onnx,tflite"]
     assert command.main(words) == 2
     assert "unknown format 'tflite'" in capsys.readouterr().err
 
 
-def test_backbone_of_the_user_is_imported_first(tmp_path, capsys, monkeypatch):
+def test_import_registers_user_backbones(tmp_path, capsys, monkeypatch):
     plugin = tmp_path / "plugged_for_export.py"
     plugin.write_text(PLUGIN)
     monkeypatch.delitem(sys.modules, plugin.stem, raising=False)
@@ -193,7 +193,7 @@ def test_backbone_of_the_user_is_imported_first(tmp_path, capsys, monkeypatch):
         ({"data": DATA | {"input_shape": [3, 8, 8]}}, "returns no logits"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_an_error_in_one_line(tmp_path, capsys, changes, message):
+def test_unusable_checkpoint_raises_one_line(tmp_path, capsys, changes, message):
     path = checkpoint(tmp_path, build(), **changes)
     assert command.main([path, str(tmp_path / "bundle")]) == 2
     printed = capsys.readouterr()
@@ -204,7 +204,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_in_one_line(tmp_path, capsys
     assert not (tmp_path / "bundle").exists()
 
 
-def test_an_export_that_differs_is_an_error_in_one_line(tmp_path, capsys, monkeypatch):
+def test_failed_parity_raises_one_line(tmp_path, capsys, monkeypatch):
     def differs(*args, **kwargs):
         raise ExportError("the export differs from eager:\n  output 'out'")
 
@@ -213,7 +213,7 @@ def test_an_export_that_differs_is_an_error_in_one_line(tmp_path, capsys, monkey
     assert capsys.readouterr().err == "error: the export differs from eager: output 'out'\n"
 
 
-def test_the_package_has_one_name():
+def test_importing_under_another_name_raises():
     spec = importlib.util.spec_from_file_location(
         "export", Path(command.__file__).parent / "__init__.py"
     )
@@ -221,7 +221,7 @@ def test_the_package_has_one_name():
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_the_module_runs_as_a_program(tmp_path):
+def test_module_runs_as_a_script(tmp_path):
     program = (
         "import runpy, sys, mammoth_compiled.export\n"
         "late = {'onnx', 'onnxscript', 'onnxruntime'} & set(sys.modules)\n"

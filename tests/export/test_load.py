@@ -29,7 +29,7 @@ def close(got, want):
 
 
 @pytest.mark.parametrize("returnt", ["out", ReturnTypes.OUT, "features", "both", ReturnTypes.BOTH])
-def test_bundle_answers_like_the_backbone(small_bundle, returnt):
+def test_bundle_matches_the_backbone(small_bundle, returnt):
     net, path = small_bundle
     bundle = load_bundle(path)
     close(bundle(IMAGES, returnt), eager(net, returnt))
@@ -37,7 +37,7 @@ def test_bundle_answers_like_the_backbone(small_bundle, returnt):
     close(bundle(IMAGES.numpy(), returnt), eager(net, returnt))
 
 
-def test_bundle_takes_any_batch_and_layout(small_bundle):
+def test_bundle_accepts_any_batch_size_and_layout(small_bundle):
     net, path = small_bundle
     bundle = load_bundle(path / "model.onnx")
     close(bundle(IMAGES), eager(net, "out"))
@@ -53,7 +53,7 @@ def test_bundle_takes_any_batch_and_layout(small_bundle):
     assert not bundle(IMAGES).requires_grad
 
 
-def test_bundle_knows_the_data(small_bundle, small_info):
+def test_bundle_describes_the_data(small_bundle, small_info):
     bundle = load_bundle(small_bundle[1])
     assert bundle.info == small_info
     assert bundle.input_shape == SHAPE
@@ -64,7 +64,7 @@ def test_bundle_knows_the_data(small_bundle, small_info):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.out.onnx", "model.features.onnx"])
-def test_metadata_is_readable_without_this_package(small_bundle, name):
+def test_metadata_is_readable_with_onnx_alone(small_bundle, name):
     model = onnx.load(small_bundle[1] / name)
     properties = {p.key: p.value for p in model.metadata_props}
     assert properties["mammoth.schema"] == "1"
@@ -108,12 +108,12 @@ def test_unknown_returnt_lists_the_valid_ones(small_bundle):
         ([[1.0]], "tensor or a numpy array, not list"),
     ],
 )
-def test_wrong_images_are_refused(small_bundle, images, message):
+def test_invalid_input_raises(small_bundle, images, message):
     with pytest.raises(ExportError, match=message):
         load_bundle(small_bundle[1])(images)
 
 
-def test_preprocess_normalizes_both_layouts(small_bundle):
+def test_preprocess_accepts_both_layouts(small_bundle):
     bundle = load_bundle(small_bundle[1])
     images = torch.randint(0, 256, (2, *SHAPE), dtype=torch.uint8)
     mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.5, 0.25, 2.0])
@@ -142,13 +142,13 @@ def copied(small_bundle, tmp_path):
     return shutil.copytree(small_bundle[1], tmp_path / "copy")
 
 
-def test_preprocess_needs_to_know_the_data(copied):
+def test_preprocess_without_known_normalization_raises(copied):
     edit(copied, lambda manifest: manifest.update(preprocessing=None))
     with pytest.raises(ExportError, match="does not say how its images were normalized"):
         load_bundle(copied).preprocess(torch.full((1, *SHAPE), 255, dtype=torch.uint8))
 
 
-def test_data_without_mean_are_scaled_only(small_net, tmp_path):
+def test_preprocess_without_mean_only_scales(small_net, tmp_path):
     images = torch.full((1, *SHAPE), 255, dtype=torch.uint8)
     plain = export_bundle(
         small_net, tmp_path / "plain", info=DatasetInfo("plain", SHAPE), formats="pt2"
@@ -157,7 +157,7 @@ def test_data_without_mean_are_scaled_only(small_net, tmp_path):
 
 
 @pytest.mark.parametrize(("returnt", "file"), [("out", "out"), ("features", "features")])
-def test_a_returnt_given_at_load_opens_the_pruned_file_alone(small_bundle, copied, returnt, file):
+def test_returnt_at_load_opens_only_the_pruned_file(small_bundle, copied, returnt, file):
     for other in {"model.onnx", "model.out.onnx", "model.features.onnx"} - {f"model.{file}.onnx"}:
         (copied / other).unlink()
     bundle = load_bundle(copied, returnt=returnt)
@@ -167,7 +167,7 @@ def test_a_returnt_given_at_load_opens_the_pruned_file_alone(small_bundle, copie
         bundle(IMAGES, "both")
 
 
-def test_both_given_at_load_is_the_default(small_bundle):
+def test_returnt_at_load_becomes_the_default(small_bundle):
     bundle = load_bundle(small_bundle[1], returnt="both")
     close(bundle(IMAGES), eager(small_bundle[0], "both"))
     with pytest.raises(ExportError, match="has no 'full'") as caught:
@@ -177,7 +177,7 @@ def test_both_given_at_load_is_the_default(small_bundle):
         load_bundle(small_bundle[1], returnt="logits")
 
 
-def test_what_is_not_in_the_bundle_is_said(small_bundle):
+def test_missing_runtime_or_precision_raises(small_bundle):
     with pytest.raises(ExportError, match=r"no file for runtime 'aoti' in fp32; it has: onnx"):
         load_bundle(small_bundle[1], runtime="aoti")
     with pytest.raises(ExportError, match=r"no file for runtime 'onnx' in int8"):
@@ -204,7 +204,7 @@ def rehash(path, name):
     edit(path, change)
 
 
-def test_what_is_no_bundle_is_refused(copied, tmp_path):
+def test_missing_or_damaged_bundle_raises(copied, tmp_path):
     with pytest.raises(ExportError, match="there is no file"):
         load_bundle(tmp_path / "nothing")
     assert code_of(tmp_path / "nothing") == "missing"
@@ -221,7 +221,7 @@ def test_what_is_no_bundle_is_refused(copied, tmp_path):
 
 @pytest.mark.parametrize(("runtime", "name"), [("onnx", "model.onnx"), ("pt2", "model.pt2")])
 @pytest.mark.parametrize("keep", [0, 100, 0.5])
-def test_garbage_with_the_right_hash_is_refused(copied, runtime, name, keep):
+def test_damaged_model_with_a_matching_hash_raises(copied, runtime, name, keep):
     whole = (copied / name).read_bytes()
     size = int(keep * len(whole)) if keep < 1 else keep
     (copied / name).write_bytes(whole[:size] + b"garbage")
@@ -232,7 +232,7 @@ def test_garbage_with_the_right_hash_is_refused(copied, runtime, name, keep):
     assert "\n" not in str(caught.value)
 
 
-def test_devices_are_checked(small_bundle):
+def test_unknown_or_missing_device_raises(small_bundle):
     import onnxruntime
 
     with pytest.raises(ExportError, match="unknown device 'gpu'"):
@@ -244,7 +244,7 @@ def test_devices_are_checked(small_bundle):
             load_bundle(small_bundle[1], device="cuda")
 
 
-def test_a_silent_fall_back_to_the_cpu_is_an_error(small_bundle, monkeypatch):
+def test_silent_fallback_to_the_cpu_raises(small_bundle, monkeypatch):
     import onnxruntime
 
     real = onnxruntime.InferenceSession
@@ -283,7 +283,7 @@ def test_missing_onnxruntime_says_what_to_install(small_net, small_bundle, tmp_p
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_backbone_on_a_gpu_stays_there(small_net, tmp_path):
+def test_export_leaves_the_backbone_on_the_gpu(small_net, tmp_path):
     net = small_net.to("cuda").eval()
     bundle = load_bundle(export_bundle(net, tmp_path / "bundle", input_shape=SHAPE))
     assert {p.device.type for p in net.parameters()} == {"cuda"}

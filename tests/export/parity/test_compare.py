@@ -48,7 +48,7 @@ def changed(output, change, when=lambda images: True):
     return run
 
 
-def test_an_equal_export_passes_and_its_errors_are_measured():
+def test_differences_within_the_bound_pass_and_are_measured():
     errors = compare(changed("features", lambda values: values + 5e-6))
     assert list(errors) == ["out", "features"]
     assert errors["out"].size == 0
@@ -58,7 +58,7 @@ def test_an_equal_export_passes_and_its_errors_are_measured():
     assert errors["features"].bound == pytest.approx(1e-5)
 
 
-def test_all_sizes_and_kinds_are_compared():
+def test_all_batch_sizes_and_kinds_are_compared():
     seen = []
     samples = torch.rand(3, *SHAPE)
 
@@ -81,7 +81,7 @@ def is_ones(batch_size):
 
 @pytest.mark.parametrize("output", ["out", "features"])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 32])
-def test_one_wrong_value_in_one_batch_is_found(output, batch_size):
+def test_one_wrong_value_in_one_batch_raises(output, batch_size):
     def spoil(values):
         values = values.clone()
         values[-1, -1] += 0.5
@@ -93,7 +93,7 @@ def test_one_wrong_value_in_one_batch_is_found(output, batch_size):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1000.0])
-def test_the_bound_grows_with_the_values(value):
+def test_bound_scales_with_the_values(value):
     bound = 1e-5 + 1e-4 * value
 
     def full(offset):
@@ -133,12 +133,12 @@ def test_masked_classes_do_not_widen_the_bound():
         (lambda values: values / 0, r"the export gives values that are not finite in output 'out'"),
     ],
 )
-def test_wrong_forms_are_found(change, message):
+def test_wrong_shapes_dtypes_and_infinities_raise(change, message):
     with pytest.raises(ExportError, match=message):
         compare(changed("out", change))
 
 
-def test_values_of_eager_that_are_not_finite_are_found():
+def test_non_finite_eager_values_raise():
     def divides_by_zero(output, images):
         return eager(output, images) / images.abs().max()
 
@@ -149,12 +149,12 @@ def test_values_of_eager_that_are_not_finite_are_found():
         compare(run, divides_by_zero)
 
 
-def test_wrong_names_are_found():
+def test_wrong_output_names_raise():
     with pytest.raises(ExportError, match=r"has outputs \['features', 'out'\], not"):
         compare(lambda images: dict(reversed(export(images).items())))
 
 
-def test_an_export_that_does_not_run_is_reported_with_its_batch():
+def test_failing_export_is_reported_with_its_batch():
     def run(images):
         if len(images) == 7:
             raise ExportError("ONNX Runtime fails: no kernel")
@@ -164,7 +164,7 @@ def test_an_export_that_does_not_run_is_reported_with_its_batch():
         compare(run)
 
 
-def test_a_random_backbone_is_told_from_a_wrong_export():
+def test_random_backbone_is_distinguished_from_a_wrong_export():
     def random(output, images):
         return F.dropout(eager(output, images))
 
@@ -175,7 +175,7 @@ def test_a_random_backbone_is_told_from_a_wrong_export():
         compare_module.check_deterministic(random, case)
 
 
-def test_eager_is_compared_in_full_float32():
+def test_comparison_uses_full_float32():
     mkldnn = torch.backends.mkldnn
     seen = set()
 
@@ -210,7 +210,7 @@ class ExportsDifferently(MammothBackbone):
         return select_return(out, features, returnt)
 
 
-def test_a_graph_that_differs_writes_nothing(tmp_path):
+def test_failed_parity_writes_nothing(tmp_path):
     with pytest.raises(
         ExportError, match=r"output 'features' for 1 image \(random\) differs by 0.25, .*bound"
     ):
@@ -218,7 +218,7 @@ def test_a_graph_that_differs_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_weight_in_the_file_leaves_the_old_bundle(small_net, tmp_path, monkeypatch):
+def test_wrong_weight_in_a_file_keeps_the_old_bundle(small_net, tmp_path, monkeypatch):
     path = export_bundle(small_net, tmp_path / "bundle", input_shape=SHAPE, formats="onnx")
     old = (path / "model.onnx").read_bytes()
     translate = to_onnx.to_proto
@@ -240,7 +240,7 @@ def test_a_wrong_weight_in_the_file_leaves_the_old_bundle(small_net, tmp_path, m
     assert (path / "model.onnx").read_bytes() == old
 
 
-def test_measured_errors_are_in_the_manifest(small_bundle):
+def test_measured_differences_are_in_the_manifest(small_bundle):
     _, path = small_bundle
     bundle = load_bundle(path)
     files = {
