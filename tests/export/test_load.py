@@ -282,7 +282,6 @@ def test_missing_onnxruntime_says_what_to_install(small_net, small_bundle, tmp_p
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_export_leaves_the_backbone_on_the_gpu(small_net, tmp_path):
     net = small_net.to("cuda").eval()
     bundle = load_bundle(export_bundle(net, tmp_path / "bundle", input_shape=SHAPE))
