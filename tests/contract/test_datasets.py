@@ -99,10 +99,10 @@ def test_default_backbone_is_registered_and_fits(name, case):
 
 @each_dataset
 @pytest.mark.parametrize("model", list(models))
-def test_every_built_in_model_loads_without_arguments(name, case, model):
-    loaded, dataset = load_runner(
-        model, name, {"backbone": "mnistmlp", "input_size": prod(case.input_shape)}
-    )
+def test_every_model_loads_with_default_arguments(name, case, model):
+    required = {} if case.has_model_defaults else models[model].target.EXAMPLE_ARGS
+    args = {**required, "backbone": "mnistmlp", "input_size": prod(case.input_shape)}
+    loaded, dataset = load_runner(model, name, args)
     assert loaded.args.lr > 0
     assert loaded.args.batch_size >= 1
     assert loaded.num_classes == dataset.N_CLASSES

@@ -15,7 +15,6 @@ from mammoth_compiled.registry import models
 CPU = torch.device("cpu")
 STREAMING = [name for name, policy in POLICIES.items() if policy.choose is not None]
 NEEDS_LABELS = [name for name in STREAMING if POLICIES[name].needs_labels]
-VALUES = {"buffer_size": 15, "minibatch_size": 8, "alpha": 0.3, "beta": 0.5, "lr": 0.05}
 REHEARSAL = [name for name in models if "buffer_policy" in get_avail_args(model=name)[1]]
 each_policy = pytest.mark.parametrize("policy", POLICIES)
 each_model = pytest.mark.parametrize("name", REHEARSAL)
@@ -135,9 +134,8 @@ def test_missing_or_unknown_labels_are_rejected(name):
 
 
 def arguments(name, policy):
-    required, optional = get_avail_args(model=name)
-    known = {arg: value for arg, value in VALUES.items() if arg in {**required, **optional}}
-    return {**known, "buffer_policy": policy}
+    sizes = {"buffer_size": 15, "minibatch_size": 8}
+    return {**models[name].target.EXAMPLE_ARGS, **sizes, "lr": 0.05, "buffer_policy": policy}
 
 
 def test_replay_models_take_a_policy():

@@ -68,6 +68,7 @@ CASES = {
         input_shape=(3, 32, 32),
         train_per_class=TRAIN_PER_CLASS,
         test_per_class=TEST_PER_CLASS,
+        has_model_defaults=True,
         write_files=write_cifar10,
     ),
     "seq-cifar100": DatasetCase(
@@ -76,6 +77,7 @@ CASES = {
         input_shape=(3, 32, 32),
         train_per_class=TRAIN_PER_CLASS,
         test_per_class=TEST_PER_CLASS,
+        has_model_defaults=True,
         write_files=write_cifar100,
     ),
 }

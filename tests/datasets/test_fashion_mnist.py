@@ -29,6 +29,7 @@ CASES = {
         input_shape=(3, 32, 32),
         train_per_class=TRAIN_PER_CLASS,
         test_per_class=TEST_PER_CLASS,
+        has_model_defaults=True,
         write_files=write_files,
         hint="apt-get install dataset-fashion-mnist",
     ),
@@ -38,6 +39,7 @@ CASES = {
         input_shape=(3, 32, 32),
         train_per_class=600,
         test_per_class=200,
+        has_model_defaults=True,
     ),
 }
 

@@ -21,6 +21,7 @@ CASES = {
         input_shape=(1, 28, 28),
         train_per_class=TRAIN_PER_CLASS,
         test_per_class=TEST_PER_CLASS,
+        has_model_defaults=True,
         is_augmented=False,
         write_files=lambda root, monkeypatch: write_idx_files(root / "MNIST" / "raw"),
     )

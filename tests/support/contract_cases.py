@@ -48,7 +48,8 @@ class DatasetCase:
         is_augmented: Whether its training transform has a random crop and flip.
         write_files: Writes the files for `--data_dir`, and patches checksums; None if the package
             ships the data.
-        hint: What the message about missing data must contain besides the general remedy.
+        has_model_defaults: Whether every built-in model has default arguments for it.
+        hint: The further remedy at the end of the message about missing data.
     """
 
     num_tasks: int
@@ -58,6 +59,7 @@ class DatasetCase:
     test_per_class: int
     is_augmented: bool = True
     write_files: Callable[[Path, pytest.MonkeyPatch], None] | None = None
+    has_model_defaults: bool = False
     hint: str = ""
 
 

@@ -16,7 +16,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from mammoth_compiled.data.transforms.base import CONVERTERS, BatchFunction, CannotBatchError
-from mammoth_compiled.data.transforms.crop import CROPS, FLIPS, random_crop
+from mammoth_compiled.data.transforms.crop import CROPS, FLIPS, crop_and_flip
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _stages(transform: Any, is_pil: bool) -> tuple[list[BatchFunction], bool]:
             part = parts.pop(0)
             if type(part) in CROPS and parts and type(parts[0]) in FLIPS:
                 # One gather instead of two passes, with the same random numbers.
-                converted = [random_crop(part, flip_probability=parts.pop(0).p)]
+                converted = [crop_and_flip(part, flip_probability=parts.pop(0).p)]
             else:
                 converted, is_pil = _stages(part, is_pil)
             stages += converted

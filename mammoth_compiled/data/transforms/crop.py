@@ -15,15 +15,20 @@ FLIPS = (v1.RandomHorizontalFlip, v2.RandomHorizontalFlip)
 
 
 @converts(*CROPS)
-def random_crop(
-    transform: Any, is_pil: bool = True, flip_probability: float | None = None
-) -> BatchFunction:
-    """Converts RandomCrop with constant padding, and the RandomHorizontalFlip behind it.
+def random_crop(transform: Any, is_pil: bool) -> BatchFunction:
+    """Converts RandomCrop with constant padding."""
+    return crop_and_flip(transform, flip_probability=None)
+
+
+def crop_and_flip(transform: Any, flip_probability: float | None) -> BatchFunction:
+    """Converts RandomCrop with constant padding together with the RandomHorizontalFlip behind it.
 
     Args:
         transform: RandomCrop.
-        is_pil: Without effect: cropping does not round.
         flip_probability: Probability of a flip; None if no RandomHorizontalFlip follows.
+
+    Raises:
+        CannotBatchError: If the crop pads in another way or has a fill per channel.
     """
     if transform.padding_mode != "constant" or transform.pad_if_needed:
         raise CannotBatchError("RandomCrop with pad_if_needed or another padding_mode")
