@@ -58,12 +58,14 @@ def _parse_command(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _resolve(parts: Mapping[str, str | None], rest: list[str]) -> Namespace:
-    for name, registry in (("model", models), ("dataset", datasets)):
-        if parts[name] is None:
-            raise ConfigError(f"--{name} is required; valid: {', '.join(sorted(registry))}")
-    if parts["backbone"] is not None:
-        rest = [*rest, "--backbone", parts["backbone"]]
-    args = resolve(parts["model"], parts["dataset"], rest)
+    """Resolves the arguments of the run."""
+    model, dataset, backbone = parts["model"], parts["dataset"], parts["backbone"]
+    if model is None:
+        raise ConfigError(f"--model is required; valid: {', '.join(sorted(models))}")
+    if dataset is None:
+        raise ConfigError(f"--dataset is required; valid: {', '.join(sorted(datasets))}")
+    given = rest if backbone is None else [*rest, "--backbone", backbone]
+    args = resolve(model, dataset, given)
     if args.data_dir is not None:
         # User-defined datasets read their files from base_path().
         os.environ["MAMMOTH_BASE_PATH"] = args.data_dir

@@ -1,10 +1,11 @@
 """Infers command-line arguments from the signature of a registered class or function."""
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ class Parameter:
         required: True if the signature gives no default.
         is_list: True if the parameter takes several values.
         input_shape: What it means in terms of the input images, None if unrelated to them.
+        description: Its entry in the docstring, "" if there is none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Parameter:
     required: bool = False
     is_list: bool = False
     input_shape: InputShape | None = None
+    description: str = ""
 
 
 def infer_parameters(target: Callable[..., Any], reserved: Iterable[str]) -> tuple[Parameter, ...]:
@@ -66,8 +69,10 @@ def infer_parameters(target: Callable[..., Any], reserved: Iterable[str]) -> tup
         signature = inspect.signature(target, eval_str=True)
     except NameError:  # an annotation that exists only for type checkers
         signature = inspect.signature(target)
+    # A function often returns a class that documents the parameters.
+    descriptions = _descriptions(signature.return_annotation) | _descriptions(target)
     return tuple(
-        _parameter(parameter)
+        replace(_parameter(parameter), description=descriptions.get(parameter.name, ""))
         for parameter in signature.parameters.values()
         if parameter.name not in reserved
         and not parameter.name.startswith("_")
@@ -84,6 +89,19 @@ def _parameter(parameter: inspect.Parameter) -> Parameter:
     default = None if required else parameter.default
     kind, is_list = _value_type(annotation, default)
     return Parameter(parameter.name, kind, default, required, is_list, input_shape)
+
+
+def _descriptions(target: Any) -> dict[str, str]:
+    """Returns the entries of the `Args:` section of a docstring, by parameter name."""
+    if not callable(target) or target is inspect.Signature.empty:
+        return {}
+    section = re.search(r"^Args:\n((?:[ ]+.*\n|\n)*)", f"{inspect.getdoc(target)}\n", re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.split(r"^ {4}(\w+):", section[1], flags=re.MULTILINE)[1:]
+    return {
+        name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)
+    }
 
 
 def _value_type(annotation: Any, default: Any) -> tuple[type, bool]:

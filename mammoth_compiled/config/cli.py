@@ -95,13 +95,17 @@ def _parameter_options(parameter: Parameter, from_dataset: bool) -> dict[str, An
     kind = parameter.type.__name__
     default = "from the dataset's images" if from_dataset else parameter.default
     required = parameter.required and not from_dataset
+    text = (parameter.description or kind).removesuffix(".")
+    if not required:
+        text += f" (default: {default})"
     return {
         "type": boolean if parameter.type is bool else parameter.type,
         "default": None if from_dataset else parameter.default,
         "required": required,
         "nargs": "+" if parameter.is_list else None,
         "metavar": kind.upper(),
-        "help": f"{kind}." if required else f"{kind} (default: {default}).",
+        # Argparse formats help texts with %.
+        "help": text.replace("%", "%%") + ".",
     }
 
 
@@ -154,10 +158,11 @@ def get_avail_args(
     """
     required, optional = {}, {}
     for name, action in build_parser(model, dataset, backbone).arguments.items():
+        description = action.help and action.help.replace("%%", "%")
         if action.required:
-            required[name] = {"description": action.help}
+            required[name] = {"description": description}
         else:
-            optional[name] = {"default": action.default, "description": action.help}
+            optional[name] = {"default": action.default, "description": description}
     return required, optional
 
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from argparse import Action, ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mammoth_compiled.config.values import boolean
@@ -86,7 +86,7 @@ class Parser(ArgumentParser):
             self._repeatable.add(action.dest)
         return action
 
-    def add_argument(self, *flags: str, **options: Any) -> Action:  # type: ignore[override]
+    def add_argument(self, *flags: str, **options: Any) -> Action:
         """Adds an argument; see `argparse`."""
         if self._section is not None:
             return self._section.add_argument(*flags, **options)
@@ -179,9 +179,7 @@ class Parser(ArgumentParser):
         return convert_value(flag, value, action.type, action.choices)
 
 
-def convert_value(
-    flag: str, value: Any, convert: Any, choices: Collection[Any] | None = None
-) -> Any:
+def convert_value(flag: str, value: Any, convert: Any, choices: Iterable[Any] | None = None) -> Any:
     """Converts one value as `argparse` converts the text of an argument.
 
     Args:
@@ -201,7 +199,8 @@ def convert_value(
         except (TypeError, ValueError):
             kind = getattr(convert, "__name__", repr(convert))
             raise ConfigError(f"argument {flag}: invalid {kind} value: {str(value)!r}") from None
-    if choices is not None and value not in choices:
-        valid = ", ".join(map(str, choices))
-        raise ConfigError(f"argument {flag}: invalid choice: {value!r} (choose from {valid})")
+    valid = None if choices is None else list(choices)
+    if valid is not None and value not in valid:
+        names = ", ".join(map(str, valid))
+        raise ConfigError(f"argument {flag}: invalid choice: {value!r} (choose from {names})")
     return value

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -84,7 +85,7 @@ class BundleExporter(Observer):
         say(report(self.path.resolve() if self._exported else self._export(run)))
 
     def _export(self, run: Run) -> Path:
-        evidence = {
+        evidence: dict[str, Any] = {
             "samples": next(iter(run.dataset.test_loaders[0]))[0][:32].cpu(),
             "calibration": (lambda: _training_images(run)) if "int8" in self.variants else None,
             "test_set": lambda: _test_set(run),

@@ -11,6 +11,7 @@ from mammoth_compiled import (
     register_model,
 )
 from mammoth_compiled.config import add_rehearsal_args, build_parser, resolve
+from mammoth_compiled.config.commands import help_text
 from mammoth_compiled.errors import ConfigError, ContractError, MammothError, RegistryError
 
 REPLAY = {"buffer_size": 20, "alpha": 0.3, "beta": 0.5}
@@ -437,6 +438,21 @@ def test_get_avail_args_includes_named_parts(picky):
     assert {"buffer_size", "alpha", "beta"} <= set(required)
     assert optional["noise"]["default"] == 0.0
     assert optional["width"]["default"] == 4
+
+
+def test_descriptions_may_contain_percent_signs(tiny):
+    @register_backbone("percent")
+    def percent(num_classes, share: float = 0.5):
+        """A backbone.
+
+        Args:
+            share: Share of the units, 50 % by default.
+        """
+
+    _, optional = get_avail_args(backbone="percent")
+    text = "Share of the units, 50 % by default (default: 0.5)."
+    assert optional["share"]["description"] == text
+    assert text in " ".join(help_text(backbone="percent").split())
 
 
 def test_rehearsal_args():

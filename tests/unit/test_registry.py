@@ -231,6 +231,43 @@ def test_unresolvable_annotations_are_ignored():
     assert parameters_of(function)["width"].type is int
 
 
+class Documented:
+    """A target with a documented signature.
+
+    Args:
+        num_classes: Classes.
+        width: Units of
+            the layer.
+        depth: Number of layers: one or more.
+
+    Raises:
+        ValueError: If `width` is 0.
+    """
+
+    def __init__(self, num_classes, width=1, depth=2, bare=3):
+        pass
+
+
+def documented(num_classes, width=1, bare=2) -> Documented:
+    """Returns a `Documented`."""
+
+
+@pytest.mark.parametrize(
+    ("target", "descriptions"),
+    [
+        (
+            Documented,
+            {"width": "Units of the layer.", "depth": "Number of layers: one or more.", "bare": ""},
+        ),
+        (documented, {"width": "Units of the layer.", "bare": ""}),
+        (net, {}),
+    ],
+)
+def test_descriptions_from_docstrings(target, descriptions):
+    found = {name: p.description for name, p in parameters_of(target).items()}
+    assert found == descriptions
+
+
 def test_input_shape_from_name_and_annotation():
     def function(
         num_classes,
