@@ -1,4 +1,4 @@
-"""The browser example in headless Chromium: what the page says is what the bundle says."""
+"""The browser example, in headless Chromium: the page shows the results of the bundle."""
 
 import functools
 import hashlib
@@ -73,7 +73,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, net, pixels):
-    """The folder that is served: the page, a bundle and samples beside it, and bad bundles."""
+    """The directory to serve: the page, a bundle, samples, and invalid bundles."""
     root = tmp_path_factory.mktemp("site")
     for file in PAGE.iterdir():
         if file.suffix in {".html", ".css", ".js"} or file.name == "node_modules":
@@ -114,7 +114,7 @@ def drive(*visits):
 
 
 def expected(net, images):
-    """Eager's logits for stored pixels [N, H, W, 3]."""
+    """Returns the logits in eager mode for stored pixels [N, H, W, 3]."""
     values = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (INFO.mean, INFO.std))
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_page_matches_the_bundle(net, pixels, site, address, tmp_path):
     ]
     (visit,) = drive({"url": f"{address}/", "steps": steps})
     assert visit["problems"] == []
-    assert visit["hosts"] == [address.removeprefix("http://")]  # nothing comes from elsewhere
+    assert visit["hosts"] == [address.removeprefix("http://")]  # no requests to other hosts
     first, sample, dropped, inverted, other_file, _ = visit["seen"]
 
     manifest = json.loads((site / "bundle/manifest.json").read_text())
@@ -156,7 +156,7 @@ def test_page_matches_the_bundle(net, pixels, site, address, tmp_path):
     assert first["marks"] == [*marks[:2], "unseen", "unseen", *marks[4:]]
     assert sample["truth"] == "It is: circle"
 
-    # Among the classes seen, the first two.
+    # Probabilities among the classes seen, the first two.
     shares = np.exp(logits[4, :2]) / np.exp(logits[4, :2]).sum()
     assert [row[0] for row in sample["cells"]] == list(NAMES)
     assert [row[2] for row in sample["cells"]] == [
@@ -298,7 +298,7 @@ def test_invalid_bundles_show_their_error(site, address):
         (page,) = result["seen"]
         assert (page["code"], change.__name__) == (code, change.__name__)
         assert message in page["error"]
-        assert page["headline"] is None  # no answer is shown
+        assert page["headline"] is None  # no prediction is shown
     (page,) = results[-1]["seen"]
     assert page["code"] == "missing"
     assert "There is no manifest.json" in page["error"]

@@ -1,4 +1,4 @@
-"""The example runs as its users run it, from contract to bundle."""
+"""The custom backbone example runs as a script, from contract check to bundle."""
 
 import re
 

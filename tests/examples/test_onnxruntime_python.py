@@ -1,4 +1,4 @@
-"""The Python example: the same answer as eager, without torch and without this package."""
+"""The Python example matches eager mode, and needs neither torch nor this package."""
 
 import json
 import re
@@ -36,7 +36,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class SmallNet(MammothBackbone):
-    """One linear layer on grey images."""
+    """One linear layer on gray images."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def exported(tmp_path_factory, net):
 
 @pytest.fixture
 def bundle(exported, tmp_path):
-    """A copy of the bundle, to spoil."""
+    """A copy of the bundle, which the test may change."""
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
@@ -78,7 +78,7 @@ def example(request):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_files(tmp_path):
     """Three files of one image each, and their pixels [3, H, W]."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 8), dtype=np.uint8)
     files = [tmp_path / f"{name}.png" for name in ("a", "long-name", "c")]
@@ -87,8 +87,8 @@ def pictures(tmp_path):
     return files, pixels
 
 
-def test_classes_are_printed_in_the_order_of_eager_mode(example, bundle, net, pictures):
-    files, pixels = pictures
+def test_classes_are_printed_in_the_order_of_eager_mode(example, bundle, net, image_files):
+    files, pixels = image_files
     result = example(bundle, *files, "--top", 2)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -113,8 +113,8 @@ def test_images_are_resized_and_unnamed_classes_numbered(example, bundle, tmp_pa
     assert len(re.findall(r"class [7593] \d+\.\d%", result.stdout)) == 3
 
 
-def test_errors_are_one_line(example, bundle, tmp_path, pictures):
-    (image, *_), _ = pictures
+def test_errors_are_one_line(example, bundle, tmp_path, image_files):
+    (image, *_), _ = image_files
 
     def error(*words):
         result = example(*words)

@@ -1,4 +1,4 @@
-"""Small networks and bundles that tests share, and helpers that spoil a bundle."""
+"""Small networks and bundles that tests share, and helpers that change a bundle."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""python -m mammoth_compiled.export: from a checkpoint to a bundle, and errors in one line."""
+"""python -m mammoth_compiled.export: export, update, and one-line errors."""
 
 import importlib.util
 import subprocess
@@ -93,10 +93,10 @@ def test_options_and_update(tmp_path, capsys):
     target = str(tmp_path / "bundle")
     first, second = build(), build()
     data = DATA | {"tasks_seen": 1}
-    words = [checkpoint(tmp_path, first, data=data), target, "--formats", "onnx,safetensors"]
+    argv = [checkpoint(tmp_path, first, data=data), target, "--formats", "onnx,safetensors"]
     options = ["--classes", "masked", "--softmax", "--fold_preprocessing", "--variants", "fp16"]
     serving = ["--serve-layout", "triton", "--repository", str(tmp_path / "models")]
-    assert command.main(["export", *words, *options, *serving]) == 0
+    assert command.main(["export", *argv, *options, *serving]) == 0
     assert (tmp_path / "models" / "cnn" / "config.pbtxt").is_file()
     assert "serving" in capsys.readouterr().out
     bundle = load_bundle(target)
@@ -124,10 +124,10 @@ def test_int8_calibration_from_a_file(tmp_path, capsys):
     for name, images in (("pixels", pixels), ("floats", normalized), ("turned", pixels.T)):
         np.save(tmp_path / f"{name}.npy", images)
     (tmp_path / "text.npy").write_text("no array")
-    words = ["--formats", "onnx", "--variants", "int8"]
-    assert command.main([path, target, *words]) == 2
+    argv = ["--formats", "onnx", "--variants", "int8"]
+    assert command.main([path, target, *argv]) == 2
     assert "or with --calibration FILE.npy" in capsys.readouterr().err
-    assert command.main([path, target, *words, "--calibration", str(tmp_path / "pixels.npy")]) == 0
+    assert command.main([path, target, *argv, "--calibration", str(tmp_path / "pixels.npy")]) == 0
     first = (tmp_path / "bundle" / "model.int8.onnx").read_bytes()
 
     assert command.main(["update", target, path]) == 2
@@ -135,7 +135,9 @@ def test_int8_calibration_from_a_file(tmp_path, capsys):
     update = ["update", target, path, "--calibration"]
     assert command.main([*update, str(tmp_path / "floats.npy")]) == 0
     assert "model.int8.onnx" in capsys.readouterr().out
-    assert (tmp_path / "bundle" / "model.int8.onnx").read_bytes() == first  # the same images
+    assert (
+        tmp_path / "bundle" / "model.int8.onnx"
+    ).read_bytes() == first  # calibrated on the same images
     for name, message in (
         ("turned", "must be uint8 [N, 8, 8, 1], not [1, 8, 8, 64]"),
         ("text", "cannot be read as a NumPy file of images"),
@@ -148,22 +150,22 @@ def test_int8_calibration_from_a_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["verify", "nothing"], "no bundle at nothing"),
         (["update", "nothing", "last.pt"], "no bundle at nothing"),
         (["last.pt", "bundle"], "no checkpoint at last.pt"),
     ],
 )
-def test_missing_files_raise_one_line(tmp_path, monkeypatch, capsys, words, message):
+def test_missing_files_raise_one_line(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
-    assert command.main(words) == 2
+    assert command.main(argv) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_unknown_format_raises_one_line(tmp_path, capsys):
-    words = [checkpoint(tmp_path, build()), str(tmp_path / "bundle"), "--formats", "onnx,tflite"]
-    assert command.main(words) == 2
+    argv = [checkpoint(tmp_path, build()), str(tmp_path / "bundle"), "--formats", "onnx,tflite"]
+    assert command.main(argv) == 2
     assert "unknown format 'tflite'" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""The callable that is loaded from a bundle, and what is refused to be one."""
+"""Loaded bundles match the backbone, and invalid bundles, inputs and devices are refused."""
 
 import builtins
 import json
@@ -130,20 +130,13 @@ def test_preprocess_accepts_both_layouts(small_bundle):
         bundle.preprocess(images[0])
 
 
-def edit(path, change):
-    """Changes the manifest of a bundle."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    change(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.fixture
 def copied(small_bundle, tmp_path):
     return shutil.copytree(small_bundle[1], tmp_path / "copy")
 
 
-def test_preprocess_without_known_normalization_raises(copied):
-    edit(copied, lambda manifest: manifest.update(preprocessing=None))
+def test_preprocess_without_known_normalization_raises(copied, edit_manifest):
+    edit_manifest(copied, lambda manifest: manifest.update(preprocessing=None))
     with pytest.raises(ExportError, match="does not say how its images were normalized"):
         load_bundle(copied).preprocess(torch.full((1, *SHAPE), 255, dtype=torch.uint8))
 
@@ -193,17 +186,6 @@ def code_of(path, **arguments):
     return caught.value.code
 
 
-def rehash(path, name):
-    """Makes the manifest agree with a file that was changed."""
-    from mammoth_compiled.export.bundle.hashes import sha256
-
-    def change(manifest):
-        file = next(file for file in manifest["files"] if file["path"] == name)
-        file |= {"sha256": sha256(path / name), "bytes": (path / name).stat().st_size}
-
-    edit(path, change)
-
-
 def test_missing_or_damaged_bundle_raises(copied, tmp_path):
     with pytest.raises(ExportError, match="there is no file"):
         load_bundle(tmp_path / "nothing")
@@ -221,7 +203,7 @@ def test_missing_or_damaged_bundle_raises(copied, tmp_path):
 
 @pytest.mark.parametrize(("runtime", "name"), [("onnx", "model.onnx"), ("pt2", "model.pt2")])
 @pytest.mark.parametrize("keep", [0, 100, 0.5])
-def test_damaged_model_with_a_matching_hash_raises(copied, runtime, name, keep):
+def test_damaged_model_with_a_matching_hash_raises(copied, rehash, runtime, name, keep):
     whole = (copied / name).read_bytes()
     size = int(keep * len(whole)) if keep < 1 else keep
     (copied / name).write_bytes(whole[:size] + b"garbage")

@@ -1,4 +1,4 @@
-"""Options that change the graph: preprocessing inside, trimmed and masked heads, softmax, maps."""
+"""Options that change the graph: preprocessing, reduced and masked heads, softmax, stage maps."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
 SHAPE = (3, 8, 6)
 LOWEST = torch.finfo(torch.float32).min
-# All that run without a compiler.
+# All runnable formats that need no compiler.
 FORMATS = ("onnx", "pt2", "torchscript")
 SCHEMA = json.loads(
     (Path(mammoth_compiled.export.__file__).parent / "manifest.schema.json").read_text()
@@ -26,7 +26,7 @@ SCHEMA = json.loads(
 
 
 class Maps(MammothBackbone):
-    """Two stages, whose maps it gives for FULL."""
+    """Has two stages, and returns their maps for FULL."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ class Maps(MammothBackbone):
 
 @pytest.fixture
 def info(small_info):
-    # Tasks whose classes come in another order than their ids.
+    # The first task has the higher class ids.
     return replace(small_info, tasks=((2, 4), (0, 2)), tasks_seen=1)
 
 
@@ -111,21 +111,21 @@ def test_masked_head_can_be_updated_and_reduced_head_cannot(tmp_path, info):
         assert bundle.reload()
         close(bundle(images), other(images).detach())
 
-    trimmed = export_bundle(net, tmp_path / "t", info=info, formats="onnx", classes="seen")
-    content = manifest_of(trimmed)
+    reduced = export_bundle(net, tmp_path / "t", info=info, formats="onnx", classes="seen")
+    content = manifest_of(reduced)
     assert content["classes"]["ids"] == [2, 3]
     assert content["classes"]["names"] == ["blue", "grün"]
-    bundle = load_bundle(trimmed)
+    bundle = load_bundle(reduced)
     assert bundle.class_names == ("blue", "grün")
     close(bundle(images), net(images).detach()[:, [2, 3]])
-    update_bundle(trimmed, other, info=info)
+    update_bundle(reduced, other, info=info)
     assert bundle.reload()
     close(bundle(images), other(images).detach()[:, [2, 3]])
     with pytest.raises(ExportError, match=r"reduced to the classes \[2, 3\].*masked") as caught:
-        update_bundle(trimmed, other, info=replace(info, tasks_seen=2))
+        update_bundle(reduced, other, info=replace(info, tasks_seen=2))
     assert caught.value.code == "contract"
     with pytest.raises(ExportError, match="the classes seen now are unknown"):
-        update_bundle(trimmed, other)
+        update_bundle(reduced, other)
 
 
 def test_stage_maps(tmp_path, small_net):

@@ -127,7 +127,7 @@ def test_updated_program_equals_one_that_was_loaded_and_saved(exported, bundle, 
     with torch.no_grad():
         for name, value in program.state_dict.items():
             value.copy_(other.state_dict()[name.removeprefix("net.")])
-    wanted = program.module()(IMAGES)
+    expected = program.module()(IMAGES)
     update_bundle(bundle, other)
     got = torch.export.load(bundle / "model.pt2")
     assert got.state_dict.keys() == program.state_dict.keys()
@@ -135,7 +135,7 @@ def test_updated_program_equals_one_that_was_loaded_and_saved(exported, bundle, 
     first, second = (got.state_dict[f"net.{name}.weight"] for name in ("first", "second"))
     assert first.data_ptr() == second.data_ptr()
     outputs = got.module()(IMAGES)
-    assert all(torch.equal(outputs[name], wanted[name]) for name in wanted)
+    assert all(torch.equal(outputs[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "model.ts.pt", "model.aoti-cpu.pt2"])
@@ -154,12 +154,12 @@ def test_updated_archives_are_valid(every_format, require_format, tmp_path, name
     assert not [member for member in changed if member.endswith((".json", ".cpp"))]
     data = (path / name).read_bytes()
     with zipfile.ZipFile(path / name) as archive:
-        for info in archive.infolist():  # every place that says a checksum
+        for info in archive.infolist():  # local headers, data descriptors and the central directory
             crc, *lengths = struct.unpack_from("<I8xHH", data, info.header_offset + 14)
             end = info.header_offset + 30 + sum(lengths) + info.file_size
             if info.flag_bits & 8:
-                mark, crc = struct.unpack_from("<II", data, end)
-                assert mark == 0x08074B50
+                signature, crc = struct.unpack_from("<II", data, end)
+                assert signature == 0x08074B50
             assert crc == info.CRC
 
 
@@ -239,14 +239,14 @@ def test_update_compares_every_output_set_again(bundle, other, monkeypatch):
         monkeypatch.setattr(runtime, "open_model", open_model)
     update_bundle(bundle, other)
     both = ("out", "features")
-    wanted = [
+    expected = [
         ("model.onnx", both),
         ("model.out.onnx", ("out",)),
         ("model.features.onnx", ("features",)),
         ("model.pt2", both),
         *(("model.ts.pt", outputs) for outputs in (("out",), ("features",), both)),
     ]
-    assert opened == [(*selection, size) for selection in wanted for size in (1, 4)]
+    assert opened == [(*output_set, size) for output_set in expected for size in (1, 4)]
     parity = {file.path: file.parity for file in read_manifest(bundle).files if file.is_model}
     assert {d.inputs for found in parity.values() for d in found.values()} == {"golden"}
 
@@ -255,5 +255,5 @@ def test_update_replaces_golden_values(bundle, other):
     update_bundle(bundle, other)
     images = torch.from_numpy(np.load(bundle / "golden/input.npy"))
     with torch.no_grad():
-        want = other(images, returnt="features")
-    close(torch.from_numpy(np.load(bundle / "golden/features.npy")), want)
+        expected = other(images, returnt="features")
+    close(torch.from_numpy(np.load(bundle / "golden/features.npy")), expected)

@@ -1,4 +1,4 @@
-"""verify_bundle and the command verify: golden values, hashes, and runtimes that are missing."""
+"""verify_bundle and the verify command check hashes and golden values."""
 
 import numpy as np
 import pytest

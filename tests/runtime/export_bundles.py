@@ -1,7 +1,7 @@
-"""python export_bundle.py DIR BACKEND...: exports what the native tests run.
+"""python export_bundles.py DIR BACKEND...: exports the bundles that the native tests run.
 
-DIR/plain holds a model for every backend and the variants fp16 and int8; DIR/folded takes stored
-pixels and gives probabilities of the classes seen.
+DIR/plain has a model for every backend and the variants fp16 and int8. DIR/folded takes stored
+pixels and outputs probabilities of the classes seen.
 """
 
 import sys
@@ -26,7 +26,7 @@ INFO = DatasetInfo(
 
 
 class WideCNN(CNN):
-    """The small CNN for images that are not square, so that no axis is taken for another."""
+    """The small CNN for images that are not square, so that swapped axes are noticed."""
 
     def __init__(self) -> None:
         super().__init__(INFO.num_classes, num_channels=4)

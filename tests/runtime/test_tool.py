@@ -1,4 +1,4 @@
-"""mammoth-run as a user drives it. ctest runs this, with the tool, a bundle and a backend."""
+"""The command line of mammoth-run. ctest runs this file with a tool, a bundle and a backend."""
 
 import json
 import os
@@ -27,8 +27,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, CHANNELS), dt
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [TOOL, str(BUNDLE), "--backend", BACKEND, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    command = [TOOL, str(BUNDLE), "--backend", BACKEND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def run_json(*arguments: object) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def run_json(*arguments: object) -> dict[str, Any]:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W, 1] or [H, W, 3] as a PNG file."""
+    """Returns uint8 [H, W, 1] or [H, W, 3] as a PNG file."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)
@@ -52,12 +52,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def preprocessed(pixels: np.ndarray) -> np.ndarray:
-    """What the manifest makes of one image."""
-    how = MANIFEST["preprocessing"]
-    if how["folded"]:
+    """Preprocesses one image as the manifest says."""
+    preprocessing = MANIFEST["preprocessing"]
+    if preprocessing["folded"]:
         return pixels
-    values = pixels.astype(np.float32) * np.float32(how["scale"])
-    values = (values - np.float32(how["mean"])) / np.float32(how["std"])
+    values = pixels.astype(np.float32) * np.float32(preprocessing["scale"])
+    values = (values - np.float32(preprocessing["mean"])) / np.float32(preprocessing["std"])
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 

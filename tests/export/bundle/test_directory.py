@@ -1,4 +1,4 @@
-"""The directory of a bundle: what is written, what is refused, and what stays when that fails."""
+"""export_bundle and its directory: arguments, atomic replacement, and protection of other files."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ CONTENT = {"manifest.json", "README.md", "weights.safetensors", "golden"}
 
 @pytest.fixture
 def fast_export(small_bundle):
-    """`export_bundle` of the network in `small_bundle`, without the seconds of translating it."""
+    """`export_bundle` for the network in `small_bundle`, in the fastest format."""
 
     def export(path, **arguments):
         arguments = {"formats": "safetensors"} | (arguments or {"input_shape": SHAPE})
@@ -129,13 +129,13 @@ def test_new_empty_and_bundle_directories_are_written(fast_export, tmp_path, mon
 def test_foreign_files_are_never_overwritten(fast_export, small_bundle, tmp_path):
     (tmp_path / "file").write_text("text")
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    (tmp_path / "foreign" / "notes.txt").write_text("user file")
     (tmp_path / "garbage").mkdir()
-    (tmp_path / "garbage" / "model.onnx").write_bytes(b"somebody else's")
+    (tmp_path / "garbage" / "model.onnx").write_bytes(b"not a bundle's")
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "manifest.json").write_text('{"schema": 2}')
     mixed = fast_export(tmp_path / "mixed")
-    (mixed / "notes.txt").write_text("mine")
+    (mixed / "notes.txt").write_text("user file")
     before = tree(tmp_path)
     for name, message in (
         ("file", "is a file"),
@@ -195,8 +195,8 @@ def test_files_that_appear_during_export_are_kept(tmp_path):
         with directory.replace_atomically(target) as folder:
             (folder / "manifest.json").write_bytes(b"new")
             target.mkdir()
-            (target / "notes.txt").write_text("mine")
+            (target / "notes.txt").write_text("user file")
 
     with pytest.raises(ExportError, match="do not belong to a bundle"):
         export(directory.check_target(tmp_path / "bundle"))
-    assert tree(tmp_path) == {"bundle": None, "bundle/notes.txt": b"mine"}
+    assert tree(tmp_path) == {"bundle": None, "bundle/notes.txt": b"user file"}

@@ -1,4 +1,4 @@
-"""The manifest: what is written follows the published schema, and what is read is checked."""
+"""The manifest conforms to its published schema, and is validated when it is read."""
 
 import copy
 import json
@@ -33,16 +33,16 @@ def put(folder, content):
 
 
 def changed(content, path, value):
-    """Returns a copy with one value changed; `path` names it, as in "files.0.path"."""
+    """Returns a copy with one value replaced, or removed; `path` is as in "files.0.path"."""
     result = copy.deepcopy(content)
     *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
-    place = result
+    parent = result
     for key in parents:
-        place = place[key]
+        parent = parent[key]
     if value is KeyError:
-        del place[last]
+        del parent[last]
     else:
-        place[last] = value
+        parent[last] = value
     return result
 
 

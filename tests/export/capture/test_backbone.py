@@ -1,4 +1,4 @@
-"""The backbone is found in what the user passes, and copied without its compiled parts."""
+"""The backbone is found in models and compiled modules, and copied uncompiled."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ IMAGES = torch.linspace(-2, 2, 5 * 3 * 8 * 6).reshape(5, *SHAPE)
 
 
 class OutOnly(MammothBackbone):
-    """Knows no return types at all."""
+    """Has a forward without `returnt`."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Backbones of every kind keep their contract in the exported graph."""
+"""Exported graphs keep the contract of the backbone, whatever return types it supports."""
 
 import copy
 
@@ -20,7 +20,7 @@ IMAGES = torch.linspace(-2, 2, 5 * 3 * 8 * 6).reshape(5, *SHAPE)
 
 
 class Attention(nn.Module):
-    """One head over all pixels, with view and bmm as tutorials write it."""
+    """Single-head attention over all pixels, with view and bmm, as tutorials write it."""
 
     def __init__(self, channels):
         super().__init__()
@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
 
 class UserAttentionCNN(MammothBackbone):
-    """Keeps the contract without a word on unknown return types, as user code does."""
+    """Ignores unknown return types, as user code tends to."""
 
     def __init__(self, num_classes):
         super().__init__()
@@ -59,7 +59,7 @@ class UserAttentionCNN(MammothBackbone):
 
 
 class OutOnly(MammothBackbone):
-    """Knows no return types at all."""
+    """Has a forward without `returnt`."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class OutOnly(MammothBackbone):
 
 
 class NoBoth(MammothBackbone):
-    """Answers out and features, and rejects both."""
+    """Supports out and features, but not both."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Capturing a graph: what is refused and how, and what it leaves unchanged."""
+"""Capture refuses inexpressible backbones with one line, is silent, and has no side effects."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ SHAPE = (3, 8, 6)
 
 
 class Flat(MammothBackbone):
-    """Flattens, lets `body` do something, and classifies."""
+    """Applies `body`, flattens and classifies."""
 
     def __init__(self, body):
         super().__init__()
@@ -90,7 +90,7 @@ def test_fixed_batch_size_raises(tmp_path):
 def test_export_is_silent(tmp_path, capfd):
     class Chatty(nn.Module):
         def forward(self, x):
-            self.seen = x  # torch.export warns of that
+            self.seen = x  # torch.export warns about this
             return x
 
     net = Flat(Chatty())

@@ -1,4 +1,4 @@
-"""A compiled package says what it needs, and machines that lack it refuse to load it."""
+"""A compiled package records its hardware requirements, which are checked before loading."""
 
 import platform
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Every format answers like eager mode, and its files hold what they should."""
+"""Every format matches eager mode, and its files have the documented content."""
 
 import zipfile
 

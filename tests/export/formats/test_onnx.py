@@ -17,7 +17,7 @@ SHAPE = (3, 8, 6)
 
 
 class OutOnly(MammothBackbone):
-    """Knows no return types at all."""
+    """Has a forward without `returnt`."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The comparison with eager finds what differs, says where, and stops the writing."""
+"""The comparison with eager mode finds every difference, reports it, and stops the export."""
 
 import json
 
@@ -12,7 +12,7 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle
 from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.formats import onnx as to_onnx
-from mammoth_compiled.export.parity import compare as compare_module
+from mammoth_compiled.export.parity import compare as comparison
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -32,12 +32,12 @@ INTERFACE = Interface(SHAPE, {"out": (4,), "features": (3 * 8 * 6,)})
 
 
 def compare(run, reference=eager, samples=None):
-    cases = compare_module.make_batches(reference, INTERFACE, samples)
-    return compare_module.compare(run, cases, ["out", "features"])
+    cases = comparison.make_batches(reference, INTERFACE, samples)
+    return comparison.compare(run, cases, ["out", "features"])
 
 
 def changed(output, change, when=lambda images: True):
-    """An export whose `output` is changed for some batches."""
+    """Returns an export that changes `output` for some batches."""
 
     def run(images):
         results = export(images)
@@ -53,7 +53,7 @@ def test_differences_within_the_bound_pass_and_are_measured():
     assert list(errors) == ["out", "features"]
     assert errors["out"].size == 0
     assert errors["features"].size == pytest.approx(5e-6, rel=0.1)
-    # Black images have the smallest bound, so there it came nearest.
+    # All-zero images have the smallest bound, so the difference comes closest to it there.
     assert (errors["features"].inputs, errors["features"].batch_size) == ("zeros", 1)
     assert errors["features"].bound == pytest.approx(1e-5)
 
@@ -102,10 +102,10 @@ def test_bound_scales_with_the_values(value):
     def run(images, offset):
         return {"out": full(offset)(images)}
 
-    cases = compare_module.make_batches(full(0), Interface(SHAPE, {"out": (2,)}))
-    compare_module.compare(lambda images: run(images, 0.9 * bound), cases, ["out"])
+    cases = comparison.make_batches(full(0), Interface(SHAPE, {"out": (2,)}))
+    comparison.compare(lambda images: run(images, 0.9 * bound), cases, ["out"])
     with pytest.raises(ExportError, match="differs by"):
-        compare_module.compare(lambda images: run(images, 1.1 * bound), cases, ["out"])
+        comparison.compare(lambda images: run(images, 1.1 * bound), cases, ["out"])
 
 
 def test_masked_classes_do_not_widen_the_bound():
@@ -114,11 +114,11 @@ def test_masked_classes_do_not_widen_the_bound():
     def masked(output, images):
         return torch.tensor([1.0, lowest]).expand(len(images), 2)
 
-    cases = compare_module.make_batches(masked, Interface(SHAPE, {"out": (2,)}))
-    compare_module.compare(lambda images: {"out": masked("out", images)}, cases, ["out"])
+    cases = comparison.make_batches(masked, Interface(SHAPE, {"out": (2,)}))
+    comparison.compare(lambda images: {"out": masked("out", images)}, cases, ["out"])
     for wrong in ([1.001, lowest], [1.0, -1e30]):
         with pytest.raises(ExportError, match="differs by"):
-            compare_module.compare(
+            comparison.compare(
                 lambda images: {"out": torch.tensor(wrong).expand(len(images), 2)},  # noqa: B023
                 cases,
                 ["out"],
@@ -168,11 +168,11 @@ def test_random_backbone_is_distinguished_from_a_wrong_export():
     def random(output, images):
         return F.dropout(eager(output, images))
 
-    (case, *_) = compare_module.make_batches(eager, INTERFACE)
-    compare_module.check_deterministic(eager, case)
-    (case, *_) = compare_module.make_batches(random, INTERFACE)
+    (case, *_) = comparison.make_batches(eager, INTERFACE)
+    comparison.check_deterministic(eager, case)
+    (case, *_) = comparison.make_batches(random, INTERFACE)
     with pytest.raises(ExportError, match="the backbone is not deterministic"):
-        compare_module.check_deterministic(random, case)
+        comparison.check_deterministic(random, case)
 
 
 def test_comparison_uses_full_float32():
@@ -196,7 +196,7 @@ def test_comparison_uses_full_float32():
 
 
 class ExportsDifferently(MammothBackbone):
-    """Its features get something added in an exported graph only."""
+    """Adds a constant to the features, but only while it is exported."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The model repository for Triton: the server's own grammar, the manifest's contract."""
+"""The Triton model repository: valid for the server, and with the contract of the manifest."""
 
 import io
 import json
@@ -24,7 +24,7 @@ NAMES = ("T-shirt", "grün", 'a "quoted" name')
 
 
 def model_config():
-    """The message class of the fields used, named and typed as in Triton's model_config.proto.
+    """Returns a message class with the fields used, as in Triton's model_config.proto.
 
     The text format knows fields by name, so that a wrong name, type or enumerator is an error.
     """
@@ -65,13 +65,13 @@ def model_config():
             repeated = isinstance(kind, list)
             kind = kind[0] if repeated else kind
             label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-            made = message.field.add(name=key, number=number, label=label)
+            added = message.field.add(name=key, number=number, label=label)
             if isinstance(kind, str):
-                made.type_name = kind
+                added.type_name = kind
                 is_enum = kind.removeprefix(".t.") in enums
-                made.type = field.TYPE_ENUM if is_enum else field.TYPE_MESSAGE
+                added.type = field.TYPE_ENUM if is_enum else field.TYPE_MESSAGE
             else:
-                made.type = kind
+                added.type = kind
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.ModelConfig"))
@@ -99,7 +99,7 @@ def types_of(config):
 
 
 def package(entries):
-    """An archive laid out as AOTInductor's, with a stand-in for each entry's code."""
+    """Returns an archive in the layout of AOTInductor, with a placeholder for each entry's code."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for entry in entries:
@@ -111,7 +111,7 @@ def package(entries):
 
 @pytest.fixture
 def make_bundle(tmp_path):
-    """Writes a bundle's manifest, with stand-ins for the models."""
+    """Returns a function that writes a bundle with placeholders for the models."""
 
     def make(outputs=("out", "features"), onnx=None, aoti=None, names=NAMES, pixels=False):
         folder = tmp_path / "bundle"

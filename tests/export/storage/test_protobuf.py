@@ -1,4 +1,4 @@
-"""Fields are located in serialized messages."""
+"""Fields are located in serialized protobuf messages."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from mammoth_compiled.export.storage.protobuf import find_fields
 
 
 def test_find_fields():
-    # Numbers 1: 300 in two bytes, 2: eight bytes, 3: four bytes, 4 twice: bytes, one with 200.
+    # Field 1: the varint 300; 2: eight bytes; 3: four bytes; 4, twice: byte strings of 2 and 200.
     long = b"x" * 200
     data = b"\x08\xac\x02\x11" + b"a" * 8 + b"\x1d" + b"b" * 4 + b"\x22\x02hi\x22\xc8\x01" + long
     spans = find_fields(b"??" + data, 2, 2 + len(data))

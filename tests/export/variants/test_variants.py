@@ -1,4 +1,4 @@
-"""The smaller models say the same as the float32 one, on real images too, or are refused."""
+"""Variants are faithful to the float32 model, also on real images, or are refused."""
 
 import sys
 import tempfile
@@ -21,14 +21,14 @@ METADATA = {"mammoth.schema": "1", "names": '["red", "grün"]'}
 
 
 def random_weights(seed=0):
-    """Weights of a convolution and of a head for four classes."""
+    """Returns random weights of a convolution and of a head with four classes."""
     generator = np.random.default_rng(seed)
     shapes = {"conv.w": (5, 3, 3, 3), "conv.b": (5,), "head.w": (4, 60), "head.b": (4,)}
     return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def build(weights, size=(8, 6), pixels=False, masked=False):
-    """A convolution, relu, pooling and a head as ONNX, input and outputs as in a bundle."""
+    """Returns an ONNX model with the interface of a bundle: convolution, relu, pooling and head."""
     height, width = size
     steps = ["Conv(x, conv.w, conv.b) -> c", "Relu(c) -> r", "MaxPool(r) -> p"]
     steps += ["Reshape(p, rows) -> features", "Gemm(features, head.w, head.b) -> logits"]
@@ -142,7 +142,7 @@ def test_fp16_keeps_the_mask_of_unseen_classes():
     out = runner(variant)(images(3))["out"]
     assert (out[:, 2:] == float(LOWEST)).all()
     found = fidelity.compare_variant("fp16", runner(data), runner(variant), images(3))
-    assert found.bound["out"] < 10  # measured on what is not masked
+    assert found.bound["out"] < 10  # relative to the unmasked values
 
 
 def test_int8_weights_are_per_channel_and_activations_uint8(variant_of):
@@ -150,7 +150,7 @@ def test_int8_weights_are_per_channel_and_activations_uint8(variant_of):
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     weights = tensors["conv.w_quantized"]
     assert weights.dtype == np.int8
-    assert np.abs(weights.astype(int)).max() <= 64  # products of two fit 16 bits
+    assert np.abs(weights.astype(int)).max() <= 64  # so that a pair of products fits 16 bits
     assert tensors["conv.w_scale"].shape == (5,)
     restored = weights * tensors["conv.w_scale"][:, None, None, None]
     assert np.abs(restored - random_weights()["conv.w"]).max() < tensors["conv.w_scale"].max()
@@ -227,22 +227,22 @@ def constant(**outputs):
 def test_unfaithful_variant_raises(model):
     reference = runner(model)
 
-    def louder(batch):
+    def scaled(batch):
         return {name: value * 1.1 for name, value in reference(batch).items()}
 
-    def other(batch):
+    def flipped(batch):
         return {"out": reference(batch)["out"].flip(1), "features": reference(batch)["features"]}
 
-    def turned(batch):
+    def rolled(batch):
         return {"out": reference(batch)["out"], "features": reference(batch)["features"].roll(1, 1)}
 
     with pytest.raises(ExportError, match="fp16 variant differs from float32: output 'out' by"):
-        fidelity.compare_variant("fp16", reference, louder, images(8))
+        fidelity.compare_variant("fp16", reference, scaled, images(8))
     with pytest.raises(ExportError, match=r"it predicts the same class for \d+\.\d% of 8 images"):
-        fidelity.compare_variant("int8", reference, other, images(8))
+        fidelity.compare_variant("int8", reference, flipped, images(8))
     with pytest.raises(ExportError, match=r"the cosine of a feature vector falls to 0\.\d+"):
-        fidelity.compare_variant("int8", reference, turned, images(8))
-    assert fidelity.compare_variant("int8", reference, louder, images(8)).agreement == 1
+        fidelity.compare_variant("int8", reference, rolled, images(8))
+    assert fidelity.compare_variant("int8", reference, scaled, images(8)).agreement == 1
 
 
 def test_nan_outputs_raise(model):
@@ -257,7 +257,7 @@ def test_nan_outputs_raise(model):
 
 
 def test_accuracy_considers_only_classes_seen():
-    # Columns stand for classes 7, 5 and 9; the largest score is mostly that of class 9.
+    # Columns are classes 7, 5 and 9; class 9 mostly has the highest score.
     scores = torch.tensor([[2.0, 1, 3], [1, 2, 3], [2, 1, 0], [0, 1, 9]])
     labels = torch.tensor([7, 5, 5, 9])
     run, batch = constant(out=scores), torch.zeros(4, 1)
@@ -278,8 +278,8 @@ def test_accuracy_may_drop_by_one_point():
 
 
 @pytest.fixture(scope="module")
-def clothes():
-    """Training and test images of seq-fmnist-mini, float32 [N, 3, 32, 32], with their labels."""
+def fashion_mnist():
+    """Training and test sets of seq-fmnist-mini: images float32 [N, 3, 32, 32] and labels."""
 
     def read(part):
         files = [PACKAGED / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
@@ -291,7 +291,7 @@ def clothes():
 
 
 def train(data, labels):
-    """Weights of the small network after one pass over the images."""
+    """Returns the weights of the small network after one epoch."""
     weights = {
         name: torch.from_numpy(value) * scale
         for (name, value), scale in zip(random_weights().items(), (0.2, 0, 0, 0), strict=True)
@@ -312,8 +312,8 @@ def train(data, labels):
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
-def test_variants_keep_accuracy_on_real_images(kind, clothes):
-    (train_images, train_labels), (test_images, test_labels) = clothes
+def test_variants_keep_accuracy_on_real_images(kind, fashion_mnist):
+    (train_images, train_labels), (test_images, test_labels) = fashion_mnist
     data = build(train(train_images, train_labels), size=(32, 32))
     variant = runner(convert(kind, data, train_images[::30].numpy()))
     reference = runner(data)
