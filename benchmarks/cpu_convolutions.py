@@ -1,11 +1,11 @@
-"""3x3 convolutions on this machine's CPU: torch's and those in C++, with AVX-512 and with AVX2.
+"""3x3 convolutions on this machine's CPU: torch and the C++ kernels, with AVX-512 and with AVX2.
 
     python benchmarks/cpu_convolutions.py [--rounds 9]
 
-Images in channels-last, float32, in turns: forward, gradient of the images and of the weight, each
-alone; and convolution, relu and 2x2 pooling, forward and backward, by torch's convolution with the
-pooling that Inductor makes of `kernels.relu_pool`. Also the largest error against float64, in parts
-of the largest value. The figures behind FEWEST_CHANNELS and FEWEST_FILTERS of the patterns.
+Channels-last images, float32, interleaved: forward, input gradient and weight gradient, each alone;
+and convolution, ReLU and 2x2 pooling, forward and backward, against torch's convolution followed by
+Inductor's code for `kernels.relu_pool`. Also the largest error against float64, relative to the
+largest value. MIN_CHANNELS and MIN_CPP_FILTERS of the kernels follow from the results.
 """
 
 import argparse
@@ -16,9 +16,10 @@ from common import interleaved, process, ratio, spread, write_results
 from torch.nn import functional as F
 
 from mammoth_compiled.device import keep_freed_memory
-from mammoth_compiled.kernels import conv3x3, conv_relu_pool
-from mammoth_compiled.kernels.cpu import convolution, library
+from mammoth_compiled.kernels.conv3x3 import cpp, reference
+from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_cpp_op
 from mammoth_compiled.kernels.relu_pool import relu_pool
+from mammoth_compiled.kernels.runtime import cpp_library
 
 # Batch, input channels, output channels, height and width.
 CONVOLUTIONS = (
@@ -49,9 +50,9 @@ def convolutions(shape, rounds):
     x, grad = images(batch, inputs, size, size), images(batch, outputs, size, size)
     weight = torch.randn(outputs, inputs, 3, 3) / (9 * inputs) ** 0.5
     parts = {
-        "forward": (conv3x3.reference, convolution.conv3x3, (x, weight, None)),
-        "input_grad": (conv3x3.reference_input_grad, convolution.input_grad, (grad, weight)),
-        "weight_grad": (conv3x3.reference_weight_grad, convolution.weight_grad, (grad, x, weight)),
+        "forward": (reference.forward, cpp.forward, (x, weight, None)),
+        "input_grad": (reference.input_grad, cpp.input_grad, (grad, weight)),
+        "weight_grad": (reference.weight_grad, cpp.weight_grad, (grad, x, weight)),
     }
     result = {}
     for name, (torchs, ours, args) in parts.items():
@@ -78,7 +79,7 @@ def pooled(shape, rounds):
         return relu_pool(F.conv2d(x, weight, bias, padding=1), (2, 2))
 
     def by_cpp(x, weight, bias):
-        return conv_relu_pool.conv_relu_pool_cpu_op(x, weight, bias)[0]
+        return conv_relu_pool_cpp_op(x, weight, bias)[0]
 
     functions = {}
     for name, function in (("torch", by_torch), ("cpp", by_cpp)):
@@ -98,11 +99,11 @@ def pooled(shape, rounds):
 def measure(kind, shape, rounds):
     """Measures one problem in this process; the instruction set is in its environment."""
     keep_freed_memory()
-    assert not library.why_not(), library.why_not()
+    assert not cpp_library.unavailable_reason(), cpp_library.unavailable_reason()
     return {"convolution": convolutions, "pooled": pooled}[kind](shape, rounds)
 
 
-def told(name, r):
+def summary(name, r):
     ms, up = r["ms"], r["speed_up"]
     return (
         f"{name} {ms['torch']['median']:.2f} / {ms['cpp']['median']:.2f} ms, {up['median']:.2f} "
@@ -131,7 +132,7 @@ def main():
                     parts = r.items() if kind == "convolution" else [("both ways", r)]
                     print(
                         f"{capability} {kind} {name}:",
-                        "; ".join(told(*part) for part in parts),
+                        "; ".join(summary(*part) for part in parts),
                         flush=True,
                     )
     print("written:", write_results("cpu_convolutions", {"instruction_sets": results}))

@@ -1,4 +1,4 @@
-"""The data kernel and the reservoir on a GPU against their references in torch on the same GPU."""
+"""Augmentation and reservoir kernels on a GPU against their references on the same GPU."""
 
 import contextlib
 from unittest import mock
@@ -6,8 +6,11 @@ from unittest import mock
 import torch
 from common import spread
 
-from mammoth_compiled.compiler.dispatch import replays
-from mammoth_compiled.kernels import augment, philox, reservoir
+from mammoth_compiled.compiler.autotune import time_replays
+from mammoth_compiled.kernels.augment import augment
+from mammoth_compiled.kernels.reservoir import update_reservoir
+from mammoth_compiled.kernels.runtime import device as kernel_device
+from mammoth_compiled.kernels.runtime import philox
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2615)
 
@@ -15,15 +18,12 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2615)
 @contextlib.contextmanager
 def references():
     """Lets the operators compute with torch alone."""
-    with (
-        mock.patch.object(augment, "on_gpu", return_value=False),
-        mock.patch.object(reservoir, "on_gpu", return_value=False),
-    ):
+    with mock.patch.object(kernel_device, "supports_triton", return_value=False):
         yield
 
 
 def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
-    """Rows of times, ms: a batch of CIFAR's size with replay, and the buffer's update after it."""
+    """Rows of times, ms: a batch of CIFAR's size with replay, and the buffer update after it."""
     store = torch.randint(0, 256, (stored, 3, 32, 32), dtype=torch.uint8, device="cuda")
     labels = torch.randint(0, 10, (stored,), device="cuda")
     examples, kept = store[:capacity].clone(), labels[:capacity].clone()
@@ -36,7 +36,7 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
         replayed = torch.randint(0, capacity, (batch,), device="cuda")
 
         def make(index=index, replayed=replayed):
-            augment.augment(
+            augment(
                 *(store, index, state, mean, std),
                 size=(32, 32),
                 padding=(4, 4, 4, 4),
@@ -46,14 +46,14 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
             )
 
         def keep(index=index):
-            reservoir.update(
+            update_reservoir(
                 [examples, kept], [store, labels], seen, state, index=index, by_index=[True, True]
             )
 
         for name, function in (("augment", make), ("reservoir", keep)):
-            kernel = replays([function] * 10, count=21)
+            kernel = time_replays([function] * 10, count=21)
             with references():
-                torchs = replays([function] * 10, count=21)
+                torchs = time_replays([function] * 10, count=21)
             rows.append(
                 {
                     "op": name,

@@ -17,7 +17,7 @@ from reference_loop import Method
 from torch.utils.data import DataLoader
 
 import mammoth_compiled as mc
-from mammoth_compiled.compiler.dispatch import replays
+from mammoth_compiled.compiler.autotune import time_replays
 from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.registry import backbones
 
@@ -103,7 +103,7 @@ class _Ours:
             _wait(self.device)
         nodes = sum(event.count for event in seen.key_averages())
         one = torch.zeros(1, device=self.device)
-        empty_ms = statistics.median(replays([lambda: one.add_(1)] * nodes)) * nodes
+        empty_ms = statistics.median(time_replays([lambda: one.add_(1)] * nodes)) * nodes
         return {"kernels": nodes, "empty_graph_images_per_s": 1e3 * self.batch / empty_ms}
 
 

@@ -1,10 +1,10 @@
-"""What every kernel takes of a chip, and the floor under every problem: known without a GPU."""
+"""The static table: what every kernel uses of a chip, and a lower time bound for every case."""
 
 import math
 
-from gpu_problems import ATTENTION, CONVOLUTIONS, attention_work, conv_work
-
 from mammoth_compiled.kernels import check
+from mammoth_compiled.kernels.discovery import triton_op_names, tuning_cases
+from mammoth_compiled.kernels.runtime.resources import compile_launch
 
 # Data sheets: bytes/s of memory, dense operations/s in bfloat16 and tf32, shared memory of a
 # multiprocessor in bytes. A100 SXM 80 GB, H100 SXM, B200.
@@ -17,13 +17,13 @@ REGISTERS, THREADS, PROGRAMS = 64 * 1024, 2048, 32  # of a multiprocessor, all t
 
 
 def occupancy(resources, num_warps, shared):
-    """The share of a multiprocessor's threads that can be resident, an estimate."""
-    # Registers are handed out to warps in blocks of 256; a program also takes 1 KiB for itself.
-    of_warp = math.ceil(resources.registers * 32 / 256) * 256
+    """The estimated share of a multiprocessor's threads that can be resident."""
+    # Registers are allocated to warps in blocks of 256; a program also reserves 1 KiB.
+    warp_registers = math.ceil(resources.registers * 32 / 256) * 256
     limits = [
         PROGRAMS,
         THREADS // (32 * num_warps),
-        REGISTERS // (of_warp * num_warps),
+        REGISTERS // (warp_registers * num_warps),
         shared // (resources.shared + 1024),
     ]
     return min(limits) * 32 * num_warps / THREADS
@@ -31,36 +31,35 @@ def occupancy(resources, num_warps, shared):
 
 def kernels(chips=tuple(CHIPS)):
     """One row per kernel, configuration and chip."""
-    for op in check.op_names():
+    for op in triton_op_names():
         for chip in chips:
-            for problem, launch in check.launches(op, chip):
-                took = check.resources(launch, chip)
+            for problem, launch in check.candidate_launches(op, chip):
+                used = compile_launch(launch, chip)
                 yield {
                     "kernel": launch.config.kernel,
                     "problem": problem,
                     "config": str(launch.config),
                     "chip": f"sm_{chip}",
-                    "registers": took.registers,
-                    "shared_bytes": took.shared,
-                    "occupancy": round(occupancy(took, launch.config.num_warps, CHIPS[chip][4]), 2),
-                    "tensor_core_instructions": took.tensor_cores,
+                    "registers": used.registers,
+                    "shared_bytes": used.shared,
+                    "occupancy": round(occupancy(used, launch.config.num_warps, CHIPS[chip][4]), 2),
+                    "tensor_core_instructions": used.tensor_cores,
                 }
 
 
 def floors():
-    """One row per problem and chip: the time below which no implementation can come."""
-    rows = [("conv_relu_pool", p, conv_work(p)) for p in CONVOLUTIONS]
-    rows += [("attention", p, attention_work(p)) for p in ATTENTION]
-    for op, problem, work in rows:
+    """One row per case and chip: a time that no implementation can beat."""
+    for case in tuning_cases():
+        work = case.work()
         for chip, (name, bandwidth, half, tf32, _) in CHIPS.items():
-            rate = tf32 if problem.dtype.itemsize == 4 else half
-            memory, compute = work.bytes_moved / bandwidth, work.operations / rate
+            rate = tf32 if case.dtype.itemsize == 4 else half
+            memory, compute = work.num_bytes / bandwidth, work.num_flops / rate
             yield {
-                "op": op,
-                "problem": str(problem),
+                "op": case.op,
+                "problem": str(case),
                 "chip": f"sm_{chip} {name}",
-                "bytes": work.bytes_moved,
-                "operations": work.operations,
+                "bytes": work.num_bytes,
+                "operations": work.num_flops,
                 "floor_us": round(1e6 * max(memory, compute), 3),
                 "bound": "memory" if memory > compute else "compute",
             }

@@ -1,52 +1,55 @@
-"""Finds the fastest configuration of every kernel on the GPU at hand, problem by problem."""
+"""Finds the fastest tile of every Triton kernel on the GPU at hand, case by case."""
 
 import statistics
 import time
 from collections import defaultdict
 
-from mammoth_compiled.compiler.dispatch import replays
-from mammoth_compiled.compiler.ways import FUSED
-from mammoth_compiled.kernels.configs import choosing
+import torch
+
+from mammoth_compiled.compiler.autotune import time_replays
+from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
 
-def tune(problems, deadline):
-    """Times all candidates of one kernel at a time, the others as they are.
+def tune(cases, deadline):
+    """Times all candidates of one kernel at a time, with the other kernels as chosen so far.
 
     Args:
-        problems: `ConvProblem`s and `AttentionProblem`s.
-        deadline: When to stop, as `time.monotonic` counts.
+        cases: `TuningCase`s.
+        deadline: When to stop, in the time of `time.monotonic`.
 
     Returns:
-        Kernel → problem → the fastest configuration, and the problems that were left out.
+        Kernel -> case -> the fastest configuration, and the cases that were left out.
     """
     best = defaultdict(dict)
     left_out = []
-    for problem in problems:
+    for case in cases:
         if time.monotonic() > deadline:
-            left_out.append(str(problem))
+            left_out.append(str(case))
             continue
-        step = problem.ways()[FUSED]
-        fitting = _fitting(step)
-        chosen = {kernel: configs[0] for kernel, (_, configs) in fitting.items()}
-        for kernel, (key, configs) in fitting.items():
+        step = case.make_steps(torch.device("cuda")).get("triton")
+        if step is None:
+            continue
+        candidates = find_candidates(step)
+        chosen = {kernel: tiles[0] for kernel, (_, tiles) in candidates.items()}
+        for kernel, (key, tiles) in candidates.items():
             times = {}
-            for config in configs:
-                policy = {**chosen, kernel: config}
-                with choosing(lambda _, c, p=policy: p[c[0].kernel]):
-                    times[config] = statistics.median(replays([step] * 10))
+            for tile in tiles:
+                trial = {**chosen, kernel: tile}
+                with override_tiles(lambda _, found, t=trial: t[found[0].kernel]):
+                    times[tile] = statistics.median(time_replays([step] * 10))
             chosen[kernel] = min(times, key=times.get)
             best[kernel][key] = str(chosen[kernel])
     return dict(best), left_out
 
 
-def _fitting(step):
-    """Kernel → (its name of the problem, its candidates)."""
+def find_candidates(step):
+    """Kernel -> (its key of the case, its candidates), forward and backward kernels alike."""
     found = {}
 
-    def note(problem, configs):
-        found[configs[0].kernel] = (problem, configs)
-        return configs[0]
+    def note(key, tiles):
+        found[tiles[0].kernel] = (key, tiles)
+        return tiles[0]
 
-    with choosing(note):
+    with override_tiles(note):
         step()
     return found

@@ -1,4 +1,4 @@
-"""The torch.compile backend "mammoth": Inductor, told what the small convolutional nets need.
+"""The torch.compile backend "mammoth": Inductor, preceded by our patterns.
 
 `torch.compile(net, backend="mammoth")` finds it through the entry point of the installed package.
 """
@@ -10,17 +10,10 @@ from typing import Any
 import torch
 
 from mammoth_compiled.compiler import counters
-from mammoth_compiled.compiler.patterns import apply_patterns, lower_conv3x3
-from mammoth_compiled.kernels.cpu import library
-
-# Part of the key of what Inductor keeps on disk: to be changed with the functions below.
-CACHE_TAG = "mammoth-3"
-
-# Functions that patterns write into graphs. torch cannot see whether they changed.
-_IN_GRAPHS = (
-    "mammoth_compiled.kernels.relu_pool.relu_pool",
-    "mammoth_compiled.kernels.attention.projections",
-)
+from mammoth_compiled.compiler.fingerprint import source_hash
+from mammoth_compiled.compiler.pattern import traced_functions
+from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
+from mammoth_compiled.kernels.runtime import cpp_library
 
 
 def mammoth(
@@ -32,17 +25,17 @@ def mammoth(
 ) -> Callable[..., Any]:
     """Compiles a graph that Dynamo captured.
 
-    Patterns that Inductor does badly are replaced first, see `patterns`. Inductor also decomposes
-    the backward of max pooling into scatter_add, which makes small networks train slower than
-    eager on a CPU; where no pattern took the pooling, the operator of ATen stays.
+    The patterns first replace subgraphs for which there is a better implementation. Inductor also
+    decomposes the backward of max pooling into scatter_add, which makes small networks train slower
+    than in eager mode on a CPU; where no pattern replaced the pooling, ATen's operator stays.
 
     Args:
         graph: Dynamo's graph.
         example_inputs: Inputs as fake or real tensors.
-        mode: As for Inductor, "max-autotune" for example.
-        options: Inductor's options; they win over `mode`.
+        mode: As for Inductor, for example "max-autotune".
+        options: Inductor's options; they override `mode`.
     """
-    # Inductor takes seconds to import: only who compiles waits for it.
+    # Importing Inductor takes seconds; only compiling code pays for it.
     import torch.compiler.config
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
@@ -51,13 +44,13 @@ def mammoth(
     graph.recompile()
     tag = _cache_tag(example_inputs)
     patches = {
-        "post_grad_custom_pre_pass": _lowering(tag),
-        "unsafe_marked_cacheable_functions": dict.fromkeys(_IN_GRAPHS, tag),
+        "post_grad_custom_pre_pass": _lowering_pass(tag),
+        "unsafe_marked_cacheable_functions": dict.fromkeys(traced_functions(), tag),
         **(list_mode_options(mode) if mode else {}),
         **(options or {}),
     }
-    # AOTAutograd's cache does not look at the decompositions: the tag keeps ours from stock's.
-    settings: Any = torch.compiler.config  # whose methods are made at run time
+    # The key of AOTAutograd's cache ignores decompositions: the tag separates ours from Inductor's.
+    settings: Any = torch.compiler.config  # its methods are generated at run time
     with settings.patch(cache_key_tag=f"{settings.cache_key_tag} {tag}"):
         compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
@@ -68,31 +61,32 @@ def mammoth(
 
 
 def _cache_tag(example_inputs: list[torch.Tensor]) -> str:
-    """Returns what is part of the key of a graph on disk: what is written into it depends on it."""
+    """Returns our part of the key under which a compiled graph is cached on disk."""
+    tag = f"mammoth-{source_hash()}"
     on_cpu = any(isinstance(t, torch.Tensor) and t.is_cpu for t in example_inputs)
-    return f"{CACHE_TAG} cpp" if on_cpu and not library.why_not() else CACHE_TAG
+    return f"{tag} cpp" if on_cpu and not cpp_library.unavailable_reason() else tag
 
 
 @functools.cache
-def _lowering(tag: str) -> Any:
-    """Returns `lower_conv3x3` in the form that Inductor takes."""
+def _lowering_pass(tag: str) -> Any:
+    """Returns the lowerings as a pass of Inductor."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
-    class Lowering(CustomGraphPass):
+    class LoweringPass(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
-            lower_conv3x3(graph)
+            apply_lowerings(graph)
 
         def uuid(self) -> str:
             return tag
 
-    return Lowering()
+    return LoweringPass()
 
 
 class _Decompositions(dict[Any, Any]):
-    """Inductor's decompositions but that of the backward of max pooling.
+    """Inductor's decompositions without that of the backward of max pooling.
 
-    It is pickled as a call that makes it: some of its functions cannot be pickled, without which
-    Inductor keeps nothing for the next run.
+    Pickles as a call of `make`, since some of its functions cannot be pickled, and Inductor caches
+    nothing on disk otherwise.
     """
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What differs between the torch versions supported, 2.11 to 2.15."""
+"""Differences between the supported torch versions, 2.11 to 2.15."""
 
 import inspect
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-# Train and eval, with and without gradients, times the batch sizes of a run.
+# Train and eval mode, with and without gradients, times the batch sizes of a run.
 RECOMPILE_LIMIT = 32
 
 
 def compile_function(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    """Calls `torch.compile` with room for `RECOMPILE_LIMIT` graphs of one function."""
+    """Calls `torch.compile` with a limit of `RECOMPILE_LIMIT` graphs per function."""
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
         kwargs["recompile_limit"] = RECOMPILE_LIMIT
-    else:  # before torch 2.13 there is one limit for all
+    else:  # before torch 2.13 the limit is global
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
     compiled: Callable[..., Any] = torch.compile(function, **kwargs)

@@ -1,4 +1,4 @@
-"""What compiling has cost this process: graphs, graph breaks, seconds."""
+"""Counts what compilation has cost this process: graphs, graph breaks, seconds."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ _state = {"graphs": 0}
 
 @dataclass(frozen=True)
 class Counters:
-    """Sums since the process started; the difference of two tells what lies between.
+    """Totals since the process started; subtract two to get what happened in between.
 
     Attributes:
-        graphs: Graphs that the backend compiled. In a run whose graphs never recompile this stops
-            growing after the first task.
-        graph_breaks: Places where Dynamo gave up and went on in Python.
+        graphs: Graphs that the backend compiled. Without recompilations this stops growing after
+            the first task.
+        graph_breaks: Places where Dynamo stopped tracing and fell back to Python.
         seconds: Time spent tracing and compiling, forward and backward, s.
     """
 
@@ -31,12 +31,12 @@ class Counters:
 
 
 def count_graph() -> None:
-    """Counts one graph."""
+    """Counts one compiled graph."""
     _state["graphs"] += 1
 
 
 def read() -> Counters:
-    """Returns the sums up to now."""
+    """Returns the totals up to now."""
     times = utils.compilation_time_metrics
     seconds = sum(
         sum(times.get(phase, ())) for phase in ("_compile.compile_inner", "backward._backward_impl")

@@ -1,4 +1,4 @@
-"""Says what the compiler makes of a backbone: graphs, breaks, patterns matched and not."""
+"""Explains what the compiler does with a backbone: graphs, graph breaks, matched patterns."""
 
 import logging
 from collections.abc import Callable
@@ -15,9 +15,9 @@ class Explanation:
     """What became of one call.
 
     Attributes:
-        graphs: Graphs that the call was cut into; 1 is best.
-        breaks: Why it was cut, with the place in the user's code.
-        matches: Where patterns were looked for.
+        graphs: Number of graphs that Dynamo captured; 1 is best.
+        breaks: Reason of every graph break, with its place in the user code.
+        matches: Subgraphs that patterns matched.
         operations: Number of operations in all graphs.
     """
 
@@ -30,12 +30,12 @@ class Explanation:
         lines = [f"{self.graphs} graph(s) of {self.operations} operations"]
         lines += [f"  graph break: {reason}" for reason in self.breaks]
         for match in self.matches:
-            verdict = f"replaced by {match.by}"
+            verdict = f"replaced by {match.replacement}"
             if match.reason:
-                verdict = f"left as it is, because {match.reason}"
-            lines.append(f"  {match.pattern} at `{match.place}`: {verdict}")
+                verdict = f"left unchanged, because {match.reason}"
+            lines.append(f"  {match.pattern} at `{match.node}`: {verdict}")
         if not self.matches:
-            lines.append("  no pattern has a place here")
+            lines.append("  no pattern matches")
         return "\n".join(lines)
 
 
@@ -44,9 +44,9 @@ def explain(function: Callable[..., Any], *args: Any) -> Explanation:
 
     Args:
         function: A module or a function.
-        *args: What to call it with; it is run once.
+        *args: Its arguments; it is run once.
     """
-    # What Dynamo logs of a break is in the result, in a line.
+    # The result reports graph breaks in one line each; Dynamo's own log of them is long.
     logger = logging.getLogger("torch._dynamo")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -59,13 +59,13 @@ def explain(function: Callable[..., Any], *args: Any) -> Explanation:
     for graph in traced.graphs:
         operations += sum(node.op.startswith("call") for node in graph.graph.nodes)
         matches += apply_patterns(graph.graph)
-    reasons = tuple(_reason(reason) for reason in traced.break_reasons)
-    return Explanation(traced.graph_count, reasons, tuple(matches), operations)
+    breaks = tuple(_break_reason(reason) for reason in traced.break_reasons)
+    return Explanation(traced.graph_count, breaks, tuple(matches), operations)
 
 
-def _reason(reason: Any) -> str:
+def _break_reason(reason: Any) -> str:
     text = str(reason.reason).strip().splitlines()[0]
-    places = [
+    frames = [
         frame for frame in reason.user_stack if "mammoth_compiled/engine" not in frame.filename
     ]
-    return f"{text} ({places[-1].filename}:{places[-1].lineno})" if places else text
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text

@@ -1,8 +1,8 @@
-"""Reads the nodes of a graph: the many spellings of an operation become one.
+"""Reads the nodes of a graph: one form for the many spellings of an operation.
 
-A graph is Dynamo's, of functions and methods as the user wrote them, or one of torch.export, of
-ATen's operators. Before AOTAutograd neither is functional or normalised; this and `products` are
-the places that know their spellings.
+Graphs come from Dynamo, with functions and methods as the user wrote them, or from torch.export,
+with ATen operators. Before AOTAutograd neither is functional or normalized; only this module and
+`matmuls` know the spellings.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _POOL = (F.max_pool2d, torch.max_pool2d, F.max_pool2d_with_indices)
 
 
 def is_call(node: Any, functions: tuple[Any, ...], names: tuple[str, ...]) -> TypeGuard[Node]:
-    """Returns whether a node calls one of some functions, or what ATen or tensors know by a name.
+    """Returns whether a node calls one of the functions, or a method or ATen operator by name.
 
     Args:
         node: A node, or any other argument of one.
-        functions: Functions of Python.
-        names: Names of tensors' methods and of ATen's operators, whatever the overload.
+        functions: Python functions.
+        names: Names of tensor methods and of ATen operators, of any overload.
     """
     if not isinstance(node, Node):
         return False
@@ -34,12 +34,12 @@ def is_call(node: Any, functions: tuple[Any, ...], names: tuple[str, ...]) -> Ty
     if isinstance(node.target, (OpOverload, OpOverloadPacket)):
         namespace, name = str(node.target).split(".")[:2]
         return namespace == "aten" and name in names
-    # Not `in`: some functions of torch define == in their own way.
+    # Not `in`, since some torch functions override ==.
     return node.op == "call_function" and any(node.target is f for f in functions)
 
 
 def argument(node: Node, position: int, name: str) -> Any:
-    """Returns an argument given by position or by name, None if it is not given."""
+    """Returns an argument passed by position or by name, None if it is not passed."""
     return node.args[position] if position < len(node.args) else node.kwargs.get(name)
 
 
@@ -72,15 +72,15 @@ def as_conv(node: Any) -> Conv | None:
     weight = example(given["weight"])
     if weight is None:
         return None
-    same = given.get("padding", 0)
+    padding = given.get("padding", 0)
     sizes = [_pair(given.get(name, 1)) for name in ("stride", "dilation")]
-    plain = sizes == [(1, 1), (1, 1)] and (same == "same" or _pair(same) == (1, 1))
+    plain = sizes == [(1, 1), (1, 1)] and (padding == "same" or _pair(padding) == (1, 1))
     is_3x3 = tuple(weight.shape[2:]) == (3, 3) and plain and given.get("groups", 1) == 1
     return Conv(given["input"], given["weight"], given.get("bias"), is_3x3)
 
 
 def is_relu(node: Any) -> bool:
-    """Returns whether a node is a relu: function, method or operator, in place or not."""
+    """Returns whether a node is a ReLU: function, method or operator, in place or not."""
     return is_call(node, _RELU, ("relu", "relu_"))
 
 
@@ -95,14 +95,14 @@ class Pool:
     ceil_mode: bool
 
     @property
-    def tiles(self) -> bool:
-        """Whether the windows lie side by side, without overlap, gap or padding."""
+    def is_disjoint(self) -> bool:
+        """Whether the windows tile the images, without overlap, gap or padding."""
         plain = self.padding == (0, 0) and self.dilation == (1, 1) and not self.ceil_mode
         return plain and self.stride == self.window
 
 
 def as_pool(node: Any) -> Pool | None:
-    """Returns the arguments of a max pooling that gives no indices, None for other nodes."""
+    """Returns the arguments of a max pooling that returns no indices, None for other nodes."""
     if not is_call(node, _POOL, ("max_pool2d",)):
         return None
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -111,7 +111,7 @@ def as_pool(node: Any) -> Pool | None:
         return None
     window = _pair(given.get("kernel_size"))
     stride = given.get("stride")
-    # Empty also means the window.
+    # An empty stride means the window, too.
     stride = _pair(stride) if stride else window
     padding, dilation = _pair(given.get("padding", 0)), _pair(given.get("dilation", 1))
     if window is None or stride is None or padding is None or dilation is None:
@@ -128,19 +128,19 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def source(node: Any) -> Any:
-    """Returns what an operation of one input reads, None for what is no operation."""
+    """Returns the input of an operation, None for what is not a node."""
     return argument(node, 0, "input") if isinstance(node, Node) else None
 
 
 def example(node: Any) -> torch.Tensor | None:
-    """Returns the fake tensor that stands for a node's value, if there is one."""
+    """Returns the fake tensor of a node's value, if there is one."""
     if not isinstance(node, Node):
         return None
-    # Dynamo's name, and that of torch.export.
+    # The key of Dynamo, and that of torch.export.
     value = node.meta.get("example_value", node.meta.get("val"))
     return value if isinstance(value, torch.Tensor) else None
 
 
-def is_open(value: torch.Tensor) -> bool:
-    """Returns whether sizes other than the first, the batch's, differ from call to call."""
+def has_dynamic_sizes(value: torch.Tensor) -> bool:
+    """Returns whether any size but the first, the batch's, is dynamic."""
     return not all(isinstance(size, int) for size in value.shape[1:])

@@ -10,7 +10,7 @@ from mammoth_compiled.data.equivalence import prove_equivalence
 from mammoth_compiled.data.fused import FusedGather, fuse_transform
 from mammoth_compiled.data.prefetch import fits_on_device, report_prefetching
 from mammoth_compiled.data.transforms import BatchedTransform, CannotBatchError, batch_transform
-from mammoth_compiled.kernels.launch import supports
+from mammoth_compiled.kernels.runtime.device import supports_triton
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
     else:
         images, labels = images.to(device), labels.to(device)
     fused = None
-    if supports(device) and not stays_on_host:
+    if supports_triton(device) and not stays_on_host:
         parameters = fuse_transform(dataset.transform)
         if parameters is not None:
             fused = FusedGather(images, parameters, with_not_aug=not_aug_transform is not None)

@@ -9,8 +9,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from mammoth_compiled.data.transforms.crop import CROPS, FLIPS, crop_padding
-from mammoth_compiled.kernels import philox
 from mammoth_compiled.kernels.augment import augment
+from mammoth_compiled.kernels.runtime import philox
 
 _NORMALIZE = (v1.Normalize, v2.Normalize)
 

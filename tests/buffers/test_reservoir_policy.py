@@ -5,8 +5,8 @@ import torch
 
 from mammoth_compiled import Buffer
 from mammoth_compiled.buffers.policies.reservoir import POLICY
-from mammoth_compiled.kernels import launch
 from mammoth_compiled.kernels.reservoir import reservoir_slots
+from mammoth_compiled.kernels.runtime import device as kernel_device
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def test_slots_follow_the_reference():
 @pytest.fixture
 def with_kernel(monkeypatch):
     """Makes buffers use the GPU operator, which runs its reference on a CPU."""
-    monkeypatch.setattr(launch, "supports", lambda device: True)
+    monkeypatch.setattr(kernel_device, "supports_triton", lambda device: True)
 
 
 def test_kernel_keeps_every_sample_with_equal_probability(with_kernel):

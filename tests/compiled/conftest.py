@@ -5,17 +5,21 @@ import torch
 from gpu_on_paper import Gpu
 from torch.export import Dim
 
-from mammoth_compiled.compiler import dispatch
-from mammoth_compiled.kernels import launch
+from mammoth_compiled.compiler import autotune
+from mammoth_compiled.kernels.runtime import device as kernel_device
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU for graphs only; see `gpu_on_paper`."""
     gpu = Gpu()
-    monkeypatch.setattr(launch, "supports", lambda device: device.type == "cuda")
-    monkeypatch.setattr(dispatch, "fastest", gpu.fastest)
-    return gpu
+    # Attention has no kernel for strict float32.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    monkeypatch.setattr(kernel_device, "supports_triton", lambda device: device.type == "cuda")
+    monkeypatch.setattr(autotune, "fastest", gpu.fastest)
+    yield gpu
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Attention written out: every spelling is replaced, look-alikes are left alone, numbers stay."""
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.kernels.attention import op
 
 B, H, N, D = 2, 2, 6, 4
 
@@ -16,9 +16,7 @@ B, H, N, D = 2, 2, 6, 4
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch):
     """Lets the pattern take short sequences, which it leaves alone for speed."""
-    # The package has a function of the module's name.
-    module = sys.modules["mammoth_compiled.compiler.patterns.attention"]
-    monkeypatch.setattr(module, "CPU_MIN_TOKENS", 2)
+    monkeypatch.setattr(op, "MIN_CPU_TOKENS", 2)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -188,8 +186,7 @@ def test_keys_shared_by_heads_keep_their_numbers():
 
 
 def test_short_sequences_are_left_alone(monkeypatch):
-    module = sys.modules["mammoth_compiled.compiler.patterns.attention"]
-    monkeypatch.setattr(module, "CPU_MIN_TOKENS", N + 1)
+    monkeypatch.setattr(op, "MIN_CPU_TOKENS", N + 1)
     (match,) = replaced(SPELLINGS["bmm"], torch.randn(B, N, D))
     assert "the fused form is not faster on a CPU" in match.reason
 

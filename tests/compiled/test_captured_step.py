@@ -27,7 +27,7 @@ from mammoth_compiled.data import array_source
 from mammoth_compiled.data import ready_batch
 from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
 from mammoth_compiled.errors import DataError
-from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.registry import models
 
 
@@ -172,8 +172,8 @@ def test_replays_equal_steps_in_python(tiny, name, arguments):
 
 def test_data_and_reservoir_kernels_are_captured(tiny, monkeypatch):
     # As on a GPU; on a CPU their operators run the references.
-    monkeypatch.setattr(array_source, "supports", lambda device: True)
-    monkeypatch.setattr(launch, "supports", lambda device: True)
+    monkeypatch.setattr(array_source, "supports_triton", lambda device: True)
+    monkeypatch.setattr(kernel_device, "supports_triton", lambda device: True)
     plain, expected, _ = learn("er")
     model, losses, replays = learn("er", LogCapture)
     assert replays >= 5

@@ -10,15 +10,17 @@ from torch.nn import functional as F
 
 from mammoth_compiled.compiler import backend
 from mammoth_compiled.compiler.explain import explain
-from mammoth_compiled.kernels.cpu import convolution, library
+from mammoth_compiled.kernels.conv3x3 import cpp
+from mammoth_compiled.kernels.runtime import cpp_library
 
 CHANNELS = 32
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
-    if library.why_not().startswith("C++ kernels"):
-        pytest.skip(library.why_not())
+    reason = cpp_library.unavailable_reason()
+    if " need " in reason:
+        pytest.skip(reason)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
     yield
@@ -32,9 +34,9 @@ def calls(monkeypatch):
 
     def counting(name, *args):
         count[name] += 1
-        return library.call(name, *args)
+        return cpp_library.call(name, *args)
 
-    monkeypatch.setattr(convolution, "call", counting)
+    monkeypatch.setattr(cpp, "call", counting)
     return count
 
 
@@ -149,12 +151,12 @@ def test_graphs_of_machines_with_and_without_kernels_are_kept_apart(monkeypatch)
     tensor, other = torch.zeros(1), torch.zeros(1, device="meta")
     with_kernels = backend._cache_tag([tensor])
     assert backend._cache_tag([other]) == backend._cache_tag([3]) != with_kernels
-    monkeypatch.setattr(library, "why_not", lambda: "there are none")
+    monkeypatch.setattr(cpp_library, "unavailable_reason", lambda: "there are none")
     assert backend._cache_tag([tensor]) == backend._cache_tag([other])
 
 
 def explained(net, images):
-    return [(m.reason, m.by) for m in explain(net, images).matches if m.pattern == "conv3x3"]
+    return [(m.reason, m.replacement) for m in explain(net, images).matches if m.pattern == "conv3x3"]
 
 
 def test_explanation():
@@ -169,14 +171,14 @@ def test_explanation():
     # Those with relu and pooling are one place.
     pooled = nn.Sequential(nn.Conv2d(CHANNELS, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     (match,) = explain(pooled, images).matches
-    assert (match.pattern, match.by) == ("conv-relu-pool", "one C++ kernel")
+    assert (match.pattern, match.replacement) == ("conv-relu-pool", "one C++ kernel")
 
 
 def test_explanation_without_kernels(monkeypatch):
-    monkeypatch.setattr(library, "why_not", lambda: "there are none")
+    monkeypatch.setattr(cpp_library, "unavailable_reason", lambda: "there are none")
     images = torch.randn(1, CHANNELS, 4, 4)
     assert explained(Residual(), images) == [("there are none", "")] * 2
     pooled = nn.Sequential(nn.Conv2d(CHANNELS, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     first, second = explain(pooled, images).matches
-    assert first.by == "channels-last convolution, relu+pool without scatter"
+    assert first.replacement == "channels-last convolution, relu+pool without scatter"
     assert second.reason == "it has fewer than 32 channels"

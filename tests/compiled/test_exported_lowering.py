@@ -40,12 +40,12 @@ def test_two_layers_are_two_kernels(launches):
 
 def test_attention_is_one_kernel(launches):
     launched = launches("attention-cnn")
-    assert [name for name in launched if name.startswith("_forward")] == [
-        "_forward_0.run",
-        "_forward_1.run",
+    assert [name for name in launched if name.startswith("forward_kernel")] == [
+        "forward_kernel_0.run",
+        "forward_kernel_1.run",
     ]
     assert not {"extern_kernels.bmm", "extern_kernels.baddbmm"} & set(launched)
     # The first has more tokens than pay for one product of queries, keys and values.
-    assert launched[: launched.index("_forward_0.run")].count("extern_kernels.mm") == 3
-    between = launched[launched.index("_forward_0.run") : launched.index("_forward_1.run")]
+    assert launched[: launched.index("forward_kernel_0.run")].count("extern_kernels.mm") == 3
+    between = launched[launched.index("forward_kernel_0.run") : launched.index("forward_kernel_1.run")]
     assert between.count("extern_kernels.addmm") == 1

@@ -12,18 +12,16 @@ from gpu_on_paper import (
     rewritten,
 )
 
-from mammoth_compiled.compiler import ways
-from mammoth_compiled.compiler.ways import FUSED, SDPA, UNFUSED
 
 
 @pytest.mark.parametrize("products", [bmm, operators, einsum])
-@pytest.mark.parametrize(("way", "name"), [(FUSED, "attention"), (SDPA, "sdpa")])
-def test_attention_in_three_styles(gpu, products, way, name):
-    gpu.ways["attention"] = way
+@pytest.mark.parametrize(("winner", "name"), [("triton", "attention"), ("sdpa", "sdpa")])
+def test_attention_in_three_styles(gpu, products, winner, name):
+    gpu.winners["attention"] = winner
     matches, found = assert_same_numbers(Attention(products), torch.rand(2, 7, 8))
     assert found == {name: 1}
     assert (matches[0].pattern, matches[0].reason) == ("attention", "")
-    assert "heads=1 queries=7 keys=7 size=8" in gpu.asked[0]
+    assert "heads=1 queries=7 keys=7 size=8" in gpu.cases[0]
 
 
 def test_attention_with_heads_of_other_keys(gpu):
@@ -34,20 +32,22 @@ def test_attention_with_heads_of_other_keys(gpu):
 
     result, _, found = rewritten(cross, query)
     assert found == {"attention": 1}
-    assert "heads=3 queries=5 keys=9" in gpu.asked[0]
+    assert "heads=3 queries=5 keys=9" in gpu.cases[0]
     torch.testing.assert_close(result, cross(query))
 
 
-def test_attention_in_strict_float32_is_a_problem_of_its_own(gpu, monkeypatch):
+def test_attention_in_strict_float32_is_tuned_apart(gpu):
+    gpu.winners["attention"] = "sdpa"
     assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
-    monkeypatch.setattr(ways, "input_precision", lambda dtype, convolution: "tf32")
-    assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
-    strict, tf32 = (problem for problem in gpu.asked if "heads" in problem)
+    torch.set_float32_matmul_precision("highest")
+    _, found = assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    tf32, strict = (case for case in gpu.cases if "heads" in case)
     assert strict != tf32
+    assert found == {"sdpa": 1}
 
 
 def test_attention_where_torch_is_faster(gpu):
-    gpu.ways["attention"] = UNFUSED
+    gpu.winners["attention"] = "torch"
     matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
     assert found == {}
     assert matches[0].reason == "torch's own kernels were measured to be faster"
@@ -55,12 +55,12 @@ def test_attention_where_torch_is_faster(gpu):
 
 def test_projections_of_the_same_tokens_become_one_product(gpu):
     matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 64, 8))
-    assert [(match.pattern, match.by) for match in matches] == [
+    assert [(match.pattern, match.replacement) for match in matches] == [
         ("attention", "one Triton kernel"),
         ("projections", "one product"),
     ]
     assert found == {"attention": 1, "projections": 1}
-    assert "tokens=64 in=8 out0=8 out1=8 out2=8" in gpu.asked[1]
+    assert "tokens=64 in=8 out0=8 out1=8 out2=8" in gpu.cases[1]
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_projections_that_are_viewed_as_heads(gpu, view):
 
 def test_projections_left_alone(gpu):
     matches, found = assert_same_numbers(Heads(lambda y: y.view(2, -1)), torch.rand(2, 64, 8))
-    assert (found, matches[0].reason) == ({}, "a view of its results wants them contiguous")
+    assert (found, matches[0].reason) == ({}, "a view of its results needs them contiguous")
     matches, found = assert_same_numbers(Heads(lambda y: y.permute(2, 0, 1)), torch.rand(2, 9, 8))
     assert (found, matches[0].reason) == ({}, "it pays for 64 to 256 tokens")
-    gpu.ways["projections"] = UNFUSED
+    gpu.winners["projections"] = "torch"
     matches, found = assert_same_numbers(Heads(lambda y: y.transpose(1, 2)), torch.rand(2, 64, 8))
     assert (found, matches[0].reason) == ({}, "three products were measured to be faster")

@@ -13,56 +13,56 @@ from gpu_on_paper import (
 from torch import nn
 from torch.nn import functional as F
 
-from mammoth_compiled.compiler.ways import FUSED, POOL, UNFUSED
-from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.conv_relu_pool import op
+from mammoth_compiled.kernels.runtime import device as kernel_device
 
 
 @pytest.mark.parametrize("style", [Functional, Modules, Methods])
-@pytest.mark.parametrize(("way", "name"), [(FUSED, "fused conv"), (POOL, "pool")])
-def test_convolutions_in_three_styles(gpu, style, way, name):
-    gpu.ways["conv_relu_pool"] = way
+@pytest.mark.parametrize(("winner", "name"), [("triton", "fused conv"), ("relu_pool", "pool")])
+def test_convolutions_in_three_styles(gpu, style, winner, name):
+    gpu.winners["conv_relu_pool"] = winner
     matches, found = assert_same_numbers(style(), torch.rand(2, 3, 8, 8))
     assert found == {name: 2}
     assert [match.reason for match in matches] == ["", ""]
-    assert "Triton kernel" in matches[0].by
-    assert [problem.split()[1:4] for problem in gpu.asked] == [
+    assert "Triton kernel" in matches[0].replacement
+    assert [problem.split()[1:4] for problem in gpu.cases] == [
         ["batch=2", "in=3", "out=4"],
         ["batch=2", "in=4", "out=6"],
     ]
-    assert ["input_grad=0" in problem for problem in gpu.asked] == [True, False]
+    assert ["input_grad=0" in case for case in gpu.cases] == [True, False]
 
 
 def test_gradient_of_the_images(gpu):
     assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8, requires_grad=True))
-    assert all("input_grad=1" in problem for problem in gpu.asked)
+    assert all("input_grad=1" in case for case in gpu.cases)
 
 
 def test_without_gradients(gpu):
     with torch.no_grad():
         _, _, found = rewritten(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {"fused conv": 2}
-    assert all("train=0" in problem for problem in gpu.asked)
+    assert all("train=0" in case for case in gpu.cases)
 
 
 def test_where_torch_is_faster_the_graph_stays(gpu):
-    gpu.ways["conv_relu_pool"] = UNFUSED
+    gpu.winners["conv_relu_pool"] = "torch"
     matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {}
     assert {match.reason for match in matches} == {"torch's own kernels were measured to be faster"}
 
 
 def test_strict_float32_stays_with_cudnn(gpu, monkeypatch):
-    monkeypatch.setattr(launch, "input_precision", lambda dtype, convolution: "ieee")
+    monkeypatch.setattr(op, "input_precision", lambda dtype, convolution: "ieee")
     _, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {"pool": 2}
-    assert gpu.asked == []
+    assert gpu.cases == []
 
 
 def test_the_stem_of_a_resnet(gpu):
     matches, found = assert_same_numbers(Stem(), torch.rand(2, 3, 32, 32))
     assert found == {"pool": 1}
-    assert matches[0].by == "a Triton kernel for relu+pool"
-    assert gpu.asked == []
+    assert matches[0].replacement == "a Triton kernel for relu+pool"
+    assert gpu.cases == []
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_the_stem_of_a_resnet(gpu):
     [
         (lambda x: F.max_pool2d(F.relu(x), 2, dilation=2), "are dilated or rounded up"),
         (lambda x: F.max_pool2d(F.relu(x), 3, ceil_mode=True), "are dilated or rounded up"),
-        (lambda x: F.max_pool2d(F.relu(x), 16), "more than 126 cells"),
-        (lambda x: F.max_pool2d(F.relu(x.sin()), 2), "not a convolution or a batch norm"),
-        (lambda x: F.max_pool2d(F.relu(x.double()), 2), "not a convolution or a batch norm"),
+        (lambda x: F.max_pool2d(F.relu(x), 16), "more than 126 elements"),
+        (lambda x: F.max_pool2d(F.relu(x.sin()), 2), "not from a convolution or a batch norm"),
+        (lambda x: F.max_pool2d(F.relu(x.double()), 2), "not from a convolution or a batch norm"),
     ],
 )
 def test_what_is_left_alone_and_why(gpu, tail, reason):
@@ -92,7 +92,7 @@ def test_double_precision_is_left_alone(gpu):
 
 
 def test_a_gpu_without_support_is_left_alone(gpu, monkeypatch):
-    monkeypatch.setattr(launch, "supports", lambda device: False)
+    monkeypatch.setattr(kernel_device, "supports_triton", lambda device: False)
     matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {}
     assert "compute capability 8.0" in matches[0].reason

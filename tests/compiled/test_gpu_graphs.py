@@ -20,8 +20,7 @@ from gpu_on_paper import (
 )
 from torch.nn import functional as F
 
-from mammoth_compiled.compiler.patterns.match import OPEN_SIZE
-from mammoth_compiled.compiler.ways import POOL, SDPA, UNFUSED
+from mammoth_compiled.compiler.pattern import DYNAMIC_SIZE
 from mammoth_compiled.registry import backbones
 
 
@@ -73,20 +72,20 @@ EXPORTED = {
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_graphs_are_rewritten_as_dynamos(gpu, exported, name, first):
     if not first:
-        gpu.ways = {"conv_relu_pool": POOL, "attention": SDPA, "projections": UNFUSED}
+        gpu.winners = {"conv_relu_pool": "relu_pool", "attention": "sdpa", "projections": "torch"}
     make, shape = EXPORTED[name]
     # The batch that is chosen for where any may come.
     net, images = make().eval(), torch.rand(32, *shape)
     module = exported(net, images)
     with torch.no_grad():
         expected, matches, found = rewritten(net, images)
-        asked = gpu.asked.copy()
-        gpu.asked.clear()
+        asked = gpu.cases.copy()
+        gpu.cases.clear()
         module_matches, module_found = rewrite(module)
         torch.testing.assert_close(module(images), expected, check_stride=True)
-    assert (module_found, gpu.asked) == (found, asked)
-    assert [(m.pattern, m.reason, m.by) for m in module_matches] == [
-        (m.pattern, m.reason, m.by) for m in matches
+    assert (module_found, gpu.cases) == (found, asked)
+    assert [(m.pattern, m.reason, m.replacement) for m in module_matches] == [
+        (m.pattern, m.reason, m.replacement) for m in matches
     ]
 
 
@@ -111,8 +110,8 @@ def test_exported_backbones_keep_their_numbers_for_any_batch(gpu, exported, name
             for batch in (1, 3):
                 images = torch.rand(batch, 3, 32, 32)
                 torch.testing.assert_close(module(images), net(images), rtol=1e-4, atol=1e-5)
-        gpu.ways |= {"conv_relu_pool": POOL, "attention": SDPA}
-    assert all("train=0" in problem and "batch=32" in problem for problem in gpu.asked)
+        gpu.winners |= {"conv_relu_pool": "relu_pool", "attention": "sdpa"}
+    assert all("train=0" in case and "batch=32" in case for case in gpu.cases)
 
 
 def test_sizes_other_than_the_batch_that_are_left_open(gpu):
@@ -132,7 +131,7 @@ def test_sizes_other_than_the_batch_that_are_left_open(gpu):
         images = torch.rand(shape)
         torch._dynamo.mark_dynamic(images, len(shape) - 2)
         result, (match,), found = rewritten(function, images)
-        assert (found, match.reason) == ({}, OPEN_SIZE)
+        assert (found, match.reason) == ({}, DYNAMIC_SIZE)
         for one, two in zip(result, function(images), strict=True):
             assert torch.equal(one, two)
-    assert gpu.asked == []
+    assert gpu.cases == []

@@ -133,31 +133,31 @@ LEFT_ALONE = {
     ),
     "dilated": (
         lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 2, dilation=2),
-        "the pooling windows overlap, are padded or leave gaps",
+        "the pooling windows are dilated or rounded up",
     ),
     "rounded up": (
         lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 3, ceil_mode=True),
-        "the pooling windows overlap, are padded or leave gaps",
+        "the pooling windows are dilated or rounded up",
     ),
     "batch norm between": (
         lambda m, x: m.pool(F.relu(m.norm(m.convs[0](x)))),
-        "what comes before is not a convolution",
+        "its input is not from a convolution",
     ),
     "no convolution": (
         lambda m, x: m.pool(F.relu(x * m.convs[0].weight.sum())),
-        "what comes before is not a convolution",
+        "its input is not from a convolution",
     ),
     "relu used twice": (
         lambda m, x: (lambda y: m.pool(y) + y.mean())(F.relu(m.convs[0](x))),
-        "a value in between is used elsewhere too",
+        "an intermediate value is used elsewhere, too",
     ),
     "convolution used twice": (
         lambda m, x: (lambda y: m.pool(F.relu(y)) + y.mean())(m.convs[0](x)),
-        "a value in between is used elsewhere too",
+        "an intermediate value is used elsewhere, too",
     ),
     "large window": (
         lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 16),
-        "the pooling window has more than 126 cells",
+        "the pooling window has more than 126 elements",
     ),
 }
 
@@ -249,8 +249,8 @@ def test_explanation_names_breaks_and_what_was_left():
     assert __file__ in explanation.breaks[0]
     text = str(explanation)
     assert "graph break: " in text
-    assert "left as it is, because what comes before is not a convolution" in text
+    assert "left unchanged, because its input is not from a convolution" in text
 
 
 def test_explanation_of_a_net_without_a_pattern():
-    assert "no pattern has a place here" in str(explain(nn.Linear(2, 2), torch.rand(1, 2)))
+    assert "no pattern matches" in str(explain(nn.Linear(2, 2), torch.rand(1, 2)))

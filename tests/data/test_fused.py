@@ -75,7 +75,7 @@ def images(tiny):
 @pytest.fixture
 def loader(monkeypatch):
     """Returns a function that builds a loader that uses the operator; on a CPU, its reference."""
-    monkeypatch.setattr(array_source, "supports", lambda device: True)
+    monkeypatch.setattr(array_source, "supports_triton", lambda device: True)
     return lambda dataset, shuffle=False: TaskLoader(dataset, 10, shuffle, CPU)
 
 

@@ -6,13 +6,13 @@ import os
 import pytest
 import torch
 
-from mammoth_compiled.kernels.cpu import library
-from mammoth_compiled.kernels.launch import has_triton
+from mammoth_compiled.kernels.runtime import cpp_library
+from mammoth_compiled.kernels.runtime.device import has_triton
 
 # A library that was built with sanitizers, see .ci/run.
 if _path := os.environ.get("MAMMOTH_TEST_KERNELS"):
-    _given = ctypes.CDLL(_path)
-    library._library = lambda: _given
+    _sanitized = ctypes.CDLL(_path)
+    cpp_library._library = lambda: _sanitized
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,9 @@ def triton_kernels():
 
 @pytest.fixture(scope="session")
 def cpp_kernels():
-    """Skips a test on a processor that has no kernels in C++; where they do not build, it fails."""
-    reason = library.why_not()
-    if reason.startswith("C++ kernels"):
+    """Skips a test on a processor without C++ kernels; fails it if they do not build."""
+    reason = cpp_library.unavailable_reason()
+    if " need " in reason:
         pytest.skip(reason)
     assert not reason
 

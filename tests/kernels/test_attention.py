@@ -7,11 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels import attention as op
-from mammoth_compiled.kernels.attention import attention_backward_op, attention_op, projections
-from mammoth_compiled.kernels.launch import recording
+from mammoth_compiled.kernels.attention import attention_backward_op, attention_op, joint_linear, op, reference
+from mammoth_compiled.kernels.attention.cases import attention_work
+from mammoth_compiled.kernels.runtime import device
+from mammoth_compiled.kernels.runtime.launch import record_launches
 
 NAN, INF = float("nan"), float("inf")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -43,10 +45,10 @@ def through_operator(q, k, v, scale):
 
 
 def through_kernels(q, k, v, scale, grad):
-    from mammoth_compiled.kernels.gpu import attention as gpu
+    from mammoth_compiled.kernels.attention import triton
 
-    o, lse = gpu.forward(q, k, v, scale)
-    return [o, *gpu.backward(grad, q, k, v, o, lse, scale)], lse
+    o, lse = triton.forward(q, k, v, scale)
+    return [o, *triton.backward(grad, q, k, v, o, lse, scale)], lse
 
 
 def log_sum(q, k, scale):
@@ -155,8 +157,8 @@ def test_nan_and_inf_are_as_in_the_reference(device, where):
     name, at, value = STRANGE[where]
     {"q": q, "k": k, "v": v}[name][(at[0], 0, *at[1:])] = value
     results, lse = through_kernels(q, k, v, 0.3, grad)
-    o, expected_lse = op.reference(q, k, v, 0.3)
-    expected = op.reference_backward(grad, q, k, v, o, expected_lse, 0.3)
+    o, expected_lse = reference.forward(q, k, v, 0.3)
+    expected = reference.backward(grad, q, k, v, o, expected_lse, 0.3)
     for one, other in zip([*results, lse], [o, *expected, expected_lse], strict=True):
         torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-2, atol=1e-2)
     assert_same(o, torchs(q, k, v, 0.3))
@@ -167,11 +169,11 @@ def test_nan_and_inf_are_as_in_the_reference(device, where):
 
 @pytest.mark.usefixtures("triton_kernels")
 def test_views_of_one_projection_are_read_where_they_are(device):
-    from mammoth_compiled.kernels.gpu import attention as gpu
+    from mammoth_compiled.kernels.attention import triton
 
     parts = torch.randn(2, 9, 3, 2, 8, device=device).permute(2, 0, 3, 1, 4)
-    with recording() as launches:
-        gpu.forward(*parts, 0.1)
+    with record_launches() as launches:
+        triton.forward(*parts, 0.1)
     assert [x.data_ptr() for x in launches[0].args[:3]] == [x.data_ptr() for x in parts]
 
 
@@ -179,8 +181,8 @@ def test_views_of_one_projection_are_read_where_they_are(device):
 def test_operator_takes_the_kernels_on_a_gpu(monkeypatch):
     q, k, v, grad = torch.randn(4, 2, 3, 20, 24)
     expected = gradients_of(through_operator, q, k, v, 0.2, grad)
-    monkeypatch.setattr(op, "has_kernel", lambda *_: True)
-    with recording() as launches:
+    monkeypatch.setattr(op, "kernel_why_not", lambda *_: "")
+    with record_launches() as launches:
         gradients_of(through_operator, q, k, v, 0.2, grad)
     assert [x.config.kernel for x in launches] == [
         "attention.forward",
@@ -192,18 +194,22 @@ def test_operator_takes_the_kernels_on_a_gpu(monkeypatch):
     assert all(x.transpose(1, 2).is_contiguous() for x in results)
 
 
-def test_where_there_is_a_kernel(monkeypatch):
+def test_unsupported_tensors_report_a_reason(monkeypatch):
     x = torch.empty(1, 1, 4, 128)
-    assert not op.has_kernel(x, x, x)
-    monkeypatch.setattr(op, "on_gpu", lambda *_: True)
-    for dtype, there in [(torch.bfloat16, True), (torch.float16, True), (torch.float64, False)]:
-        y = x.to(dtype)
-        assert op.has_kernel(y, y, y) is there
-    wide = torch.empty(1, 1, 4, 129, dtype=torch.bfloat16)
-    assert not op.has_kernel(wide, wide, wide)
-    for precision, there in [("ieee", False), ("tf32", True)]:
-        monkeypatch.setattr(op, "input_precision", lambda *_, p=precision, **__: p)
-        assert op.has_kernel(x, x, x) is there
+    assert "compute capability 8.0" in op.kernel_why_not(x, x, x)
+    monkeypatch.setattr(device, "supports_triton", lambda device: device.type == "cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(1, 1, 4, 128, device="cuda")
+        for dtype in (torch.bfloat16, torch.float16):
+            y = x.to(dtype)
+            assert op.kernel_why_not(y, y, y) == ""
+        y = x.double()
+        assert op.kernel_why_not(y, y, y) == "there is no kernel for torch.float64"
+        wide = torch.empty(1, 1, 4, 129, dtype=torch.bfloat16, device="cuda")
+        assert op.kernel_why_not(wide, wide, wide) == "its heads have more than 128 elements"
+        for precision, reason in [("ieee", "there is no kernel for strict float32"), ("tf32", "")]:
+            monkeypatch.setattr(op, "input_precision", lambda *_, p=precision, **__: p)
+            assert op.kernel_why_not(x, x, x) == reason
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, *DTYPES])
@@ -267,7 +273,7 @@ def test_projections_equal_their_layers(biased):
     layers = [nn.Linear(8, n, bias=b) for n, b in zip((8, 16, 8), biased, strict=True)]
     parameters = [p for layer in layers for p in layer.parameters()]
     x = torch.randn(2, 5, 8, requires_grad=True)
-    results = projections(x, [m.weight for m in layers], [m.bias for m in layers])
+    results = joint_linear(x, [m.weight for m in layers], [m.bias for m in layers])
     expected = [layer(x) for layer in layers]
     assert_same(results, expected)
     assert len({y.untyped_storage().data_ptr() for y in results}) == 1
@@ -281,18 +287,18 @@ def test_projections_equal_their_layers(biased):
 def test_projections_that_do_not_fit_are_named():
     x, weight = torch.randn(3, 8), torch.randn(4, 8)
     with pytest.raises(ValueError, match="2 weights and 1 biases"):
-        projections(x, [weight, weight], [None])
+        joint_linear(x, [weight, weight], [None])
     with pytest.raises(ValueError, match=r"each must be \[N, 8\]"):
-        projections(x, [weight, weight.T], [None, None])
+        joint_linear(x, [weight, weight.T], [None, None])
 
 
 def test_work_counts_each_tensor_once():
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.bfloat16) for n in (20, 10, 10))
     o, lse = attention_op(q, k, v, 1.0)
-    work = op.work(q.shape, 10, q.dtype)
-    assert work.bytes_moved == sum(x.nbytes for x in (q, k, v, o, lse))
-    assert work.operations == 2 * (2 * 3 * 20 * 10 * 8) * 2
-    back = op.work(q.shape, 10, q.dtype, backward=True)
+    work = attention_work(q.shape, 10, q.dtype)
+    assert work.num_bytes == sum(x.nbytes for x in (q, k, v, o, lse))
+    assert work.num_flops == 2 * (2 * 3 * 20 * 10 * 8) * 2
+    back = attention_work(q.shape, 10, q.dtype, backward=True)
     gradients = attention_backward_op(o, q, k, v, o, lse, 1.0)
-    assert back.bytes_moved == sum(x.nbytes for x in (q, k, v, o, o, lse, *gradients))
-    assert back.operations == 5 * (2 * 3 * 20 * 10 * 8) * 2
+    assert back.num_bytes == sum(x.nbytes for x in (q, k, v, o, o, lse, *gradients))
+    assert back.num_flops == 5 * (2 * 3 * 20 * 10 * 8) * 2

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as tv
 
-from mammoth_compiled.kernels import augment as op
-from mammoth_compiled.kernels import philox
-from mammoth_compiled.kernels.augment import augment, crop_flip
+from mammoth_compiled.kernels.augment import augment, crop_flip, op, reference
+from mammoth_compiled.kernels.augment.cases import augment_work
+from mammoth_compiled.kernels.runtime import philox
 
 
 def sliced(images, top, left, flip, size, padding, fill):
     """The specification, with NumPy and a loop."""
     before_w, after_w, before_h, after_h = padding
     result = []
-    for image, t, x, mirrored in zip(images.numpy(), top, left, flip, strict=True):
+    for image, t, x, flipped in zip(images.numpy(), top, left, flip, strict=True):
         sides = ((0, 0), (before_h, after_h), (before_w, after_w))
         padded = np.pad(image, sides, constant_values=fill)
         crop = padded[:, t : t + size[0], x : x + size[1]]
-        result.append(crop[:, :, ::-1] if mirrored else crop)
+        result.append(crop[:, :, ::-1] if flipped else crop)
     return torch.from_numpy(np.stack(result))
 
 
@@ -91,12 +91,12 @@ def store(count, channels, height, width, layout=torch.contiguous_format):
     return torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=layout)
 
 
-def one_by_one(image, top, left, mirrored, size, padding, fill, mean, std):
+def one_by_one(image, top, left, flipped, size, padding, fill, mean, std):
     """What torchvision makes of one image and these draws."""
     before, after, above, below = padding
     image = tv.pad(image, [before, above, after, below], fill=fill)
     image = tv.crop(image, top, left, *size)
-    if mirrored:
+    if flipped:
         image = tv.hflip(image)
     return tv.normalize(tv.convert_image_dtype(image), mean.tolist(), std.tolist())
 
@@ -144,12 +144,12 @@ def test_operator_equals_torchvision(problem, seed):
         images, index, state, mean, std, replay=(replay, replay_index), **options
     )
     rows = torch.cat((images[index], replay[replay_index]))
-    places = op.num_places(images, options["size"], options["padding"])
-    crops = op.draws(state, len(rows), *places, options["flip"], options["stream"])
+    places = reference.num_positions(images, options["size"], options["padding"])
+    crops = reference.crop_draws(state, len(rows), *places, options["flip"], options["stream"])
     fixed = options["size"], options["padding"], options["fill"], mean, std
     expected = [
-        one_by_one(image, top, left, mirrored, *fixed)
-        for image, top, left, mirrored in zip(rows, *(d.tolist() for d in crops), strict=True)
+        one_by_one(image, top, left, flipped, *fixed)
+        for image, top, left, flipped in zip(rows, *(d.tolist() for d in crops), strict=True)
     ]
     assert torch.equal(batch, torch.stack(expected))
     assert batch.is_contiguous(memory_format=options["memory_format"])
@@ -167,7 +167,7 @@ def test_operator_equals_torchvision(problem, seed):
 )
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
-    from mammoth_compiled.kernels.gpu import augment as gpu
+    from mammoth_compiled.kernels.augment import triton
 
     stores, indices, options = problem
     (images, replay), (index, replay_index) = stores, indices
@@ -180,11 +180,11 @@ def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
     tensors = [t.to(device) for t in (images, index, replay, replay_index, state, mean, std)]
 
     def run():
-        results = op.outputs(
+        results = op.empty_results(
             tensors[0], tensors[1], tensors[3], options["size"], dtype, last, plain
         )
         values = (options[k] for k in ("padding", "fill", "flip", "stream"))
-        gpu.forward(*results, *tensors, *values)
+        triton.forward(*results, *tensors, *values)
         return results
 
     batch, untouched = run()
@@ -200,8 +200,8 @@ def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
 
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_takes_several_programs_an_image(device):
-    from mammoth_compiled.kernels.configs import choosing
-    from mammoth_compiled.kernels.gpu import augment as gpu
+    from mammoth_compiled.kernels.runtime.tiles import override_tiles
+    from mammoth_compiled.kernels.augment import triton
 
     images, index = store(3, 3, 20, 24), torch.tensor([2, 0])
     state, (mean, std) = philox.random_state(1, torch.device("cpu")), moments(3)
@@ -215,9 +215,9 @@ def test_kernel_takes_several_programs_an_image(device):
         sizes.append(config["BLOCK"])
         return config
 
-    results = op.outputs(tensors[0], tensors[1], None, (18, 24), torch.float32, True, True)
-    with choosing(smallest):
-        gpu.forward(*results, *tensors, options["padding"], 0, 0.5, 0)
+    results = op.empty_results(tensors[0], tensors[1], None, (18, 24), torch.float32, True, True)
+    with override_tiles(smallest):
+        triton.forward(*results, *tensors, options["padding"], 0, 0.5, 0)
     assert sizes[0] * 2 < 3 * 18 * 24
     for result, value in zip(results, expected, strict=True):
         assert torch.equal(result.cpu(), value)
@@ -226,8 +226,8 @@ def test_kernel_takes_several_programs_an_image(device):
 def test_places_are_equally_likely_and_independent_of_the_flip():
     rows, columns, n = 9, 5, 9000
     state = philox.random_state(3, torch.device("cpu"))
-    top, left, mirrored = op.draws(state, n, rows, columns, 0.25, stream=0)
-    outcome = (top * columns + left) * 2 + mirrored
+    top, left, flipped = reference.crop_draws(state, n, rows, columns, 0.25, stream=0)
+    outcome = (top * columns + left) * 2 + flipped
     counts = outcome.bincount(minlength=rows * columns * 2).double()
     expected = n / (rows * columns) * torch.tensor([0.75, 0.25]).repeat(rows * columns)
     chi_square = ((counts - expected) ** 2 / expected).sum().item()
@@ -321,7 +321,7 @@ def test_a_graph_draws_anew_at_every_replay():
 
 
 def test_work_counts_every_byte_once():
-    work = op.work((32, 3, 32, 32), torch.bfloat16)
-    assert work.bytes_moved == 32 * (3 * 32 * 32 * 3 + 8)
-    with_plain = op.work((32, 3, 32, 32), torch.bfloat16, plain=True)
-    assert with_plain.bytes_moved - work.bytes_moved == 32 * 3 * 32 * 32 * 4
+    work = augment_work((32, 3, 32, 32), torch.bfloat16)
+    assert work.num_bytes == 32 * (3 * 32 * 32 * 3 + 8)
+    with_plain = augment_work((32, 3, 32, 32), torch.bfloat16, plain=True)
+    assert with_plain.num_bytes - work.num_bytes == 32 * 3 * 32 * 32 * 4

@@ -6,12 +6,13 @@ import re
 import pytest
 
 from mammoth_compiled.kernels import check
+from mammoth_compiled.kernels.discovery import triton_op_names
 
 pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", check.op_names())
+@pytest.mark.parametrize("op", triton_op_names())
 def test_the_first_problem_of_every_operation_passes(run_python, op):
     words = ["-m", "mammoth_compiled.kernels.check", op, "--first", "--chips", "90"]
     done = run_python(*words, TRITON_INTERPRET="0", HOME=os.environ["HOME"])
@@ -29,9 +30,9 @@ def test_unknown_operation_is_named(capsys):
 
 FAULTY = """
 import torch, triton, triton.language as tl
-from mammoth_compiled.kernels import check
-from mammoth_compiled.kernels.configs import Config
-from mammoth_compiled.kernels.launch import Launch
+from mammoth_compiled.kernels.runtime.launch import Launch
+from mammoth_compiled.kernels.runtime.resources import find_faults
+from mammoth_compiled.kernels.runtime.tiles import TileConfig
 
 @triton.jit
 def product(a, b, c, N: tl.constexpr, PRECISION: tl.constexpr):
@@ -42,9 +43,9 @@ def product(a, b, c, N: tl.constexpr, PRECISION: tl.constexpr):
 def faults(n, dtype, precision, warps=4):
     tensor = torch.empty(n, n, dtype=dtype, device="meta")
     args = (tensor, tensor, tensor.float())
-    config = Config("faulty.product", (), warps, 1)
+    config = TileConfig("faulty.product", (), warps, 1)
     launch = Launch(product, (1,), args, {"N": n, "PRECISION": precision}, config)
-    return "; ".join(check.examine(launch, 90)[0]) or "none"
+    return "; ".join(find_faults(launch, 90)[0]) or "none"
 
 print(faults(64, torch.bfloat16, "ieee"))
 print(faults(128, torch.float32, "ieee"))

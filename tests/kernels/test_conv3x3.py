@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels import conv3x3 as op
-from mammoth_compiled.kernels.cpu import convolution as cpu
-from mammoth_compiled.kernels.cpu import library
+from mammoth_compiled.kernels.conv3x3 import cpp, op, reference
+from mammoth_compiled.kernels.conv_relu_pool import cpp as pooled_cpp
+from mammoth_compiled.kernels.runtime import cpp_library
 
 pytestmark = pytest.mark.usefixtures("cpp_kernels")
 
@@ -45,8 +45,8 @@ def results(module, x, weight, bias, grad):
     return [forward(x, weight, bias), input_grad(grad, weight), weight_grad(grad, x, weight)]
 
 
-CPP = cpu.conv3x3, cpu.input_grad, cpu.weight_grad
-REFERENCE = op.reference, op.reference_input_grad, op.reference_weight_grad
+CPP = cpp.forward, cpp.input_grad, cpp.weight_grad
+REFERENCE = reference.forward, reference.input_grad, reference.weight_grad
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_a_bias_with_gaps():
 @pytest.mark.parametrize(
     ("weight", "bias", "message"),
     [
-        (torch.ones(7, 5, 5, 5), None, r"\[7, 5, 5, 5\]; .* want torch.float32 \[Cout, 4, 3, 3\]"),
+        (torch.ones(7, 5, 5, 5), None, r"\[7, 5, 5, 5\]; .* need torch.float32 \[Cout, 4, 3, 3\]"),
         (torch.ones(7, 4, 3, 3).double(), None, "the weight is torch.float64 .* of 4 channels"),
         (torch.ones(7, 4, 3, 3), torch.ones(6), r"the bias is .* \[6\]; .* torch.float32 \[7\]"),
         (torch.ones(7, 4, 3, 3), torch.ones(7).double(), "the bias is torch.float64"),
     ],
     ids=["shape", "dtype", "bias shape", "bias dtype"],
 )
-@pytest.mark.parametrize("function", [cpu.conv3x3, cpu.conv_relu_pool])
+@pytest.mark.parametrize("function", [cpp.forward, pooled_cpp.forward])
 def test_what_does_not_fit_the_images(function, weight, bias, message):
     with pytest.raises(ValueError, match=message):
         function(torch.ones(1, 4, 4, 4), weight, bias)
@@ -170,7 +170,7 @@ def test_without_images():
 def test_other_types_are_torchs(dtype):
     x = torch.randn(2, 3, 4, 4).to(dtype).contiguous(memory_format=CHANNELS_LAST)
     weight = torch.randn(5, 3, 3, 3).to(dtype)
-    assert torch.equal(op.conv3x3(x, weight), op.reference(x, weight, None))
+    assert torch.equal(op.conv3x3(x, weight), reference.forward(x, weight, None))
 
 
 def test_a_pixel_that_is_not_finite_stays_where_it_is_read():
@@ -187,32 +187,32 @@ def test_a_pixel_that_is_not_finite_stays_where_it_is_read():
 
 @pytest.fixture
 def asked_anew():
-    library.why_not.cache_clear()
+    cpp_library.unavailable_reason.cache_clear()
     yield
-    library.why_not.cache_clear()
+    cpp_library.unavailable_reason.cache_clear()
 
 
 @pytest.mark.usefixtures("asked_anew")
 class TestMachinesWithoutKernels:
     def test_another_processor(self, monkeypatch):
-        monkeypatch.setattr(library.platform, "machine", lambda: "aarch64")
-        assert library.why_not() == "C++ kernels are for x86-64"
+        monkeypatch.setattr(cpp_library.platform, "machine", lambda: "aarch64")
+        assert cpp_library.unavailable_reason() == "the C++ kernels need an x86-64 processor"
 
     def test_an_old_processor(self, monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-        assert library.why_not() == "C++ kernels want AVX2 or AVX-512"
+        assert cpp_library.unavailable_reason() == "the C++ kernels need AVX2 or AVX-512"
 
     def test_no_compiler(self, monkeypatch):
         def fail():
             raise RuntimeError("no compiler\nand more lines")
 
-        monkeypatch.setattr(library, "_library", fail)
+        monkeypatch.setattr(cpp_library, "_library", fail)
         x, weight = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3)
-        with pytest.warns(UserWarning, match="stay with torch.*could not be built: no compiler$"):
+        with pytest.warns(UserWarning, match="could not be built, so torch computes .*: no compiler$"):
             y = op.conv3x3(x, weight)
         assert torch.equal(y, F.conv2d(x, weight, padding=1))
         assert torch.equal(op.conv3x3(x, weight), y)  # without another warning
-        assert library.why_not() == "the C++ kernels could not be built"
+        assert cpp_library.unavailable_reason() == "the C++ kernels could not be built"
 
 
 def test_no_memory(monkeypatch):
@@ -223,37 +223,36 @@ def test_no_memory(monkeypatch):
     class Library:
         conv3x3 = Refusing()
 
-    monkeypatch.setattr(library, "_library", Library)
-    with pytest.raises(MemoryError, match="no memory for what conv3x3 works with; lower the batch"):
-        cpu.conv3x3(torch.randn(1, 3, 4, 4), torch.randn(5, 3, 3, 3), None)
+    monkeypatch.setattr(cpp_library, "_library", Library)
+    with pytest.raises(MemoryError, match="conv3x3: cannot allocate the working memory .*; lower the batch"):
+        cpp.forward(torch.randn(1, 3, 4, 4), torch.randn(5, 3, 3, 3), None)
 
 
 AVX2 = """
 import torch
-from mammoth_compiled.kernels import conv3x3, conv_relu_pool
-from mammoth_compiled.kernels.cpu import convolution as cpu, library
+from mammoth_compiled.kernels.conv3x3 import cpp, reference
+from mammoth_compiled.kernels.conv_relu_pool import cpp as pooled_cpp, reference as pooled
+from mammoth_compiled.kernels.runtime import cpp_library
 assert torch.backends.cpu.get_cpu_capability() == "AVX2"
-assert not library.why_not()
+assert not cpp_library.unavailable_reason()
 for channels, filters in ((3, 20), (33, 70)):
     x, grad = (
         torch.randint(-3, 4, (3, n, 9, 10)).float().contiguous(memory_format=torch.channels_last)
         for n in (channels, filters)
     )
     weight, bias = torch.randint(-3, 4, (filters, channels, 3, 3)).float(), torch.ones(filters)
-    assert torch.equal(cpu.conv3x3(x, weight, bias), conv3x3.reference(x, weight, bias))
-    assert torch.equal(cpu.input_grad(grad, weight), conv3x3.reference_input_grad(grad, weight))
-    assert torch.equal(
-        cpu.weight_grad(grad, x, weight), conv3x3.reference_weight_grad(grad, x, weight)
-    )
-    y, winner = cpu.conv_relu_pool(x, weight, bias)
-    expected = conv_relu_pool.reference(x, weight, bias)
-    assert torch.equal(y, expected[0]) and torch.equal(winner, expected[1])
-    ours = cpu.pooled_weight_grad(y, winner, x, weight)
-    expected = conv_relu_pool.reference_weight_grad(y, winner, x, weight)
+    assert torch.equal(cpp.forward(x, weight, bias), reference.forward(x, weight, bias))
+    assert torch.equal(cpp.input_grad(grad, weight), reference.input_grad(grad, weight))
+    assert torch.equal(cpp.weight_grad(grad, x, weight), reference.weight_grad(grad, x, weight))
+    y, argmax = pooled_cpp.forward(x, weight, bias)
+    expected = pooled.forward(x, weight, bias)
+    assert torch.equal(y, expected[0]) and torch.equal(argmax, expected[1])
+    ours = pooled_cpp.weight_grad(y, argmax, x, weight)
+    expected = pooled.weight_grad(y, argmax, x, weight)
     assert torch.equal(ours[0], expected[0]) and torch.equal(ours[1], expected[1])
     assert torch.equal(
-        cpu.pooled_input_grad(y, winner, weight, (9, 10)),
-        conv_relu_pool.reference_input_grad(y, winner, weight, (9, 10)),
+        pooled_cpp.input_grad(y, argmax, weight, (9, 10)),
+        pooled.input_grad(y, argmax, weight, (9, 10)),
     )
 """
 

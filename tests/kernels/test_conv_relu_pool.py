@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels import conv_relu_pool as op
-from mammoth_compiled.kernels.configs import choosing
-from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool
+from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool, op, reference
+from mammoth_compiled.kernels.conv_relu_pool.cases import conv_relu_pool_work
+from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
 CHANNELS_LAST = torch.channels_last
 
@@ -74,7 +74,7 @@ def test_operator_equals_torch(problem):
 )
 @pytest.mark.usefixtures("looping_kernels")
 def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, candidate):
-    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+    from mammoth_compiled.kernels.conv_relu_pool import triton
 
     name, precision = kind.split()
     dtype = getattr(torch, name)
@@ -83,9 +83,9 @@ def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, c
     x, weight, bias = (None if t is None else t.to(device, dtype) for t in problem)
     x = x.contiguous(memory_format=CHANNELS_LAST)
 
-    def check(results, reference, *tensors, factor):
+    def check(results, function, *tensors, factor):
         exact, torchs_own = (
-            reference(
+            function(
                 *(None if t is None else t.to(d) if t.is_floating_point() else t for t in tensors)
             )
             for d in (torch.float64, as_exact_as)
@@ -93,67 +93,67 @@ def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, c
         for result, e, t in zip(results, exact, torchs_own, strict=True):
             assert_as_exact(result, e, t.to(dtype), factor=factor)
 
-    with choosing(lambda _, fitting: fitting[candidate % len(fitting)]):
-        y, winner = gpu.forward(x, weight, bias, precision)
-        check([y], lambda *args: op.reference(*args)[:1], x, weight, bias, factor=2)
+    with override_tiles(lambda _, tiles: tiles[candidate % len(tiles)]):
+        y, argmax = triton.forward(x, weight, bias, precision)
+        check([y], lambda *args: reference.forward(*args)[:1], x, weight, bias, factor=2)
         assert y.is_contiguous(memory_format=CHANNELS_LAST)
-        assert winner.is_contiguous(memory_format=CHANNELS_LAST)
-        assert ((winner == 4) == (y == 0)).all()
+        assert argmax.is_contiguous(memory_format=CHANNELS_LAST)
+        assert ((argmax == 4) == (y == 0)).all()
 
         grad = torch.randn_like(y)
         size = tuple(x.shape[2:])
-        grad_x = gpu.input_grad(grad, winner, weight, size, precision)
+        grad_x = triton.input_grad(grad, argmax, weight, size, precision)
         check(
             [grad_x],
-            lambda *args: [op.reference_input_grad(*args, size)],
-            *(grad, winner, weight),
+            lambda *args: [reference.input_grad(*args, size)],
+            *(grad, argmax, weight),
             factor=3,
         )
-        grads = gpu.weight_grad(grad, winner, x, weight, precision)
-        check(grads, op.reference_weight_grad, grad, winner, x, weight, factor=3)
+        grads = triton.weight_grad(grad, argmax, x, weight, precision)
+        check(grads, reference.weight_grad, grad, argmax, x, weight, factor=3)
         assert grads[0].stride() == torch.empty_like(weight).stride()
 
 
 @pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize("programs", [1, 3, 7])
 def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch, programs):
-    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+    from mammoth_compiled.kernels.conv_relu_pool import triton
 
     # Small whole numbers: sums are exact in any order.
     x = torch.randint(-2, 3, (3, 5, 9, 10)).float().to(device, memory_format=CHANNELS_LAST)
     grad = torch.randint(-2, 3, (3, 6, 4, 5)).float().to(device, memory_format=CHANNELS_LAST)
-    winner = torch.randint_like(grad, 5).to(torch.int8)
+    argmax = torch.randint_like(grad, 5).to(torch.int8)
     weight = torch.empty(6, 5, 3, 3, device=device)
-    monkeypatch.setattr(gpu, "SPLIT_PROGRAMS", programs)
-    result = gpu.weight_grad(grad, winner, x, weight, "ieee")
-    expected = op.reference_weight_grad(grad, winner, x, weight)
+    monkeypatch.setattr(triton, "SPLIT_PROGRAMS", programs)
+    result = triton.weight_grad(grad, argmax, x, weight, "ieee")
+    expected = reference.weight_grad(grad, argmax, x, weight)
     for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.usefixtures("looping_kernels")
 def test_kernels_without_images(device):
-    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+    from mammoth_compiled.kernels.conv_relu_pool import triton
 
     x = torch.empty(0, 3, 4, 4, device=device).contiguous(memory_format=CHANNELS_LAST)
     weight = torch.randn(8, 3, 3, 3, device=device)
-    y, winner = gpu.forward(x, weight, None, "ieee")
+    y, argmax = triton.forward(x, weight, None, "ieee")
     assert y.shape == (0, 8, 2, 2)
-    assert gpu.input_grad(y, winner, weight, (4, 4), "ieee").shape == x.shape
-    assert not any(g.any() for g in gpu.weight_grad(y, winner, x, weight, "ieee"))
+    assert triton.input_grad(y, argmax, weight, (4, 4), "ieee").shape == x.shape
+    assert not any(g.any() for g in triton.weight_grad(y, argmax, x, weight, "ieee"))
 
 
 @pytest.mark.usefixtures("looping_kernels")
 def test_kernels_repeat_bit_by_bit(device):
-    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+    from mammoth_compiled.kernels.conv_relu_pool import triton
 
     x = torch.randn(3, 8, 6, 5, device=device).contiguous(memory_format=CHANNELS_LAST)
     weight = torch.randn(16, 8, 3, 3, device=device)
 
     def run():
-        y, winner = gpu.forward(x, weight, None, "ieee")
-        grads = gpu.weight_grad(y, winner, x, weight, "ieee")
-        return y, winner, gpu.input_grad(y, winner, weight, (6, 5), "ieee"), *grads
+        y, argmax = triton.forward(x, weight, None, "ieee")
+        grads = triton.weight_grad(y, argmax, x, weight, "ieee")
+        return y, argmax, triton.input_grad(y, argmax, weight, (6, 5), "ieee"), *grads
 
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
@@ -161,24 +161,24 @@ def test_kernels_repeat_bit_by_bit(device):
 @pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize("in_channels", [3, 16])
 def test_kernel_with_ties_nan_and_dead_windows(device, in_channels):
-    from mammoth_compiled.kernels.gpu import conv_relu_pool as gpu
+    from mammoth_compiled.kernels.conv_relu_pool import triton
 
     x = torch.zeros(2, in_channels, 4, 4, device=device).contiguous(memory_format=CHANNELS_LAST)
     x[1, 0, 1, 1] = float("nan")
     weight = torch.randn(8, in_channels, 3, 3, device=device)
     bias = torch.linspace(-1, 1, 8, device=device)
-    y, winner = gpu.forward(x, weight, bias, "ieee")
-    expected, expected_winner = op.reference(x, weight, bias)
+    y, argmax = triton.forward(x, weight, bias, "ieee")
+    expected, expected_argmax = reference.forward(x, weight, bias)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(winner, expected_winner)
+    assert torch.equal(argmax, expected_argmax)
     # All pixels of the first image are equal: the first wins where bias lifts it above 0.
-    assert torch.equal(winner[0, :, 0, 0].cpu(), torch.tensor([4] * 4 + [0] * 4, dtype=torch.int8))
+    assert torch.equal(argmax[0, :, 0, 0].cpu(), torch.tensor([4] * 4 + [0] * 4, dtype=torch.int8))
     assert y[1, :, 1, 1].isnan().all()
-    assert (winner[1, :, 1, 1] == 4).all()
+    assert (argmax[1, :, 1, 1] == 4).all()
     grad = torch.ones_like(y)
-    dead = torch.full_like(winner, 4)
-    assert not gpu.input_grad(grad, dead, weight, (4, 4), "ieee").any()
-    assert not any(g.any() for g in gpu.weight_grad(grad, dead, x.nan_to_num(), weight, "ieee"))
+    dead = torch.full_like(argmax, 4)
+    assert not triton.input_grad(grad, dead, weight, (4, 4), "ieee").any()
+    assert not any(g.any() for g in triton.weight_grad(grad, dead, x.nan_to_num(), weight, "ieee"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -232,9 +232,9 @@ def test_opcheck(device):
     bias = torch.randn(4, device=device, requires_grad=True)
     torch.library.opcheck(op.conv_relu_pool_op, (x, weight, bias))
     x, weight = x.detach(), weight.detach()
-    y, winner = op.conv_relu_pool_op(x, weight, None)
-    torch.library.opcheck(op.input_grad_op, (y, winner, weight, (6, 7)))
-    torch.library.opcheck(op.weight_grad_op, (y, winner, x, weight))
+    y, argmax = op.conv_relu_pool_op(x, weight, None)
+    torch.library.opcheck(op.input_grad_op, (y, argmax, weight, (6, 7)))
+    torch.library.opcheck(op.weight_grad_op, (y, argmax, x, weight))
 
 
 class Net(nn.Module):
@@ -283,11 +283,11 @@ def test_training_equals_eager(device, compiled):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_work_is_that_of_the_tensors(dtype):
     x, weight = torch.randn(2, 3, 8, 6, dtype=dtype), torch.randn(4, 3, 3, 3, dtype=dtype)
-    y, winner = op.conv_relu_pool_op(x, weight, None)
-    forward = op.work(x.shape, 4, dtype)
-    assert forward.bytes_moved == x.nbytes + y.nbytes + winner.nbytes
+    y, argmax = op.conv_relu_pool_op(x, weight, None)
+    forward = conv_relu_pool_work(x.shape, 4, dtype)
+    assert forward.num_bytes == x.nbytes + y.nbytes + argmax.nbytes
     # A multiplication and an addition for each weight at each pixel.
-    assert forward.operations == 2 * weight.numel() * 2 * 8 * 6
-    assert op.work(x.shape, 4, dtype, backward=True, input_grad=False) == forward
-    backward = op.work(x.shape, 4, dtype, backward=True)
-    assert backward.operations == 2 * forward.operations
+    assert forward.num_flops == 2 * weight.numel() * 2 * 8 * 6
+    assert conv_relu_pool_work(x.shape, 4, dtype, backward=True, input_grad=False) == forward
+    backward = conv_relu_pool_work(x.shape, 4, dtype, backward=True)
+    assert backward.num_flops == 2 * forward.num_flops

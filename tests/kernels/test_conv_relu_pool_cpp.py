@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels import conv_relu_pool as op
-from mammoth_compiled.kernels.cpu import convolution as cpu
+from mammoth_compiled.kernels.conv_relu_pool import cpp, op, reference
 
 pytestmark = pytest.mark.usefixtures("cpp_kernels")
 
@@ -41,20 +40,20 @@ def whole_numbers(draw):
 @given(whole_numbers())
 def test_equals_the_reference(problem):
     x, weight, bias = problem
-    y, winner = cpu.conv_relu_pool(x, weight, bias)
-    expected, expected_winner = op.reference(x, weight, bias)
+    y, argmax = cpp.forward(x, weight, bias)
+    expected, expected_argmax = reference.forward(x, weight, bias)
     assert torch.equal(y, expected)
-    assert torch.equal(winner, expected_winner)
+    assert torch.equal(argmax, expected_argmax)
     assert y.is_contiguous(memory_format=CHANNELS_LAST)
-    assert winner.dtype == torch.int8
+    assert argmax.dtype == torch.int8
 
     grad = images(*y.shape, make=lambda *shape: torch.randint(-3, 4, shape).float())
     size = tuple(x.shape[2:])
-    grad_x = cpu.pooled_input_grad(grad, winner, weight, size)
-    assert torch.equal(grad_x, op.reference_input_grad(grad, winner, weight, size))
+    grad_x = cpp.input_grad(grad, argmax, weight, size)
+    assert torch.equal(grad_x, reference.input_grad(grad, argmax, weight, size))
     assert grad_x.is_contiguous(memory_format=CHANNELS_LAST)
-    grads = cpu.pooled_weight_grad(grad, winner, x, weight)
-    for mine, theirs in zip(grads, op.reference_weight_grad(grad, winner, x, weight), strict=True):
+    grads = cpp.weight_grad(grad, argmax, x, weight)
+    for mine, theirs in zip(grads, reference.weight_grad(grad, argmax, x, weight), strict=True):
         assert torch.equal(mine, theirs)
     assert grads[0].stride() == torch.empty_like(weight).stride()
 
@@ -62,18 +61,18 @@ def test_equals_the_reference(problem):
 @pytest.mark.parametrize("inputs", [3, 32, 64])
 def test_as_exact_as_torch(assert_as_exact, inputs):
     x, weight, bias = images(8, inputs, 17, 16), torch.randn(64, inputs, 3, 3), torch.randn(64)
-    y, winner = cpu.conv_relu_pool(x, weight, bias)
-    exact = op.reference(x.double(), weight.double(), bias.double())[0]
-    assert_as_exact(y, exact, op.reference(x, weight, bias)[0], factor=2)
+    y, argmax = cpp.forward(x, weight, bias)
+    exact = reference.forward(x.double(), weight.double(), bias.double())[0]
+    assert_as_exact(y, exact, reference.forward(x, weight, bias)[0], factor=2)
 
     grad = images(*y.shape)
-    wide = grad.double(), winner, weight.double(), (17, 16)
-    exact = op.reference_input_grad(*wide)
-    torchs = op.reference_input_grad(grad, winner, weight, (17, 16))
-    assert_as_exact(cpu.pooled_input_grad(grad, winner, weight, (17, 16)), exact, torchs, factor=3)
-    exact = op.reference_weight_grad(grad.double(), winner, x.double(), weight.double())
-    torchs = op.reference_weight_grad(grad, winner, x, weight)
-    ours = cpu.pooled_weight_grad(grad, winner, x, weight)
+    wide = grad.double(), argmax, weight.double(), (17, 16)
+    exact = reference.input_grad(*wide)
+    torchs = reference.input_grad(grad, argmax, weight, (17, 16))
+    assert_as_exact(cpp.input_grad(grad, argmax, weight, (17, 16)), exact, torchs, factor=3)
+    exact = reference.weight_grad(grad.double(), argmax, x.double(), weight.double())
+    torchs = reference.weight_grad(grad, argmax, x, weight)
+    ours = cpp.weight_grad(grad, argmax, x, weight)
     for mine, true, theirs in zip(ours, exact, torchs, strict=True):
         assert_as_exact(mine, true, theirs, factor=3)
 
@@ -84,9 +83,9 @@ def test_the_same_in_any_number_of_threads(with_threads, inputs):
     grad = images(11, 40, 6, 7)
 
     def run():
-        y, winner = cpu.conv_relu_pool(x, weight, bias)
-        grads = cpu.pooled_weight_grad(grad, winner, x, weight)
-        return y, winner, cpu.pooled_input_grad(grad, winner, weight, (12, 14)), *grads
+        y, argmax = cpp.forward(x, weight, bias)
+        grads = cpp.weight_grad(grad, argmax, x, weight)
+        return y, argmax, cpp.input_grad(grad, argmax, weight, (12, 14)), *grads
 
     one, *others = (with_threads(n, run) for n in (1, 1, 2, 3, 5))
     for other in others:
@@ -98,31 +97,31 @@ def test_ties_nan_and_dead_windows(inputs):
     x = images(2, inputs, 4, 4, make=torch.zeros)
     x[1, 0, 1, 1] = float("nan")
     weight, bias = torch.randn(20, inputs, 3, 3), torch.linspace(-1, 1, 20)
-    y, winner = cpu.conv_relu_pool(x, weight, bias)
-    expected, expected_winner = op.reference(x, weight, bias)
+    y, argmax = cpp.forward(x, weight, bias)
+    expected, expected_argmax = reference.forward(x, weight, bias)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(winner, expected_winner)
+    assert torch.equal(argmax, expected_argmax)
     # All pixels of the first image are equal: the first wins where bias lifts it above 0.
-    assert torch.equal(winner[0, :, 0, 0], torch.tensor([4] * 10 + [0] * 10, dtype=torch.int8))
+    assert torch.equal(argmax[0, :, 0, 0], torch.tensor([4] * 10 + [0] * 10, dtype=torch.int8))
     assert y[1].isnan().all()  # each window reads the pixel
-    dead = torch.full_like(winner, 4)
+    dead = torch.full_like(argmax, 4)
     grad = torch.full_like(y, float("nan"))  # a dead window's gradient is not looked at
-    assert not cpu.pooled_input_grad(grad, dead, weight, (4, 4)).any()
-    assert not any(g.any() for g in cpu.pooled_weight_grad(grad, dead, x.nan_to_num(), weight))
+    assert not cpp.input_grad(grad, dead, weight, (4, 4)).any()
+    assert not any(g.any() for g in cpp.weight_grad(grad, dead, x.nan_to_num(), weight))
 
 
 @pytest.mark.parametrize("inputs", [3, 16])
 def test_a_bias_with_gaps(inputs):
     x, weight, bias = images(2, inputs, 4, 4), torch.randn(20, inputs, 3, 3), torch.randn(40)[::2]
-    torch.testing.assert_close(cpu.conv_relu_pool(x, weight, bias)[0], torchs(x, weight, bias))
+    torch.testing.assert_close(cpp.forward(x, weight, bias)[0], torchs(x, weight, bias))
 
 
 def test_without_images():
     x, weight = torch.empty(0, 3, 4, 4), torch.randn(16, 3, 3, 3)
-    y, winner = cpu.conv_relu_pool(x, weight, None)
-    assert y.shape == winner.shape == (0, 16, 2, 2)
-    assert cpu.pooled_input_grad(y, winner, weight, (4, 4)).shape == x.shape
-    assert not any(g.any() for g in cpu.pooled_weight_grad(y, winner, x, weight))
+    y, argmax = cpp.forward(x, weight, None)
+    assert y.shape == argmax.shape == (0, 16, 2, 2)
+    assert cpp.input_grad(y, argmax, weight, (4, 4)).shape == x.shape
+    assert not any(g.any() for g in cpp.weight_grad(y, argmax, x, weight))
 
 
 def torchs(x, weight, bias=None):
@@ -134,7 +133,7 @@ def test_gradients_of_the_operator(bias):
     leaves = [torch.randn(2, 5, 6, 7), torch.randn(16, 5, 3, 3)]
     leaves = [leaf.requires_grad_() for leaf in [*leaves, torch.randn(16)][: 2 + bias]]
     grad = torch.randn(2, 16, 3, 3)
-    y = op.conv_relu_pool_cpu_op(*leaves, *[None] * (not bias))[0]
+    y = op.conv_relu_pool_cpp_op(*leaves, *[None] * (not bias))[0]
     torch.testing.assert_close(y, torchs(*leaves))
     torch.testing.assert_close(
         torch.autograd.grad(y, leaves, grad), torch.autograd.grad(torchs(*leaves), leaves, grad)
@@ -143,17 +142,17 @@ def test_gradients_of_the_operator(bias):
 
 def test_opcheck():
     x, weight = images(2, 5, 6, 7).requires_grad_(), torch.randn(16, 5, 3, 3, requires_grad=True)
-    torch.library.opcheck(op.conv_relu_pool_cpu_op, (x, weight, torch.randn(16)))
+    torch.library.opcheck(op.conv_relu_pool_cpp_op, (x, weight, torch.randn(16)))
     x, weight = x.detach(), weight.detach()
-    y, winner = op.conv_relu_pool_cpu_op(x, weight, None)
-    torch.library.opcheck(op.input_grad_cpu_op, (y, winner, weight, (6, 7)))
-    torch.library.opcheck(op.weight_grad_cpu_op, (y, winner, x, weight))
+    y, argmax = op.conv_relu_pool_cpp_op(x, weight, None)
+    torch.library.opcheck(op.input_grad_cpp_op, (y, argmax, weight, (6, 7)))
+    torch.library.opcheck(op.weight_grad_cpp_op, (y, argmax, x, weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_are_the_references(dtype):
     x, weight = images(2, 3, 4, 4).to(dtype), torch.randn(16, 3, 3, 3).to(dtype)
     for mine, expected in zip(
-        op.conv_relu_pool_cpu_op(x, weight, None), op.reference(x, weight, None), strict=True
+        op.conv_relu_pool_cpp_op(x, weight, None), reference.forward(x, weight, None), strict=True
     ):
         assert torch.equal(mine, expected)

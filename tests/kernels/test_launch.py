@@ -5,26 +5,33 @@ import json
 import pytest
 import torch
 
-from mammoth_compiled.kernels import configs, launch
-from mammoth_compiled.kernels.configs import Config, candidates, choose, choosing, problem_key
+from mammoth_compiled.kernels.runtime import device, tiles
+from mammoth_compiled.kernels.runtime.tiles import (
+    TileConfig,
+    case_key,
+    override_tiles,
+    select_tile,
+    tile_candidates,
+)
 
 CPU = torch.device("cpu")
 DIMS = {"batch": 2, "channels": 48, "height": 4, "width": 4}
 
 
 def test_candidates_hold_for_their_sizes():
-    narrow = candidates("relu_pool.forward", torch.float32, {**DIMS, "channels": 8})
-    wide = candidates("relu_pool.forward", torch.float32, {**DIMS, "channels": 256})
+    narrow = tile_candidates("relu_pool.forward", torch.float32, {**DIMS, "channels": 8})
+    wide = tile_candidates("relu_pool.forward", torch.float32, {**DIMS, "channels": 256})
     assert narrow[0]["BLOCK_C"] == 32
     assert {c["BLOCK_C"] for c in wide} == {64, 128}
 
 
 def test_a_problem_without_candidates_is_named(monkeypatch, tmp_path):
     entry = {"where": {"batch": [8, 16]}, "tile": {}, "num_warps": 4, "num_stages": 1}
-    (tmp_path / "relu_pool.json").write_text(json.dumps({"forward": [entry]}))
-    monkeypatch.setattr(configs, "_FOLDER", tmp_path)
-    with pytest.raises(LookupError, match=r"relu_pool.json has no forward for float32 batch=2 "):
-        candidates("relu_pool.forward", torch.float32, DIMS)
+    (tmp_path / "relu_pool").mkdir()
+    (tmp_path / "relu_pool" / "tiles.json").write_text(json.dumps({"forward": [entry]}))
+    monkeypatch.setattr(tiles, "_FOLDER", tmp_path)
+    with pytest.raises(LookupError, match=r"relu_pool/tiles.json has no forward for float32 batch=2 "):
+        tile_candidates("relu_pool.forward", torch.float32, DIMS)
 
 
 def test_a_policy_decides_where_it_is_set():
@@ -34,62 +41,65 @@ def test_a_policy_decides_where_it_is_set():
         seen.append(problem)
         return fitting[-1]
 
-    first = choose("relu_pool.forward", torch.float32, DIMS, CPU)
-    with choosing(last):
-        assert choose("relu_pool.forward", torch.float32, DIMS, CPU) != first
-    assert choose("relu_pool.forward", torch.float32, DIMS, CPU) == first
+    first = select_tile("relu_pool.forward", torch.float32, DIMS, CPU)
+    with override_tiles(last):
+        assert select_tile("relu_pool.forward", torch.float32, DIMS, CPU) != first
+    assert select_tile("relu_pool.forward", torch.float32, DIMS, CPU) == first
     assert seen == ["float32 batch=2 channels=48 height=4 width=4"]
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_what_was_tuned_on_a_chip_is_taken_there(monkeypatch, tmp_path, known):
-    fitting = candidates("relu_pool.forward", torch.float32, DIMS)
+    fitting = tile_candidates("relu_pool.forward", torch.float32, DIMS)
     best = str(fitting[-1]) if known else "BLOCK_CELLS=7 warps=1 stages=1"
-    table = {"relu_pool.forward": {problem_key(torch.float32, DIMS): best}}
+    table = {"relu_pool.forward": {case_key(torch.float32, DIMS): best}}
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned" / "sm_90.json").write_text(json.dumps(table))
-    (tmp_path / "relu_pool.json").write_text((configs._FOLDER / "relu_pool.json").read_text())
-    monkeypatch.setattr(configs, "_FOLDER", tmp_path)
+    (tmp_path / "relu_pool").mkdir()
+    content = (tiles._FOLDER / "relu_pool" / "tiles.json").read_text()
+    (tmp_path / "relu_pool" / "tiles.json").write_text(content)
+    monkeypatch.setattr(tiles, "_FOLDER", tmp_path)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    taken = choose("relu_pool.forward", torch.float32, DIMS, torch.device("cuda", 0))
+    taken = select_tile("relu_pool.forward", torch.float32, DIMS, torch.device("cuda", 0))
     assert taken == (fitting[-1] if known else fitting[0])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert choose("relu_pool.forward", torch.float32, DIMS, torch.device("cuda", 0)) == fitting[0]
+    assert select_tile("relu_pool.forward", torch.float32, DIMS, torch.device("cuda", 0)) == fitting[0]
 
 
 def test_candidates_for_some_chips_only(monkeypatch, tmp_path):
     entry = {"tile": {}, "num_warps": 4, "num_stages": 1}
     entries = [{**entry, "num_warps": 8, "chips": ["sm_90"]}, entry]
-    (tmp_path / "relu_pool.json").write_text(json.dumps({"forward": entries}))
-    monkeypatch.setattr(configs, "_FOLDER", tmp_path)
+    (tmp_path / "relu_pool").mkdir()
+    (tmp_path / "relu_pool" / "tiles.json").write_text(json.dumps({"forward": entries}))
+    monkeypatch.setattr(tiles, "_FOLDER", tmp_path)
 
     def warps(chip):
-        fitting = candidates("relu_pool.forward", torch.float32, DIMS, chip)
+        fitting = tile_candidates("relu_pool.forward", torch.float32, DIMS, chip)
         return [config.num_warps for config in fitting]
 
     assert (warps("sm_90"), warps("sm_80"), warps(None)) == ([8, 4], [4], [4])
-    with choosing(lambda _, fitting: fitting[0], "sm_90"):
-        assert choose("relu_pool.forward", torch.float32, DIMS, torch.device("meta")).num_warps == 8
+    with override_tiles(lambda _, fitting: fitting[0], "sm_90"):
+        assert select_tile("relu_pool.forward", torch.float32, DIMS, torch.device("meta")).num_warps == 8
 
 
 def test_a_configuration_reads_like_its_table():
-    config = Config("op.kernel", (("BLOCK_M", 64), ("BLOCK_N", 32)), 4, 3)
+    config = TileConfig("op.kernel", (("BLOCK_M", 64), ("BLOCK_N", 32)), 4, 3)
     assert str(config) == "BLOCK_M=64 BLOCK_N=32 warps=4 stages=3"
     assert config["BLOCK_N"] == 32
 
 
 def test_no_kernel_runs_on_a_cpu():
-    assert not launch.supports(CPU)
-    assert not launch.on_gpu(torch.zeros(1))
+    assert not device.supports_triton(CPU)
+    assert device.triton_why_not(torch.zeros(1))
 
 
 def test_products_are_as_precise_as_torchs():
-    assert launch.input_precision(torch.bfloat16, convolution=True) == "ieee"
-    assert launch.input_precision(torch.float32, convolution=False) == "ieee"
+    assert device.input_precision(torch.bfloat16, convolution=True) == "ieee"
+    assert device.input_precision(torch.float32, convolution=False) == "ieee"
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("high")
-        assert launch.input_precision(torch.float32, convolution=False) == "tf32"
+        assert device.input_precision(torch.float32, convolution=False) == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -99,7 +109,7 @@ import sys, warnings
 warnings.simplefilter("error")
 sys.modules["triton"] = None
 import torch
-from mammoth_compiled.kernels.launch import has_triton
+from mammoth_compiled.kernels.runtime.device import has_triton
 from mammoth_compiled.kernels.relu_pool import relu_pool_op
 from mammoth_compiled.registry import backbones
 import mammoth_compiled

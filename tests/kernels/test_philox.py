@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammoth_compiled.kernels import philox
+from mammoth_compiled.kernels.runtime import philox
 
 ONES = 0xFFFFFFFF
 # Counter, key and answer, from the file kat_vectors of Random123, the authors' library.

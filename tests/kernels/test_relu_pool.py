@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels import relu_pool as op
-from mammoth_compiled.kernels.relu_pool import MAX_CELLS, relu_pool
+from mammoth_compiled.kernels.relu_pool import MAX_WINDOW_SIZE, op, reference, relu_pool
 
 TILES = ((2, 2), (2, 2), (0, 0))
 STEM = ((3, 3), (2, 2), (1, 1))
@@ -75,35 +74,35 @@ def test_operator_equals_torch(problem):
 @given(problem=problems(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_equals_reference(device, problem, dtype):
-    from mammoth_compiled.kernels.gpu import relu_pool as gpu
+    from mammoth_compiled.kernels.relu_pool import triton
 
     z, pool = problem
     z = z.to(device, dtype).contiguous(memory_format=torch.channels_last)
-    value, winner = gpu.forward(z, *pool)
-    expected, expected_winner = op.reference(z, *pool)
-    assert_equal([value, winner.to(dtype)], [expected, expected_winner])
-    assert winner.dtype == torch.int8
+    value, argmax = triton.forward(z, *pool)
+    expected, expected_argmax = reference.forward(z, *pool)
+    assert_equal([value, argmax.to(dtype)], [expected, expected_argmax])
+    assert argmax.dtype == torch.int8
     assert value.is_contiguous(memory_format=torch.channels_last)
     grad = torch.randn_like(value)
-    result = gpu.backward(grad, winner, tuple(z.shape[2:]), *pool)
-    expected = op.reference_backward(grad, winner, tuple(z.shape[2:]), *pool)
+    result = triton.backward(grad, argmax, tuple(z.shape[2:]), *pool)
+    expected = reference.backward(grad, argmax, tuple(z.shape[2:]), *pool)
     torch.testing.assert_close(result, expected)
-    assert torch.equal(result, gpu.backward(grad, winner, tuple(z.shape[2:]), *pool))
+    assert torch.equal(result, triton.backward(grad, argmax, tuple(z.shape[2:]), *pool))
 
 
 @pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("pool", [TILES, STEM])
 def test_kernel_with_nan_and_dead_windows(device, pool):
-    from mammoth_compiled.kernels.gpu import relu_pool as gpu
+    from mammoth_compiled.kernels.relu_pool import triton
 
     z = -torch.rand(2, 3, 6, 6, device=device)
     z[0, 0, 1, 1] = float("nan")
     z[1, 2, 4:, 4:] = float("-inf")
     z = z.contiguous(memory_format=torch.channels_last)
-    value, winner = gpu.forward(z, *pool)
+    value, argmax = triton.forward(z, *pool)
     assert_equal([value], [torchs(z, *pool)])
-    assert (winner == pool[0][0] * pool[0][1]).all()
-    assert not gpu.backward(value.nan_to_num(1), winner, (6, 6), *pool).any()
+    assert (argmax == pool[0][0] * pool[0][1]).all()
+    assert not triton.backward(value.nan_to_num(1), argmax, (6, 6), *pool).any()
 
 
 def test_pool_then_relu_is_the_same():
@@ -130,10 +129,10 @@ def test_channels_last_comes_out(function):
 def test_the_largest_window(function):
     # Winners are remembered as int8 or bfloat16.
     height, width = 9, 14
-    assert height * width == MAX_CELLS
-    for winner in (0, 63, 64, MAX_CELLS - 1):
+    assert height * width == MAX_WINDOW_SIZE
+    for argmax in (0, 63, 64, MAX_WINDOW_SIZE - 1):
         z = torch.zeros(1, 1, height, width)
-        z.view(-1)[winner] = 1.0
+        z.view(-1)[argmax] = 1.0
         window = (height, width)
         assert_equal(gradient_of(function, z, window), gradient_of(torchs, z, window))
 
@@ -148,5 +147,5 @@ def test_gradcheck():
 def test_opcheck(device, pool):
     z = torch.randn(2, 3, 6, 7, device=device, requires_grad=True)
     torch.library.opcheck(op.relu_pool_op, (z, *pool))
-    grad, winner = op.relu_pool_op(z.detach(), *pool)
-    torch.library.opcheck(op.relu_pool_backward_op, (grad, winner, (6, 7), *pool))
+    grad, argmax = op.relu_pool_op(z.detach(), *pool)
+    torch.library.opcheck(op.relu_pool_backward_op, (grad, argmax, (6, 7), *pool))

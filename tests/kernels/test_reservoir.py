@@ -9,14 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammoth_compiled.kernels import philox
-from mammoth_compiled.kernels import reservoir as op
-from mammoth_compiled.kernels.reservoir import (
+from mammoth_compiled.kernels.reservoir import op, reference, update_reservoir
+from mammoth_compiled.kernels.reservoir.cases import reservoir_work
+from mammoth_compiled.kernels.reservoir.reference import (
     reservoir_slots,
     slot_owners,
     slots_from_draws,
     write_slots,
 )
+from mammoth_compiled.kernels.runtime import philox
 
 CPU = torch.device("cpu")
 
@@ -166,8 +167,8 @@ def test_operator_is_the_sequential_rule(problem, seed):
     state = philox.random_state(seed, CPU)
     store, labels = torch.full((capacity, 2), -1.0), torch.full((capacity,), -1)
     rows = torch.arange(batch)
-    op.update([store, labels], [rows[:, None].expand(-1, 2), rows], torch.tensor([num_seen]), state)
-    kept = sequential(op.draws(state, batch, 0).tolist(), num_seen, capacity)
+    update_reservoir([store, labels], [rows[:, None].expand(-1, 2), rows], torch.tensor([num_seen]), state)
+    kept = sequential(reference.philox_draws(state, batch, 0).tolist(), num_seen, capacity)
     expected = [kept.get(slot, -1) for slot in range(capacity)]
     assert labels.tolist() == expected
     assert store[:, 1].tolist() == expected
@@ -211,7 +212,7 @@ def device_tensors(batch, capacity, device, layout):
 )
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_leaves_the_same_reservoir_to_the_bit(device, problem, seed, step, layout):
-    from mammoth_compiled.kernels.gpu import reservoir as gpu
+    from mammoth_compiled.kernels.reservoir import triton
 
     num_seen, batch, capacity = problem
     stores, rows, flags = device_tensors(batch, capacity, device, layout)
@@ -220,19 +221,19 @@ def test_kernel_leaves_the_same_reservoir_to_the_bit(device, problem, seed, step
     state, seen = torch.tensor([seed, step], device=device), torch.tensor([num_seen], device=device)
     expected = [store.clone().cpu() for store in stores]
     tensors = [row.cpu() for row in rows]
-    op.update(
+    update_reservoir(
         *(expected, tensors, seen.cpu(), state.cpu()), index=index.cpu(), by_index=flags, stream=3
     )
-    laid = [r.contiguous(memory_format=op.layout_of(s)) for s, r in zip(stores, rows, strict=True)]
-    gpu.update(stores, laid, flags, index, seen, state, 3, batch)
+    laid = [r.contiguous(memory_format=op.storage_format(s)) for s, r in zip(stores, rows, strict=True)]
+    triton.update(stores, laid, flags, index, seen, state, 3, batch)
     for store, value in zip(stores, expected, strict=True):
         assert torch.equal(store.cpu(), value)
 
 
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_looks_beyond_one_tile_for_a_later_item(device):
-    from mammoth_compiled.kernels.configs import choosing
-    from mammoth_compiled.kernels.gpu import reservoir as gpu
+    from mammoth_compiled.kernels.runtime.tiles import override_tiles
+    from mammoth_compiled.kernels.reservoir import triton
 
     batch, capacity, widest = 150, 2, []
 
@@ -242,10 +243,10 @@ def test_kernel_looks_beyond_one_tile_for_a_later_item(device):
 
     labels, rows = torch.full((capacity,), -1), torch.arange(batch)
     state, seen = philox.random_state(7, CPU), torch.tensor([0])
-    kept = sequential(op.draws(state, batch, 0).tolist(), 0, capacity)
+    kept = sequential(reference.philox_draws(state, batch, 0).tolist(), 0, capacity)
     moved = [t.to(device) for t in (labels, rows, seen, state)]
-    with choosing(smallest):
-        gpu.update([moved[0]], [moved[1]], [False], None, moved[2], moved[3], 0, batch)
+    with override_tiles(smallest):
+        triton.update([moved[0]], [moved[1]], [False], None, moved[2], moved[3], 0, batch)
     assert moved[0].tolist() == [kept[0], kept[1]]
     assert widest[0] < batch
 
@@ -266,7 +267,7 @@ def test_counted_draws_are_distributed_as_by_algorithm_r():
     for _ in range(n):
         store, count = torch.full((2,), -1), torch.tensor([0])
         for rows in torch.arange(5).split(3):
-            op.update([store], [rows], count, state)
+            update_reservoir([store], [rows], count, state)
             count += len(rows)
             philox.advance(state)
         seen[tuple(store.tolist())] += 1
@@ -279,7 +280,7 @@ def test_counted_draws_are_distributed_as_by_algorithm_r():
     ("change", "message"),
     [
         ({"rows": [torch.zeros(2, 3)]}, "2 stores, 1 rows"),
-        ({"rows": [torch.zeros(2, 3), torch.zeros(3)]}, "store 1 has 4 slots and its rows are 3"),
+        ({"rows": [torch.zeros(2, 3), torch.zeros(3)]}, "store 1 has 4 slots and 3 rows"),
         ({"rows": [torch.zeros(2, 4), torch.zeros(2)]}, r"rows of shape \[3\], got \[4\]"),
         ({"stores": [torch.zeros(4, 6)[:, ::2], torch.zeros(4)]}, "store 0 is neither"),
         ({"by_index": [True, False]}, "index is None"),
@@ -289,7 +290,7 @@ def test_counted_draws_are_distributed_as_by_algorithm_r():
                 "by_index": [True, False],
                 "index": torch.tensor([0, 1]),
             },
-            "rows 0 are taken by index",
+            "rows 0 are read by index",
         ),
     ],
 )
@@ -303,7 +304,7 @@ def test_what_does_not_fit_is_named(change, message):
     }
     before = [store.clone() for store in arguments["stores"]]
     with pytest.raises(ValueError, match=message):
-        op.update(**arguments)
+        update_reservoir(**arguments)
     assert all(map(torch.equal, arguments["stores"], before))
 
 
@@ -317,7 +318,7 @@ def test_opcheck(device):
 
 def test_compiled_whole_with_its_counters():
     def step(stores, rows, seen, state):
-        op.update(stores, rows, seen, state)
+        update_reservoir(stores, rows, seen, state)
         seen += len(rows[0])
         philox.advance(state)
 
@@ -341,7 +342,7 @@ def test_a_graph_keeps_counting():
     labels, rows = torch.full((6,), -1, device="cuda"), torch.arange(4, device="cuda")
 
     def step():
-        op.update([labels], [rows], seen, state)
+        update_reservoir([labels], [rows], seen, state)
         seen.add_(4)
         rows.add_(4)
         philox.advance(state)
@@ -354,10 +355,10 @@ def test_a_graph_keeps_counting():
         graph.replay()
     expected, on_cpu = torch.full((6,), -1), philox.random_state(2, CPU)
     for batch in torch.arange(40).split(4):
-        op.update([expected], [batch], batch[:1].clone(), on_cpu)
+        update_reservoir([expected], [batch], batch[:1].clone(), on_cpu)
         philox.advance(on_cpu)
     assert torch.equal(labels.cpu(), expected)
 
 
 def test_work_counts_reads_and_writes_of_kept_rows():
-    assert op.work(batch=32, kept=3, row_bytes=3072 + 8).bytes_moved == 2 * 3 * 3080
+    assert reservoir_work(batch=32, num_written=3, row_bytes=3072 + 8).num_bytes == 2 * 3 * 3080

@@ -22,9 +22,9 @@ from torch.export import Dim
 from torch.fx.graph import CodeGen
 from triton.backends.compiler import GPUTarget
 
-from mammoth_compiled.compiler import dispatch
+from mammoth_compiled.compiler import autotune
 from mammoth_compiled.compiler.patterns import apply_patterns
-from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.registry import backbones
 
 CHIP = SimpleNamespace(
@@ -57,8 +57,8 @@ def main():
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
     torch.cuda.current_device = lambda: 0
     triton.runtime.driver.set_active(Driver())
-    launch.supports = lambda device: device.type == "cuda"
-    dispatch.fastest = lambda op, problem, device, ways: "fused"
+    kernel_device.supports_triton = lambda device: device.type == "cuda"
+    autotune.fastest = lambda case, device, names: names[0]
     torch.set_float32_matmul_precision("high")  # strict float32 has no kernel for attention
     with torch.no_grad():
         graph, inputs = captured(backbones[sys.argv[1]].target(num_classes=3).eval())

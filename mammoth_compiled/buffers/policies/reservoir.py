@@ -6,13 +6,15 @@ Source: Vitter 1985, "Random Sampling with a Reservoir", algorithm R.
 import torch
 
 from mammoth_compiled.buffers.policies.base import BufferPolicy, State
-from mammoth_compiled.kernels import launch, philox, reservoir
+from mammoth_compiled.kernels.reservoir import reference, update_reservoir
+from mammoth_compiled.kernels.runtime import device as kernel_device
+from mammoth_compiled.kernels.runtime import philox
 
 
 def initial_state(capacity: int, num_classes: int, device: torch.device) -> State:
     """Returns the number of samples seen and, on a GPU, a generator seeded from torch's."""
     state = {"seen": torch.zeros((), dtype=torch.int64, device=device)}
-    if launch.supports(device):
+    if kernel_device.supports_triton(device):
         state["random"] = philox.random_state(int(torch.randint(2**62, ())), device)
     return state
 
@@ -26,13 +28,13 @@ def choose(
     state: State, draws: torch.Tensor, labels: torch.Tensor, num_seen: int, capacity: int
 ) -> tuple[torch.Tensor, State]:
     """Returns the slot of each sample; see `BufferPolicy.choose`."""
-    slots = reservoir.slots_from_draws(draws, state["seen"], capacity)
+    slots = reference.slots_from_draws(draws, state["seen"], capacity)
     return slots, {**state, "seen": state["seen"] + len(draws)}
 
 
 def update(state: State, stores: list[torch.Tensor], rows: list[torch.Tensor]) -> None:
     """Samples and writes a batch with one kernel; see `BufferPolicy.update`."""
-    reservoir.update(stores, rows, state["seen"], state["random"])
+    update_reservoir(stores, rows, state["seen"], state["random"])
     state["seen"] += len(rows[0])
     philox.advance(state["random"])
 

@@ -1,32 +1,36 @@
-"""What is replaced in a graph: the table of patterns, one a file.
+"""The patterns, one per module: what the backend replaces in a graph.
 
-A pattern takes a graph of Dynamo or of torch.export, rewrites it in place where its guards hold,
-and says where it looked. A graph that no pattern fits stays as it is.
+A pattern rewrites a graph of Dynamo or torch.export in place where its conditions hold, and reports
+what it matched. A graph without a match stays unchanged. Every module here is imported, so that a
+new pattern is found without being listed.
 """
-
-from collections.abc import Callable, Iterable
 
 from torch.fx import Graph
 
-from mammoth_compiled.compiler.patterns.attention import attention
-from mammoth_compiled.compiler.patterns.conv3x3 import conv3x3, lower_conv3x3
-from mammoth_compiled.compiler.patterns.conv_relu_pool import conv_relu_pool
-from mammoth_compiled.compiler.patterns.match import Match
-from mammoth_compiled.compiler.patterns.projections import projections
+from mammoth_compiled.compiler.pattern import Match, lowerings, patterns
+from mammoth_compiled.plugins import import_submodules
 
-PATTERNS: tuple[Callable[[Graph], Iterable[Match]], ...] = (
-    conv_relu_pool,
-    attention,
-    projections,
-    conv3x3,
-)
+import_submodules(__name__, __path__)
 
 
 def apply_patterns(graph: Graph) -> list[Match]:
-    """Applies every pattern to a graph in place and returns where, and where not and why."""
-    matches = [match for pattern in PATTERNS for match in pattern(graph)]
+    """Applies every pattern to a graph in place.
+
+    Args:
+        graph: A graph of Dynamo or torch.export.
+
+    Returns:
+        What was matched, replaced or not.
+    """
+    matches = [match for pattern in patterns() for match in pattern(graph)]
     graph.lint()
     return matches
 
 
-__all__ = ["PATTERNS", "Match", "apply_patterns", "lower_conv3x3"]
+def apply_lowerings(graph: Graph) -> None:
+    """Applies every lowering to a graph of ATen operators in place."""
+    for lowering in lowerings():
+        lowering(graph)
+
+
+__all__ = ["Match", "apply_lowerings", "apply_patterns"]

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, Node
 
-from mammoth_compiled.compiler import dispatch
-from mammoth_compiled.compiler.nodes import argument, example, is_call, is_open, source
-from mammoth_compiled.compiler.patterns.layout import product_dtype
-from mammoth_compiled.compiler.patterns.match import OPEN_SIZE, Match
-from mammoth_compiled.compiler.products import is_linear, is_product
-from mammoth_compiled.compiler.ways import FUSED, ProjectionProblem
-from mammoth_compiled.kernels.attention import projections as projections_of
-from mammoth_compiled.kernels.configs import concrete
-from mammoth_compiled.kernels.launch import KERNEL_DTYPES
+from mammoth_compiled.compiler.autotune import select
+from mammoth_compiled.compiler.layouts import autocast_dtype
+from mammoth_compiled.compiler.matmuls import is_linear, is_matmul
+from mammoth_compiled.compiler.nodes import argument, example, has_dynamic_sizes, is_call, source
+from mammoth_compiled.compiler.pattern import DYNAMIC_SIZE, Match, register_pattern
+from mammoth_compiled.kernels.attention import joint_linear
+from mammoth_compiled.kernels.attention.cases import ProjectionCase
+from mammoth_compiled.kernels.attention.projections import IMPLEMENTATIONS
+from mammoth_compiled.kernels.runtime.device import TRITON_DTYPES
+from mammoth_compiled.kernels.runtime.implementations import usable
+from mammoth_compiled.kernels.runtime.tiles import representative_size
 
-# With fewer tokens nothing is gained, with more the products themselves take the time.
-MIN_TOKENS, MAX_TOKENS = 64, 256
-
-# What reads any strides, products aside: attributes such as mT, and copies and views.
-_READERS = (
+# Operations that read any strides, besides matrix multiplications: attributes such as mT, copies
+# and views.
+_ANY_STRIDES = (
     getattr,
     torch.transpose,
     torch.permute,
@@ -29,21 +29,25 @@ _READERS = (
     torch.reshape,
     torch.unflatten,
 )
-_READER_NAMES = ("mT", *(function.__name__ for function in _READERS[1:]))
+_ANY_STRIDES_NAMES = ("mT", *(function.__name__ for function in _ANY_STRIDES[1:]))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A call of linear: `node` is it, `weight` and `bias` are inputs of the graph."""
+    """A linear layer: its node, and its parameters, inputs of the graph."""
 
     node: Node
     weight: Node
     bias: Node | None
 
 
+@register_pattern(priority=20, functions=[joint_linear])
 def projections(graph: Graph) -> Iterable[Match]:
-    """Replaces three linear layers of 64 to 256 tokens by one product, on a GPU where that pays."""
-    for tokens, layers in _groups(graph):
+    """Replaces three linear layers of the same tokens by one multiplication, where that is faster.
+
+    It is for GPUs, where launches bound the time of few tokens.
+    """
+    for tokens, layers in _layers_by_input(graph):
         value = example(tokens)
         if value is None or not value.is_cuda or value.dim() != 3 or len(layers) != 3:
             continue
@@ -53,8 +57,8 @@ def projections(graph: Graph) -> Iterable[Match]:
             _replace(graph, tokens, layers)
 
 
-def _groups(graph: Graph) -> list[tuple[Node, list[_Layer]]]:
-    """Returns the linear layers of a graph by what they read, in order."""
+def _layers_by_input(graph: Graph) -> list[tuple[Node, list[_Layer]]]:
+    """Returns the linear layers of a graph, in order, grouped by their input."""
     groups: dict[Node, list[_Layer]] = {}
     for node in graph.nodes:
         if is_linear(node) and isinstance(source(node), Node):
@@ -64,36 +68,40 @@ def _groups(graph: Graph) -> list[tuple[Node, list[_Layer]]]:
 
 
 def _why_not(value: torch.Tensor, layers: list[_Layer]) -> str:
-    if is_open(value):
-        return OPEN_SIZE
-    batch, tokens, channels = value.shape
-    if not MIN_TOKENS <= tokens <= MAX_TOKENS:
-        return f"it pays for {MIN_TOKENS} to {MAX_TOKENS} tokens"
+    if has_dynamic_sizes(value):
+        return DYNAMIC_SIZE
     parameters = [n for layer in layers for n in (layer.weight, layer.bias) if n is not None]
     if any(node.op not in ("placeholder", "get_attr") for node in parameters):
         return "its weights are computed in the graph"
-    if not all(_takes_strides(user) for layer in layers for user in layer.node.users):
-        return "a view of its results wants them contiguous"
+    if not all(_reads_any_strides(user) for layer in layers for user in layer.node.users):
+        return "a view of its results needs them contiguous"
     weights = [example(layer.weight) for layer in layers]
-    if product_dtype(value) not in KERNEL_DTYPES or any(weight is None for weight in weights):
-        return "its numbers are not bfloat16, float16 or float32"
-    problem = ProjectionProblem(
-        product_dtype(value),
-        concrete(batch),
-        tokens,
-        channels,
-        sizes=tuple(weight.shape[0] for weight in weights if weight is not None),
-        bias=any(layer.bias is not None for layer in layers),
-        train=torch.is_grad_enabled(),
-    )
-    if dispatch.fastest("projections", str(problem), value.device, problem.ways) != FUSED:
-        return "three products were measured to be faster"
-    return ""
+    dtype = autocast_dtype(value)
+    if dtype not in TRITON_DTYPES or any(weight is None for weight in weights):
+        return "its dtype is not bfloat16, float16 or float32"
+    biases = [None if layer.bias is None else example(layer.bias) for layer in layers]
+    candidates, reasons = usable(IMPLEMENTATIONS, value.device, value, weights, biases)
+
+    def make_case() -> ProjectionCase:
+        batch, tokens, channels = value.shape
+        return ProjectionCase(
+            dtype,
+            representative_size(batch),
+            tokens,
+            channels,
+            out_channels=tuple(weight.shape[0] for weight in weights if weight is not None),
+            bias=any(layer.bias is not None for layer in layers),
+            train=torch.is_grad_enabled(),
+        )
+
+    if select(candidates, value.device, make_case).name != "torch":
+        return ""
+    return "three products were measured to be faster" if len(candidates) > 1 else reasons[-1]
 
 
-def _takes_strides(user: Node) -> bool:
-    """Returns whether a node reads rows that lie apart; a view may but split the last dimension."""
-    if is_product(user) or is_call(user, _READERS, _READER_NAMES):
+def _reads_any_strides(user: Node) -> bool:
+    """Returns whether a node reads rows that lie apart; a view may only split the last dimension."""
+    if is_matmul(user) or is_call(user, _ANY_STRIDES, _ANY_STRIDES_NAMES):
         return True
     if is_call(user, (), ("view",)):
         value, result = example(source(user)), example(user)
@@ -106,7 +114,7 @@ def _takes_strides(user: Node) -> bool:
 def _replace(graph: Graph, tokens: Node, layers: list[_Layer]) -> None:
     with graph.inserting_before(layers[0].node):
         joint = graph.call_function(
-            projections_of, (tokens, [la.weight for la in layers], [la.bias for la in layers])
+            joint_linear, (tokens, [la.weight for la in layers], [la.bias for la in layers])
         )
         parts = [graph.call_function(operator.getitem, (joint, k)) for k in range(len(layers))]
     for layer, part in zip(layers, parts, strict=True):

@@ -12,13 +12,12 @@ from torch.nn import functional as F
 
 from mammoth_compiled.backbones import Contract
 from mammoth_compiled.backbones.base import MammothBackbone
-from mammoth_compiled.compiler import dispatch
+from mammoth_compiled.compiler import autotune
 from mammoth_compiled.compiler.patterns import apply_patterns
-from mammoth_compiled.compiler.ways import FUSED, POOL, SDPA
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats import FORMATS, aoti
-from mammoth_compiled.kernels import launch
+from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.types import ReturnTypes
 
 
@@ -63,14 +62,14 @@ def pretend_device(graph, device):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ways", "names"),
+    ("winners", "names"),
     [
         (
-            {"conv_relu_pool": FUSED, "attention": FUSED, "projections": FUSED},
+            {"conv_relu_pool": "triton", "attention": "triton", "projections": "joint"},
             ["one Triton kernel", "one Triton kernel", "one product"],
         ),
         (
-            {"conv_relu_pool": POOL, "attention": SDPA, "projections": FUSED},
+            {"conv_relu_pool": "relu_pool", "attention": "sdpa", "projections": "joint"},
             [
                 "cuDNN and a Triton kernel for relu+pool",
                 "torch's scaled_dot_product_attention",
@@ -80,7 +79,7 @@ def pretend_device(graph, device):
     ],
 )
 def test_gpu_patterns_compile_and_keep_weights_replaceable(
-    net, tmp_path, monkeypatch, require_format, ways, names
+    net, tmp_path, monkeypatch, require_format, winners, names
 ):
     """Rewrites the graph as for a GPU; on the CPU, operators run their reference."""
     require_format("aoti")
@@ -89,15 +88,15 @@ def test_gpu_patterns_compile_and_keep_weights_replaceable(
     def rewrite_for_gpu(*args):
         module = make_module(*args)
         pretend_device(module.graph, "cuda")
-        rewritten.extend(match.by for match in apply_patterns(module.graph))
+        rewritten.extend(match.replacement for match in apply_patterns(module.graph))
         pretend_device(module.graph, "cpu")
         module.recompile()
         return module
 
     make_module = aoti._module_to_compile
     monkeypatch.setattr(aoti, "_module_to_compile", rewrite_for_gpu)
-    monkeypatch.setattr(launch, "supports", lambda device: device.type == "cuda")
-    monkeypatch.setattr(dispatch, "fastest", lambda op, problem, device, _: ways[op])
+    monkeypatch.setattr(kernel_device, "supports_triton", lambda device: device.type == "cuda")
+    monkeypatch.setattr(autotune, "fastest", lambda case, device, names: winners[case.op])
     source = source_of(net)
     (file,) = FORMATS["aoti"].write(source, tmp_path)
     assert rewritten == names

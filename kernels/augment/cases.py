@@ -1,0 +1,61 @@
+"""Cases of the augmentation kernel."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+
+from mammoth_compiled.kernels.augment import op
+from mammoth_compiled.kernels.runtime.cases import LaunchCase, Work
+
+
+def launch_cases() -> Iterator[LaunchCase]:
+    """Yields the launches that `kernels.check` compiles: CIFAR, Tiny ImageNet and MNIST sizes."""
+    for batch, channels, size, layout, plain in [
+        (32, 3, 32, torch.channels_last, True),
+        (512, 3, 32, torch.contiguous_format, False),
+        (128, 3, 64, torch.channels_last, False),
+        (32, 1, 28, torch.contiguous_format, True),
+    ]:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            name = f"{batch}+{batch}x{channels}x{size}x{size} {dtype}"
+            launch = partial(_launch, batch, (channels, size, size), layout, dtype, plain)
+            yield LaunchCase(name, launch)
+
+
+def _launch(
+    batch: int,
+    shape: tuple[int, int, int],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
+    plain: bool,
+) -> None:
+    from mammoth_compiled.kernels.augment import triton
+
+    images = torch.empty((50_000, *shape), dtype=torch.uint8, device="meta")
+    images = images.contiguous(memory_format=torch.channels_last)
+    replay = torch.empty((500, *shape), dtype=torch.uint8, device="meta")
+    index = torch.empty(batch, dtype=torch.int64, device="meta")
+    mean, std = torch.empty((2, shape[0]), device="meta")
+    state = torch.empty(2, dtype=torch.int64, device="meta")
+    is_channels_last = layout == torch.channels_last
+    results = op.empty_results(images, index, index, shape[1:], dtype, is_channels_last, plain)
+    stores = (images, index, replay, index)
+    triton.forward(*results, *stores, state, mean, std, (4, 4, 4, 4), 0, 0.5, 0)
+
+
+def augment_work(shape: Sequence[int], dtype: torch.dtype, *, plain: bool = False) -> Work:
+    """Returns the least work of a batch, each byte read once and each result written once.
+
+    Args:
+        shape: (B, C, H, W) of the batch, including replayed rows.
+        dtype: Dtype of the batch.
+        plain: Whether the images are also written without augmentation.
+    """
+    pixels = math.prod(shape)
+    written = dtype.itemsize + (torch.float32.itemsize if plain else 0)
+    # A division to scale, a subtraction and a division to normalize.
+    return Work(
+        num_bytes=pixels * (1 + written) + shape[0] * torch.int64.itemsize, num_flops=3 * pixels
+    )

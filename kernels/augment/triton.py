@@ -1,0 +1,176 @@
+"""Batches of augmented images in Triton: rows of two uint8 stores become one batch in one launch.
+
+A program computes consecutive elements of one image in memory order, so that writes are contiguous
+in either layout. It draws the random words of its image itself; no program depends on another.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from mammoth_compiled.kernels.augment import reference
+from mammoth_compiled.kernels.runtime import philox
+from mammoth_compiled.kernels.runtime.tiles import select_tile
+from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
+
+
+@triton.jit
+def _position(
+    element, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CHANNELS_LAST: tl.constexpr
+):
+    """Returns channel, row and column of an element of an image."""
+    if CHANNELS_LAST:
+        channel, pixel = element % C, element // C
+    else:
+        channel, pixel = element // (H * W), element % (H * W)
+    return channel, pixel // W, pixel % W
+
+
+@triton.jit
+def _scaled(byte):
+    # The exact quotient, as torch computes it; `/` is an approximation on a GPU.
+    return tl.div_rn(byte.to(tl.float32), 255.0)
+
+
+@triton.jit
+def forward_kernel(
+    batch,  # [B + M, C, OH, OW]
+    plain,  # [B + M, C, H, W], float32, if PLAIN
+    images,  # [N, C, H, W], uint8
+    index,  # [B], int64
+    replay,  # [K, C, H, W], uint8
+    replay_index,  # [M], int64
+    state,  # [2], int64: seed and step
+    mean,  # [C], float32
+    std,  # [C], float32
+    num_stream,  # B
+    stream,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    OH: tl.constexpr,
+    OW: tl.constexpr,
+    ABOVE: tl.constexpr,
+    BEFORE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FILL: tl.constexpr,
+    FLIP: tl.constexpr,
+    IMAGES_CHANNEL: tl.constexpr,
+    IMAGES_PIXEL: tl.constexpr,
+    REPLAY_CHANNEL: tl.constexpr,
+    REPLAY_PIXEL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    PLAIN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(0)
+    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    if sample < num_stream:
+        row = tl.load(index + sample).to(tl.int64)
+        source = images + row * (C * H * W)
+    else:
+        row = tl.load(replay_index + sample - num_stream).to(tl.int64)
+        source = replay + row * (C * H * W)
+    channel_step = tl.where(sample < num_stream, IMAGES_CHANNEL, REPLAY_CHANNEL)
+    pixel_step = tl.where(sample < num_stream, IMAGES_PIXEL, REPLAY_PIXEL)
+    start = sample.to(tl.int64)
+
+    step = tl.load(state + 1)
+    low, high = step.to(tl.uint32), (step >> 32).to(tl.uint32)
+    vertical, horizontal, flip_word, _ = tl.philox(tl.load(state), low, high, sample, stream)
+    top = ((vertical.to(tl.int64) * ROWS) >> 32).to(tl.int32)
+    left = ((horizontal.to(tl.int64) * COLUMNS) >> 32).to(tl.int32)
+    flipped = flip_word.to(tl.int64) < FLIP
+
+    channel, y, x = _position(element, C, OH, OW, CHANNELS_LAST)
+    inside = element < C * OH * OW
+    y = y + top - ABOVE
+    x = tl.where(flipped, OW - 1 - x, x) + left - BEFORE
+    valid = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    byte = tl.load(source + channel * channel_step + (y * W + x) * pixel_step, valid, other=FILL)
+    value = _scaled(byte) - tl.load(mean + channel, inside, other=0.0)
+    value = tl.div_rn(value, tl.load(std + channel, inside, other=1.0))
+    target = batch + start * (C * OH * OW) + element
+    tl.store(target, value.to(batch.dtype.element_ty), mask=inside)
+
+    if PLAIN:
+        channel, y, x = _position(element, C, H, W, CHANNELS_LAST)
+        inside = element < C * H * W
+        byte = tl.load(source + channel * channel_step + (y * W + x) * pixel_step, inside, other=0)
+        tl.store(plain + start * (C * H * W) + element, _scaled(byte), mask=inside)
+
+
+def forward(
+    batch: torch.Tensor,
+    plain: torch.Tensor,
+    images: torch.Tensor,
+    index: torch.Tensor,
+    replay: torch.Tensor,
+    replay_index: torch.Tensor,
+    state: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    padding: Sequence[int],
+    fill: int,
+    flip: float,
+    stream: int,
+) -> None:
+    """Fills a batch, and `plain` unless it is empty; see `op.augment`.
+
+    Args:
+        batch: [B + M, C, height, width], contiguous or channels_last.
+        plain: [B + M, C, H, W] or empty, float32, in the layout of `batch`.
+        images: The stream's store, uint8, [N, C, H, W], contiguous or channels_last.
+        index: Its rows, int64, [B].
+        replay: The buffer's store, uint8, [K, C, H, W], contiguous or channels_last.
+        replay_index: Its rows, int64, [M], possibly empty.
+        state: Seed and step, int64, [2].
+        mean: float32, [C].
+        std: float32, [C].
+        padding: Pixels added at (left, right, top, bottom).
+        fill: Value of the added pixels, 0 to 255.
+        flip: Probability of a flip.
+        stream: Distinguishes the batches of one step.
+    """
+    samples, channels, *size = batch.shape
+    height, width = images.shape[2:]
+    rows, columns = reference.num_positions(images, size, padding)
+    sizes = {"batch": samples, "channels": channels, "height": height, "width": width}
+    config = select_tile("augment.forward", batch.dtype, sizes, batch.device)
+    pixels = max(size[0] * size[1], height * width if len(plain) else 0)
+    images_channel, images_pixel = _strides(images)
+    replay_channel, replay_pixel = _strides(replay)
+    launch(
+        forward_kernel,
+        (samples, ceil_div(channels * pixels, config["BLOCK"])),
+        *(batch, plain, images, index, replay, replay_index, state, mean, std),
+        len(index),
+        reference.STREAM + stream,
+        config=config,
+        C=channels,
+        H=height,
+        W=width,
+        OH=size[0],
+        OW=size[1],
+        ABOVE=padding[2],
+        BEFORE=padding[0],
+        ROWS=rows,
+        COLUMNS=columns,
+        FILL=fill,
+        FLIP=philox.threshold(flip),
+        IMAGES_CHANNEL=images_channel,
+        IMAGES_PIXEL=images_pixel,
+        REPLAY_CHANNEL=replay_channel,
+        REPLAY_PIXEL=replay_pixel,
+        CHANNELS_LAST=batch.is_contiguous(memory_format=torch.channels_last),
+        PLAIN=len(plain) > 0,
+    )
+
+
+def _strides(store: torch.Tensor) -> tuple[int, int]:
+    """Returns the strides of channels and pixels of an image."""
+    _, channels, height, width = store.shape
+    return (height * width, 1) if store.is_contiguous() else (1, channels)

@@ -1,0 +1,140 @@
+"""Launchers of the Triton kernels of convolution, ReLU and pooling, and of their gradients.
+
+Weights are read, and their gradients written, in the layout they have; no launch reorders them. A
+channels-last weight is read faster, in vectors.
+"""
+
+from typing import Any
+
+import torch
+
+from mammoth_compiled.kernels.runtime.tiles import TileConfig, select_tile
+from mammoth_compiled.kernels.conv_relu_pool import triton_kernels as kernels
+from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
+from mammoth_compiled.kernels.runtime.layouts import empty_images
+
+# Programs that share the pixels of a weight gradient: about two per multiprocessor of current chips.
+# A constant rather than the chip's own number, so that sums have the same order everywhere.
+SPLIT_PROGRAMS = 256
+
+
+def forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes pooled values and their argmax; see `reference.forward`.
+
+    Args:
+        x: [B, Cin, H, W], float, contiguous in channels_last.
+        weight: [Cout, Cin, 3, 3], same dtype, in any layout.
+        bias: [Cout] or None.
+        precision: "tf32" or "ieee", of float32 multiplications.
+    """
+    batch, _, height, width = x.shape
+    out_channels = weight.shape[0]
+    y = empty_images((batch, out_channels, height // 2, width // 2), x)
+    argmax = torch.empty_like(y, dtype=torch.int8)
+    weight, strides = _with_even_taps(weight)
+    config, constants = _select("forward", x, weight, precision)
+    num_cells = batch * (height // 2) * (width // 2)
+    grid = ceil_div(num_cells, config["BLOCK_M"]) * ceil_div(out_channels, config["BLOCK_N"])
+    args = (x, weight, bias, y, argmax, num_cells)
+    launch(kernels.forward_kernel, (grid,), *args, config=config, **constants, **strides)
+    return y, argmax
+
+
+def input_grad(
+    grad: torch.Tensor,
+    argmax: torch.Tensor,
+    weight: torch.Tensor,
+    size: tuple[int, int],
+    precision: str,
+) -> torch.Tensor:
+    """Computes the gradient of x; see `reference.input_grad`.
+
+    Args:
+        grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2], contiguous in channels_last.
+        argmax: From `forward`, in the same layout.
+        weight: [Cout, Cin, 3, 3], same dtype as grad, in any layout.
+        size: (H, W) of x.
+        precision: "tf32" or "ieee".
+    """
+    in_channels = weight.shape[1]
+    grad_x = empty_images((grad.shape[0], in_channels, *size), grad)
+    weight, strides = _with_even_taps(weight)
+    config, constants = _select("input_grad", grad_x, weight, precision)
+    num_pixels = grad.shape[0] * size[0] * size[1]
+    grid = ceil_div(num_pixels, config["BLOCK_M"]) * ceil_div(in_channels, config["BLOCK_N"])
+    args = (grad, argmax, weight, grad_x, num_pixels)
+    launch(kernels.input_grad_kernel, (grid,), *args, config=config, **constants, **strides)
+    return grad_x
+
+
+def weight_grad(
+    grad: torch.Tensor,
+    argmax: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes the gradients of weight and bias; see `reference.weight_grad`.
+
+    Args:
+        grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2], contiguous in channels_last.
+        argmax: From `forward`, in the same layout.
+        x: [B, Cin, H, W], contiguous in channels_last.
+        weight: [Cout, Cin, 3, 3]; its gradient gets the same layout and dtype.
+        precision: "tf32" or "ieee".
+    """
+    out_channels, in_channels = weight.shape[:2]
+    config, constants = _select("weight_grad", x, weight, precision)
+    num_cells = grad.shape[0] * grad.shape[2] * grad.shape[3]
+    blocks_m = ceil_div(out_channels, config["BLOCK_M"])
+    blocks = blocks_m * ceil_div(9 * in_channels, config["BLOCK_N"])
+    steps = ceil_div(num_cells, config["BLOCK_K"])
+    steps_per_split = max(1, ceil_div(steps, ceil_div(SPLIT_PROGRAMS, blocks)))
+    splits = ceil_div(steps, steps_per_split)
+    num_elements = out_channels * (9 * in_channels + 1)
+    partial = torch.empty((splits, num_elements), dtype=torch.float32, device=x.device)
+    args = (grad, argmax, x, partial, num_cells, steps_per_split * config["BLOCK_K"])
+    launch(kernels.weight_grad_kernel, (splits * blocks,), *args, config=config, **constants)
+
+    grad_weight = torch.empty_like(weight)
+    grad_bias = weight.new_empty(out_channels)
+    sizes = {"elements": num_elements, "splits": splits}
+    config = select_tile("conv_relu_pool.sum_partial", partial.dtype, sizes, x.device)
+    strides = dict(zip(("WN", "WC", "WY", "WX"), grad_weight.stride(), strict=True))
+    constants = {"CIN": in_channels, "COUT": out_channels, **strides}
+    launch(
+        kernels.sum_partial_kernel,
+        (ceil_div(num_elements, config["BLOCK"]),),
+        *(partial, grad_weight, grad_bias, splits),
+        config=config,
+        **constants,
+    )
+    return grad_weight, grad_bias
+
+
+def _select(
+    kernel: str, x: torch.Tensor, weight: torch.Tensor, precision: str
+) -> tuple[TileConfig, dict[str, Any]]:
+    """Returns the tile of a kernel and the compile-time constants that all kernels share."""
+    batch, in_channels, height, width = x.shape
+    out_channels = weight.shape[0]
+    sizes = {
+        "batch": batch,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "height": height,
+        "width": width,
+        "strict": int(x.dtype == torch.float32 and precision == "ieee"),
+    }
+    config = select_tile(f"conv_relu_pool.{kernel}", x.dtype, sizes, x.device)
+    sizes = {"H": height, "W": width, "CIN": in_channels, "COUT": out_channels}
+    return config, {**sizes, "PRECISION": precision}
+
+
+def _with_even_taps(weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, int]]:
+    """Returns the weight with evenly spaced taps, as any dense weight has, and its strides."""
+    if weight.stride(2) != 3 * weight.stride(3):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return weight, {"WN": weight.stride(0), "WC": weight.stride(1), "WT": weight.stride(3)}

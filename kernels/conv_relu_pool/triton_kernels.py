@@ -1,0 +1,284 @@
+"""The Triton kernels of convolution, relu and pooling in one.
+
+Implicit matrix products on channels-last images. The products of one output are numbered
+tap * channels + channel. With many channels a step of them lies in one tap and is read as vectors;
+with few, as in a first layer, one step spans taps and is gathered, so that three channels take 32
+products and not nine times 16.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Returns taps and channels of a block of products; one tap for all if the block lies in it."""
+    if CHANNELS % BLOCK == 0:
+        # Block by block, so that the compiler sees that channels begin at a multiple of BLOCK.
+        tap = tl.full((1,), number // (CHANNELS // BLOCK), tl.int32)
+        channel = number % (CHANNELS // BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    else:
+        k = number * BLOCK + tl.arange(0, BLOCK)
+        tap = k // CHANNELS
+        channel = k % CHANNELS
+    return tap, channel
+
+
+@triton.jit
+def _windows(x, cell, first, H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr):
+    """Returns where the 4x4 pixels begin that pooled cells, of which `first` is one, depend on.
+
+    As pointer to the image of the first, offset from it, row and column: one 64-bit pointer and
+    32-bit offsets take far fewer registers than many pointers.
+    """
+    OH: tl.constexpr = H // 2
+    OW: tl.constexpr = W // 2
+    image = first // (OH * OW)
+    top = cell // OW % OH * 2 - 1
+    left = cell % OW * 2 - 1
+    offset = (((cell // (OH * OW) - image) * H + top) * W + left) * CIN
+    return x + image.to(tl.int64) * (H * W * CIN), offset, top, left
+
+
+@triton.jit
+def _pixels(
+    images,
+    corner,
+    top,
+    left,
+    tap,
+    channel,
+    inside,
+    I: tl.constexpr,  # noqa: E741
+    J: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+):
+    """Loads [cells, products] of x for the pixel (I, J) of every window; zero outside an image."""
+    row = tap // 3 + I
+    column = tap % 3 + J
+    y = top[:, None] + row[None, :]
+    x = left[:, None] + column[None, :]
+    there = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    offset = (row * W + column) * CIN + channel
+    return tl.load(images + (corner[:, None] + offset[None, :]), mask=there, other=0.0)
+
+
+@triton.jit
+def _product(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    if UPCAST:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def _maximum(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def forward_kernel(
+    x,  # [B, H, W, CIN]
+    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
+    bias,  # [COUT] or None
+    y,  # [B, H // 2, W // 2, COUT]
+    argmax,  # like y, int8
+    num_cells,  # B * (H // 2) * (W // 2)
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """One accumulator for each pixel of a window: the pool is a maximum of registers."""
+    BLOCKS_N: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    first = program // BLOCKS_N * BLOCK_M
+    cell = first + tl.arange(0, BLOCK_M)
+    n = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    images, corner, top, left = _windows(x, cell, first, H, W, CIN)
+
+    z0 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    z1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    z2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    z3 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    # One loop over all products, not taps around channels: only such a loop is pipelined.
+    for step in range((9 * CIN + BLOCK_K - 1) // BLOCK_K):
+        tap, c = _taps(step, CIN, BLOCK_K)
+        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = n[None, :] * WN + (tap * WT + c * WC)[:, None]
+        there = (k < 9 * CIN)[:, None] & (n < COUT)[None, :]
+        w = tl.load(weight + offset, mask=there, other=0.0)
+        inside = (cell < num_cells)[:, None] & (k < 9 * CIN)[None, :]
+        a = _pixels(images, corner, top, left, tap, c, inside, 0, 0, H, W, CIN)
+        z0 = _product(a, w, z0, PRECISION, UPCAST)
+        a = _pixels(images, corner, top, left, tap, c, inside, 0, 1, H, W, CIN)
+        z1 = _product(a, w, z1, PRECISION, UPCAST)
+        a = _pixels(images, corner, top, left, tap, c, inside, 1, 0, H, W, CIN)
+        z2 = _product(a, w, z2, PRECISION, UPCAST)
+        a = _pixels(images, corner, top, left, tap, c, inside, 1, 1, H, W, CIN)
+        z3 = _product(a, w, z3, PRECISION, UPCAST)
+
+    # Bias and relu keep order, so they come after the pool, once. The first of equals wins.
+    best = _maximum(_maximum(z0, z1), _maximum(z2, z3))
+    won = tl.where(z0 == best, 0, tl.where(z1 == best, 1, tl.where(z2 == best, 2, 3)))
+    if bias is not None:
+        best += tl.load(bias + n, mask=n < COUT, other=0.0).to(tl.float32)[None, :]
+    offset = cell.to(tl.int64)[:, None] * COUT + n[None, :]
+    there = (cell < num_cells)[:, None] & (n < COUT)[None, :]
+    tl.store(argmax + offset, tl.where(best > 0, won, 4).to(tl.int8), mask=there)
+    tl.store(y + offset, _maximum(best, 0.0).to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def input_grad_kernel(
+    grad,  # [B, H // 2, W // 2, COUT]
+    argmax,  # like grad, int8
+    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
+    grad_x,  # [B, H, W, CIN]
+    num_pixels,  # B * H * W
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """The gradient of the convolution is gathered: that of the pooled cell if the pixel won it."""
+    OH: tl.constexpr = H // 2
+    OW: tl.constexpr = W // 2
+    BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    first = program // BLOCKS_N * BLOCK_M
+    pixel = first + tl.arange(0, BLOCK_M)
+    c = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    y = (pixel // W % H)[:, None] + 1
+    x = (pixel % W)[:, None] + 1
+    # The image of the first pixel is a 64-bit pointer, the others are 32-bit offsets from it.
+    image = first // (H * W)
+    grad += image.to(tl.int64) * (OH * OW * COUT)
+    argmax += image.to(tl.int64) * (OH * OW * COUT)
+    image = (pixel // (H * W) - image)[:, None] * OH
+
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range((9 * COUT + BLOCK_K - 1) // BLOCK_K):
+        tap, n = _taps(step, COUT, BLOCK_K)
+        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = (n * WN + tap * WT)[:, None] + c[None, :] * WC
+        there = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
+        w = tl.load(weight + offset, mask=there, other=0.0)
+        # An odd last row or column is in no window: it has a cell number past the last.
+        row = y - (tap // 3)[None, :]
+        column = x - (tap % 3)[None, :]
+        covered = (row >= 0) & (row < OH * 2) & (column >= 0) & (column < OW * 2)
+        covered = covered & (pixel < num_pixels)[:, None] & (k < 9 * COUT)[None, :]
+        offset = ((image + (row >> 1)) * OW + (column >> 1)) * COUT + n[None, :]
+        won = tl.load(argmax + offset, mask=covered, other=4)
+        dz = tl.load(grad + offset, mask=covered, other=0.0)
+        dz = tl.where(won == (row & 1) * 2 + (column & 1), dz, 0.0)
+        total = _product(dz, w, total, PRECISION, UPCAST)
+    offset = pixel.to(tl.int64)[:, None] * CIN + c[None, :]
+    there = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
+    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def weight_grad_kernel(
+    grad,  # [B, H // 2, W // 2, COUT]
+    argmax,  # like grad, int8
+    x,  # [B, H, W, CIN]
+    partial,  # [splits, COUT * 9 * CIN + COUT], float32: weights as [COUT, 9, CIN], then biases
+    num_cells,  # B * (H // 2) * (W // 2)
+    cells_per_split,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Sums over some pooled cells, each with its four pixels.
+
+    Three of the four get no gradient, but which differs from channel to channel: the four products
+    cannot be made one.
+    """
+    BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
+    BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    split = program // (BLOCKS_M * BLOCKS_N)
+    block_n = program % BLOCKS_N
+    m = program // BLOCKS_N % BLOCKS_M * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    tap, c = _taps(block_n, CIN, BLOCK_N)
+
+    start = split * cells_per_split
+    end = tl.minimum(start + cells_per_split, num_cells)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    total_bias = tl.zeros((BLOCK_K, BLOCK_M), tl.float32)
+    for begin in range(start, end, BLOCK_K):
+        cell = begin + tl.arange(0, BLOCK_K)
+        images, corner, top, left = _windows(x, cell, begin, H, W, CIN)
+        there = (cell < end)[:, None] & (m < COUT)[None, :]
+        offset = cell.to(tl.int64)[:, None] * COUT + m[None, :]
+        won = tl.load(argmax + offset, mask=there, other=4)
+        g = tl.load(grad + offset, mask=there, other=0.0)
+        total_bias += tl.where(won < 4, g, 0.0).to(tl.float32)
+        there = (cell < end)[:, None] & (n < 9 * CIN)[None, :]
+        for q in tl.static_range(4):
+            dz = tl.where(won == q, g, 0.0)
+            b = _pixels(images, corner, top, left, tap, c, there, q // 2, q % 2, H, W, CIN)
+            total = _product(tl.trans(dz), b, total, PRECISION, UPCAST)
+    partial += split.to(tl.int64) * (COUT * (9 * CIN + 1))
+    there = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
+    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=there)
+    there = (m < COUT) & (block_n == 0)
+    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=there)
+
+
+@triton.jit
+def sum_partial_kernel(
+    partial,  # [splits, COUT * 9 * CIN + COUT], float32
+    grad_weight,  # [COUT, CIN, 3, 3], strides WN, WC, WY and WX
+    grad_bias,  # [COUT]
+    splits,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WY: tl.constexpr,
+    WX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+) -> None:
+    """Adds up the parts of a weight gradient, in their order."""
+    SIZE: tl.constexpr = COUT * 9 * CIN
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK_S, BLOCK), tl.float32)
+    for start in range(0, splits, BLOCK_S):
+        split = start + tl.arange(0, BLOCK_S)
+        there = (split < splits)[:, None] & (i < SIZE + COUT)[None, :]
+        offset = split.to(tl.int64)[:, None] * (SIZE + COUT) + i[None, :]
+        total += tl.load(partial + offset, mask=there, other=0.0)
+    value = tl.sum(total, 0).to(grad_weight.dtype.element_ty)
+    tap = i // CIN % 9
+    offset = i // (9 * CIN) * WN + i % CIN * WC + tap // 3 * WY + tap % 3 * WX
+    tl.store(grad_weight + offset, value, mask=i < SIZE)
+    tl.store(grad_bias + i - SIZE, value, mask=(i >= SIZE) & (i < SIZE + COUT))

@@ -1,1 +1,0 @@
-"""Triton kernels and their launchers, one operation a file; imported only where Triton is."""

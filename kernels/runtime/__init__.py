@@ -1,0 +1,1 @@
+"""What all operations share: launching, registration, tiles, random numbers, the C++ library."""

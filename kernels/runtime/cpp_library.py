@@ -1,0 +1,105 @@
+"""The C++ kernels as one library, for CPUs with AVX2 or AVX-512.
+
+It consists of all `OP/*.cpp`, is built on first use by the C++ compiler that Inductor uses, and is
+kept in Inductor's cache.
+"""
+
+import ctypes
+import functools
+import platform
+import re
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+_FOLDER = Path(__file__).parents[1]
+
+
+class Arguments(Protocol):
+    """The first argument of every function: a `ctypes.Structure` with a number of threads."""
+
+    threads: int
+
+
+def call(name: str, arguments: Arguments, *tensors: torch.Tensor | None) -> None:
+    """Calls a function of the library with as many threads as torch uses.
+
+    Args:
+        name: Name of the function.
+        arguments: Sizes and settings; its `threads` is set here.
+        *tensors: On the CPU, in the order and layouts of the function; None is a null pointer.
+
+    Raises:
+        MemoryError: If the working memory cannot be allocated.
+    """
+    function = getattr(_library(), name)
+    function.restype = ctypes.c_bool
+    arguments.threads = torch.get_num_threads()
+    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    structure: Any = arguments
+    if not function(ctypes.byref(structure), *pointers):
+        raise MemoryError(
+            f"{name}: cannot allocate the working memory of the C++ kernel; lower the batch size"
+        )
+
+
+def cpp_why_not(tensor: torch.Tensor) -> str:
+    """Returns why the C++ kernels cannot take a tensor, "" if they can."""
+    if not tensor.is_cpu or tensor.dtype != torch.float32:
+        return "the C++ kernels take float32 on a CPU"
+    return unavailable_reason()
+
+
+@functools.cache
+def unavailable_reason() -> str:
+    """Returns why this machine has no C++ kernels, "" if it has.
+
+    The first call builds the library, which takes some seconds unless an earlier run did.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "the C++ kernels need an x86-64 processor"
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return "the C++ kernels need AVX2 or AVX-512"
+    try:
+        _library()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"the C++ kernels could not be built, so torch computes convolutions: {reason}",
+            stacklevel=2,
+        )
+        return "the C++ kernels could not be built"
+    return ""
+
+
+@functools.cache
+def _library() -> Any:
+    # Importing Inductor takes seconds; only compiling code pays for it.
+    from torch._inductor.codecache import CppCodeCache
+
+    # Inductor turns contraction into fused multiply-add off for its own code.
+    flags = ["-ffp-contract=fast"]
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        flags.append("-mno-avx512f")  # the user may have limited torch to AVX2
+    return CppCodeCache.load(source(), extra_flags=tuple(flags))
+
+
+def source() -> str:
+    """Returns the C++ of the library: all `OP/*.cpp` as one file, each header once."""
+    included = set[str]()
+
+    def inline(name: str) -> str:
+        included.add(name)
+        lines = []
+        for line in (_FOLDER / name).read_text(encoding="utf-8").splitlines():
+            header = re.fullmatch(r'#include "(.+)"', line)
+            if header is None:
+                lines.append(line if line != "#pragma once" else "")
+            elif header[1] not in included:
+                lines.append(inline(header[1]))
+        return "\n".join(lines)
+
+    files = sorted(path.relative_to(_FOLDER).as_posix() for path in _FOLDER.glob("*/*.cpp"))
+    return "\n".join(inline(name) for name in files)
