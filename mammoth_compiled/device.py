@@ -92,8 +92,8 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-# Parameters of mallopt(3) in malloc.h of glibc, and the largest block that glibc takes from its heap
-# by default. Larger blocks should return to the system, because holes of their size would add up.
+# Parameters of mallopt(3) in malloc.h of glibc, and the largest block that glibc takes from its
+# heap by default. Larger blocks should return to the system: holes of their size would add up.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _MAX_HEAP_BLOCK = 32 * 2**20

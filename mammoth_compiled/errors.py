@@ -37,11 +37,12 @@ class ExportError(MammothError):
 
     Args:
         message: What is wrong and where, and the remedy.
-        code: Kind of the error, with the same values as in the C++ runtime: `export` (the export failed
-            or differs from eager), `missing` (no bundle, manifest or file), `damaged` (truncated,
-            not the schema, wrong hash), `schema` (written by a later version), `path` (a path
-            leaves the bundle), `contract` (unknown or absent returnt, wrong input), `hardware` (a
-            package for another machine or torch), `backend` (a runtime that is missing or fails).
+        code: Kind of the error, with the same values as in the C++ runtime: `export` (the export
+            failed or differs from eager mode), `missing` (no bundle, manifest or file), `damaged`
+            (truncated, violates the schema, wrong hash), `schema` (written by a later version),
+            `path` (a path leaves the bundle), `contract` (unknown or unsupported returnt, wrong
+            input), `hardware` (a package for another machine or version of torch), `backend` (a
+            runtime that is missing or fails).
     """
 
     def __init__(self, message: str, code: str = "export") -> None:

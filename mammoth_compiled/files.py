@@ -10,8 +10,8 @@ from mammoth_compiled.errors import MammothError
 def user_cache() -> Path:
     """Returns the folder for results that can be recomputed.
 
-    The environment variable `MAMMOTH_CACHE_DIR` sets it; the default is `mammoth_compiled` in the XDG
-    cache folder.
+    The environment variable `MAMMOTH_CACHE_DIR` sets it; the default is `mammoth_compiled` in the
+    XDG cache folder.
     """
     given = os.environ.get("MAMMOTH_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

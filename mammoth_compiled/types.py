@@ -42,7 +42,7 @@ class ReturnTypes(StrEnum):
 def unknown_returnt(value: object) -> str:
     """Returns the error message for an unknown value of `returnt`."""
     valid = ", ".join(repr(str(member)) for member in ReturnTypes)
-    return f"unknown returnt {value!r}; valid values: {valid} ('full' only if the backbone supports it)"
+    return f"unknown returnt {value!r}; valid values: {valid} ('full' if the backbone supports it)"
 
 
 @dataclass

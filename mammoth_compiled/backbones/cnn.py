@@ -32,7 +32,7 @@ class CNN(MammothBackbone):
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Returns logits, [B, K], features, [B, 2 * num_channels * (input_size // 4)^2], or both."""
+        """Returns logits, [B, K], features, [B, feature_dim], or both."""
         x = self.maxpool(F.relu(self.layer1(x)))
         x = self.maxpool(F.relu(self.layer2(x)))
         features = x.flatten(1)

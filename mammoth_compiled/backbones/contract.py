@@ -72,14 +72,14 @@ def probe(
     if out is None:
         reason = failures.get(ReturnTypes.OUT, "the output is not a tensor")
         raise ContractError(
-            f"backbone {name} returns no logits for images of shape {tuple(input_shape)}: {reason}. "
-            "Check the input size and number of channels that its layers expect"
+            f"backbone {name} returns no logits for images of shape {tuple(input_shape)}: "
+            f"{reason}. Check the input size and number of channels that its layers expect"
         )
     if out.dim() != 2 or len(out) != 2 or (num_classes is not None and out.shape[1] != num_classes):
-        want = "K" if num_classes is None else str(num_classes)
+        width = "K" if num_classes is None else str(num_classes)
         raise ContractError(
-            f"backbone {name}: out must have shape [B, {want}] (num_classes = {want}), but a batch "
-            f"of 2 gave {list(out.shape)}. Pass num_classes to the last layer"
+            f"backbone {name}: out must have shape [B, {width}] (num_classes = {width}), but a "
+            f"batch of 2 gave {list(out.shape)}. Pass num_classes to the last layer"
         )
     features = outputs.get(ReturnTypes.FEATURES)
     if features is not None and (features.dim() != 2 or len(features) != 2):
@@ -139,15 +139,15 @@ def _has_type(output: Any, returnt: ReturnTypes) -> bool:
 
 
 def _check_pair(name: str, both: Any, out: torch.Tensor, features: torch.Tensor | None) -> None:
-    expected = {"out": out} if features is None else {"out": out, "features": features}
-    for (part, want), got in zip(expected.items(), both, strict=False):
-        if got.shape == want.shape:
-            difference = (got - want).abs().max().item() if want.numel() else 0.0
-            if difference <= 1e-5 + 1e-4 * want.abs().max().item():
+    alone = {"out": out} if features is None else {"out": out, "features": features}
+    for (part, expected), actual in zip(alone.items(), both, strict=False):
+        if actual.shape == expected.shape:
+            difference = (actual - expected).abs().max().item() if expected.numel() else 0.0
+            if difference <= 1e-5 + 1e-4 * expected.abs().max().item():
                 continue
             reason = f"differs by up to {difference:.3g}"
         else:
-            reason = f"has shape {list(got.shape)} instead of {list(want.shape)}"
+            reason = f"has shape {list(actual.shape)} instead of {list(expected.shape)}"
         raise ContractError(
             f"backbone {name}: returnt='both' must be the tuple (out, features) of the same input "
             f"in eval mode, but its {part} {reason}"

@@ -66,7 +66,9 @@ class ArraySource:
         images, labels = self.images[index], self.labels[index]
         return self.transform_rows(images.to(self.device), labels.to(self.device))
 
-    def transform_rows(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def transform_rows(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """Returns a batch like `gather` from rows of `images` and `labels` on the device."""
         images = channels_first(images)
         inputs = self.transform(images)

@@ -1,8 +1,8 @@
 """Proves on a few items that a dataset's `__getitem__` only applies its transform to its array.
 
-The transform is replaced by a function that records the image and returns a marker. Item i must then
-be the marker, `targets[i]` and, unless items are pairs, ToTensor of `data[i]`, with `data[i]` as the
-only image recorded.
+The transform is replaced by a function that records the image and returns a marker. Item i must
+then be the marker, `targets[i]` and, unless items are pairs, ToTensor of `data[i]`, and `data[i]`
+must be the only image recorded.
 """
 
 import copy
@@ -47,7 +47,9 @@ def prove_equivalence(
         try:
             item = probe[i]
         except Exception as error:  # user code may raise anything
-            raise CannotBatchError(f"item {i} cannot be read with another transform: {error}") from None
+            raise CannotBatchError(
+                f"item {i} cannot be read with another transform: {error}"
+            ) from None
         if not (isinstance(item, (tuple, list)) and len(item) in (2, 3)):
             raise CannotBatchError("its items are not (image, label[, not augmented image])")
         lengths.add(len(item))

@@ -1,4 +1,4 @@
-"""Batches by one kernel on a GPU: gather, crop, flip and normalize, for the most common transforms."""
+"""Batches by one GPU kernel that gathers, crops, flips and normalizes: the common transforms."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from mammoth_compiled.data.lazy import LazyBatch, ready_batch
 from mammoth_compiled.data.prefetch import prefetch_rows
 from mammoth_compiled.data.transforms import CannotBatchError
 
-# Float32 images materialized together on a CPU: few enough to stay in the cache until they are used.
+# Float32 images materialized together on a CPU, few enough to stay in the cache until used.
 GROUP_BYTES = 2**21
 
 
@@ -75,7 +75,7 @@ class TaskLoader:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Yields (inputs, labels, not_aug_inputs) on the device; see `mammoth_compiled.types.Batch`."""
+        """Yields (inputs, labels, not_aug_inputs) on the device; see `types.Batch`."""
         for lazy in self.lazy_batches():
             yield lazy.materialize(*lazy.tensors)
 
@@ -148,7 +148,7 @@ class TaskLoader:
     def _in_groups(
         self, source: ArraySource, batches: tuple[torch.Tensor, ...]
     ) -> Iterator[LazyBatch]:
-        """Materializes several batches together, to share the overhead of some twenty operations."""
+        """Materializes several batches together to share the overhead of some twenty operations."""
         image_bytes = torch.float32.itemsize * source.images[:1].numel()
         count = max(1, GROUP_BYTES // (self.batch_size * image_bytes))
         for first in range(0, len(batches), count):

@@ -190,7 +190,8 @@ class ContinualDataset:
                     )
         if self.joint:
             tests = [
-                self._select_classes(test, self.get_offsets(task), "test") for task in range(self.N_TASKS)
+                self._select_classes(test, self.get_offsets(task), "test")
+                for task in range(self.N_TASKS)
             ]
             self.c_task = self.N_TASKS - 1
         elif self.SETTING in SPLIT_BY_CLASS:
@@ -272,7 +273,7 @@ class ContinualDataset:
 
     @staticmethod
     def get_loss() -> Callable[..., torch.Tensor]:
-        """Returns the loss function, by default cross entropy of logits, [B, K], and labels, [B]."""
+        """Returns the loss function of logits, [B, K], and labels, [B]; default cross entropy."""
         return F.cross_entropy
 
     @classmethod

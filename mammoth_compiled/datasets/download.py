@@ -1,4 +1,4 @@
-"""The folder of a dataset's files, and a helpful error if they are missing and cannot be downloaded."""
+"""The data folder, and the error for files that are missing and cannot be downloaded."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -96,7 +96,9 @@ def read_idx(path: Path) -> np.ndarray:
         if zeros or kind != 8 or values.size != np.prod(shape):
             raise ValueError(f"header says shape {shape}, found {values.size} bytes")
     except (OSError, EOFError, struct.error, ValueError) as error:
-        raise DataError(f"{path} is not a complete IDX file ({error}): download it again") from error
+        raise DataError(
+            f"{path} is not a complete IDX file ({error}): download it again"
+        ) from error
     return values.reshape(shape)
 
 

@@ -186,7 +186,9 @@ def test_invalid_calls_are_rejected(filled):
         filled.get_data(0)
     with pytest.raises(ValueError, match="2 examples but 3 labels"):
         filled.add_data(torch.zeros(2, 2, 2), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"got task_labels, but the buffer stores only examples, labels, logits"):
+    with pytest.raises(
+        ValueError, match=r"got task_labels, but the buffer stores only examples, labels, logits"
+    ):
         filled.add_data(*rows(0, 1), task_labels=[1])
     with pytest.raises(ValueError, match=r"examples must have shape \[B, 2, 2\] .*got \[1, 3, 3\]"):
         filled.add_data(torch.zeros(1, 3, 3), [1], torch.zeros(1, 1))

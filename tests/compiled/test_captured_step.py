@@ -23,9 +23,8 @@ from mammoth_compiled import (
     register_model,
 )
 from mammoth_compiled.buffers.policies import POLICIES
-from mammoth_compiled.data import array_source
-from mammoth_compiled.data import ready_batch
-from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
+from mammoth_compiled.data import array_source, ready_batch
+from mammoth_compiled.engine.captured_step import WARMUP_STEPS, training_step
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.registry import models
@@ -152,7 +151,6 @@ def of_model(model):
             state |= {f"{name}.state.{k}": v for k, v in value.state_dict()["policy_state"].items()}
             state[f"{name}.seen"] = torch.tensor(value.num_seen_examples)
     return state
-
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
@@ -344,7 +342,10 @@ def test_user_errors_propagate(tiny):
         raise ValueError("mine")
 
     model = custom(training_loss=training_loss)
-    with training_step(model, model.compute, capture=LogCapture(model)) as step, pytest.raises(ValueError, match="mine"):
+    with (
+        training_step(model, model.compute, capture=LogCapture(model)) as step,
+        pytest.raises(ValueError, match="mine"),
+    ):
         run(step, 1)
 
 
@@ -356,5 +357,8 @@ def test_no_capture_without_a_gpu(model):
 
 
 def test_batch_of_two_parts_raises(model):
-    with training_step(model, model.compute) as step, pytest.raises(DataError, match=r"'seq-tiny'.*have 2 parts"):
+    with (
+        training_step(model, model.compute) as step,
+        pytest.raises(DataError, match=r"'seq-tiny'.*have 2 parts"),
+    ):
         step(ready_batch(batch().tensors[:2]), 0)

@@ -113,7 +113,10 @@ def test_reset_restores_the_initial_state(name):
     ("arguments", "message"),
     [
         ({"policy": "rings"}, "unknown buffer policy 'rings'. Did you mean 'ring'"),
-        ({"policy": "ring"}, r"'ring' needs the number of classes: pass Buffer\(..., num_classes=...\)"),
+        (
+            {"policy": "ring"},
+            r"'ring' needs the number of classes: pass Buffer\(..., num_classes=...\)",
+        ),
         ({"policy": "herding", "num_classes": 6}, "each of the 6 classes, but --buffer_size is 5"),
         ({"policy": "ring", "num_classes": 6}, "'ring' needs room for one sample of each"),
     ],
@@ -152,7 +155,7 @@ def test_trains_with_every_policy(tiny, run_tiny, name, policy):
     assert all(isfinite(loss) for loss in results.loss)
     buffer = model.buffer
     assert (buffer.policy, buffer.num_seen_examples) == (policy, 108)
-    # The stream has 18 images of each class: 15 rows are full, but selection after a task divides them evenly.
+    # 18 images of each of 6 classes fill 15 rows; selection after a task divides them evenly.
     assert len(buffer) == (12 if buffer.selects_after_task else 15)
     images, classes = tiny.images(18, seed=1)
     known = {}

@@ -83,7 +83,7 @@ def one_channel(n=20):
 
 
 def colored(n=20):
-    """Color jitter and rotation with fixed parameters, so that the order of items does not matter."""
+    """Color jitter and rotation with fixed parameters: the order of items does not matter."""
     hue = transforms.ColorJitter(hue=(0.2, 0.2))
     steps = [transforms.ColorJitter((1.3, 1.3)), transforms.RandomRotation((33, 33)), hue]
     return Images(n, transform=transforms.Compose([*steps, transforms.ToTensor()]))
@@ -99,9 +99,9 @@ def test_valid_datasets_are_accepted_and_equal(make, n):
     expected = next(iter(DataLoader(dataset, batch_size=n)))
     result = source.gather(torch.arange(n))
     assert len(result) == len(expected)
-    for actual, wanted in zip(result, expected, strict=True):
-        assert actual.dtype == wanted.dtype
-        assert torch.equal(actual, wanted)
+    for a, b in zip(result, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
 
 
 def test_targets_may_be_a_list():
@@ -249,13 +249,25 @@ class Unhashable:
         (Raises, "item 0 cannot be read with another transform: disk on fire"),
         (HalfLength, "the lengths of data, targets and the dataset differ"),
         (SometimesPairs, "its items differ in length"),
-        (lambda: with_attributes(data=np.zeros((20, 6, 5, 3), np.float32)), "not a uint8 array of images"),
+        (
+            lambda: with_attributes(data=np.zeros((20, 6, 5, 3), np.float32)),
+            "not a uint8 array of images",
+        ),
         (lambda: with_attributes(data=torch.zeros(20, 6, 5, 3)), "not a uint8 array of images"),
         (lambda: with_attributes(data=np.zeros((20, 30), np.uint8)), "not a uint8 array of images"),
         (lambda: with_attributes(data=[np.zeros((6, 5, 3), np.uint8)] * 20), "not a uint8 array"),
-        (lambda: with_attributes(data=np.zeros((20, 3, 6, 5), np.uint8)), "images have shape (3, 6, 5)"),
-        (lambda: with_attributes(targets=np.zeros(3)), "lengths of data, targets and the dataset differ"),
-        (lambda: with_attributes(target_transform=lambda label: label), "it has a target_transform"),
+        (
+            lambda: with_attributes(data=np.zeros((20, 3, 6, 5), np.uint8)),
+            "images have shape (3, 6, 5)",
+        ),
+        (
+            lambda: with_attributes(targets=np.zeros(3)),
+            "lengths of data, targets and the dataset differ",
+        ),
+        (
+            lambda: with_attributes(target_transform=lambda label: label),
+            "it has a target_transform",
+        ),
         (without_transform, "it has no attribute `transform`"),
         (
             lambda: with_attributes(transform=transforms.RandomRotation(5, expand=True)),

@@ -85,10 +85,10 @@ def test_deterministic_batches_equal_the_items_of_the_dataset(loader, images, sh
     dataset = images(v1.Compose(tail), shape)
     batches = loader(dataset)
     assert batches.is_fused
-    for got, expected in zip(
+    for actual, expected in zip(
         batches, torch.utils.data.DataLoader(dataset, 10, shuffle=False), strict=True
     ):
-        for a, b in zip(got, expected, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
             assert a.is_contiguous()
 

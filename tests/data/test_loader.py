@@ -221,8 +221,8 @@ def test_prefetching_is_reported_once(split, capsys):
         TaskLoader(split, 8, shuffle=False, device=CPU)
     out = capsys.readouterr().out
     assert out == (
-        "data: the images of a task need more than 40% of the free memory of cpu; they stay in host "
-        "memory and are copied batch by batch\n"
+        "data: the images of a task need more than 40% of the free memory of cpu; they stay in "
+        "host memory and are copied batch by batch\n"
     )
 
 

@@ -73,9 +73,7 @@ def test_damaged_files_are_reported(tmp_path, damage):
         }[damage]
     )
     dataset = build_dataset("seq-mnist", tmp_path)
-    with pytest.raises(
-        DataError, match=f"{path} is not a complete IDX file .*: download it again"
-    ):
+    with pytest.raises(DataError, match=f"{path} is not a complete IDX file .*: download it again"):
         dataset.meta_get_data_loaders()
 
 

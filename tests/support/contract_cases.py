@@ -1,8 +1,8 @@
 """What the contract tests need to know of a registered name beyond its registry entry.
 
 It is declared next to the tests of the module that registers the name: `CASES` in
-`tests/backbones/test_resnet.py` belongs to `mammoth_compiled/backbones/resnet.py`. A new backbone or
-dataset thus needs its own test file at most, and no edit of a list.
+`tests/backbones/test_resnet.py` belongs to `mammoth_compiled/backbones/resnet.py`. A new backbone
+or dataset thus needs its own test file at most, and no edit of a list.
 """
 
 import importlib.util

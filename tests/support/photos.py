@@ -1,4 +1,4 @@
-"""Images for tests of transforms, and the results of torchvision and of batched transforms on them."""
+"""Images for tests of transforms, and the results of transforms on them."""
 
 import numpy as np
 import torch

@@ -102,7 +102,7 @@ def test_freed_memory_is_kept(run_python):
     if not keep_freed_memory():
         pytest.skip("the C library has no mallopt")
 
-    # Whether glibc returns memory by default depends on the layout of its heap; this makes it do so.
+    # Whether glibc returns memory by default depends on the layout of its heap: force it.
     returning = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={2**20}"}
 
     def page_faults(what):

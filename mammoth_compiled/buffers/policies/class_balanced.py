@@ -1,4 +1,4 @@
-"""Class-balancing reservoir sampling: classes share the buffer evenly, however the stream is skewed.
+"""Class-balancing reservoir sampling: classes share the buffer evenly even if the stream is skewed.
 
 While the buffer has room, every sample is kept. After that, a sample of a class that is not full
 replaces a random sample of the largest class. A class is full once it is, or has ever been, the

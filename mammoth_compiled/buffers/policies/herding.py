@@ -14,7 +14,7 @@ from mammoth_compiled.buffers.policies.base import BufferPolicy, State, draw_not
 
 
 def initial_state(capacity: int, num_classes: int, device: torch.device) -> State:
-    """Returns the mask of filled slots, the rank of each in its class, and the number of classes."""
+    """Returns the mask of filled slots, their ranks in their classes, and the number of classes."""
     return {
         "filled": torch.zeros(capacity, dtype=torch.bool, device=device),
         "ranks": torch.zeros(capacity, dtype=torch.int64, device=device),

@@ -61,5 +61,5 @@ def converts(*classes: type, output_is_pil: bool | None = None) -> Callable[[Con
 
 
 def interpolation_name(transform: Any) -> str:
-    """Returns the interpolation mode of a transform: v1 stores a member of an enum, v2 its value."""
+    """Returns the name of the interpolation mode; v1 stores an enum member, v2 its value."""
     return getattr(transform.interpolation, "value", transform.interpolation)

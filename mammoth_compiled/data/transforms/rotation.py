@@ -86,7 +86,10 @@ def rotate_pillow(
         # In units of 2^-16 pixels, accumulated from the center of the first pixel.
         dx, dy = _to_fixed_point(cos), _to_fixed_point(sin)
         column = _to_fixed_point(shift_x + cos * 0.5 + sin * 0.5) + dx * x + dy * y >> 16
-        row = _to_fixed_point(shift_y - sin * 0.5 + cos * 0.5) + _to_fixed_point(-sin) * x + dx * y >> 16
+        row = (
+            _to_fixed_point(shift_y - sin * 0.5 + cos * 0.5) + _to_fixed_point(-sin) * x + dx * y
+            >> 16
+        )
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         pixels = _gather_pixels(images, column, row)
     return torch.where(inside[:, None], pixels, fill)
@@ -166,7 +169,9 @@ def rotate_tensor(
         ),
         3,
     )
-    floats = F.pad(images.float(), (0, 0, 0, 0, 0, 1), value=1)  # the last channel is a mask of the image
+    floats = F.pad(
+        images.float(), (0, 0, 0, 0, 0, 1), value=1
+    )  # the last channel is a mask of the image
     mode = "bilinear" if bilinear else "nearest"
     sampled = F.grid_sample(floats, grid, mode, "zeros", align_corners=False)
     pixels, mask = sampled[:, :-1], sampled[:, -1:]

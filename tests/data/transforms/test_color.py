@@ -48,7 +48,7 @@ def one_by_one(image, order, factors, functional):
     return image
 
 
-def expected(images, orders, factors, functional):
+def jitter_each(images, orders, factors, functional):
     rows = []
     for i, image in enumerate(images):
         own = [None if f is None else f[i] for f in factors]
@@ -69,16 +69,16 @@ def from_pillow(images):
 def test_every_order_equals_pillow(images, functional, channels):
     images, orders = images[:, :channels], ORDERS.repeat(2, 1)
     factors = draw(len(images))
-    want = from_pillow(expected(to_pillow(images), orders, factors, functional))
-    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
+    expected = from_pillow(jitter_each(to_pillow(images), orders, factors, functional))
+    assert torch.equal(jitter(images, orders, factors, PILLOW), expected)
 
 
 @pytest.mark.parametrize("given", [(0,), (1,), (2,), (3,), (0, 2), (1, 3), (0, 1, 2)], ids=str)
 def test_skipped_steps(images, given):
     orders = ORDERS.repeat(2, 1)
     factors = [f if k in given else None for k, f in enumerate(draw(len(images)))]
-    want = from_pillow(expected(to_pillow(images), orders, factors, v1))
-    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
+    expected = from_pillow(jitter_each(to_pillow(images), orders, factors, v1))
+    assert torch.equal(jitter(images, orders, factors, PILLOW), expected)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 2.0, 1e6])
@@ -86,8 +86,8 @@ def test_skipped_steps(images, given):
 def test_special_factors(images, kind, factor):
     orders = ORDERS.repeat(2, 1)
     factors = [torch.full((len(images),), factor) if k == kind else None for k in range(4)]
-    want = from_pillow(expected(to_pillow(images), orders, factors, v1))
-    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
+    expected = from_pillow(jitter_each(to_pillow(images), orders, factors, v1))
+    assert torch.equal(jitter(images, orders, factors, PILLOW), expected)
 
 
 def test_contrast_rounds_the_mean_like_pillow():
@@ -96,8 +96,8 @@ def test_contrast_rounds_the_mean_like_pillow():
     images = pairs.view(-1, 1, 1, 2)
     factors = [None, torch.full((len(images),), 0.0), None, None]
     orders = ORDERS[:1].expand(len(images), 4)
-    want = from_pillow(expected(to_pillow(images), orders, factors, v1))
-    assert torch.equal(jitter(images, orders, factors, PILLOW), want)
+    expected = from_pillow(jitter_each(to_pillow(images), orders, factors, v1))
+    assert torch.equal(jitter(images, orders, factors, PILLOW), expected)
 
 
 def triples(step):
@@ -116,8 +116,8 @@ def convert(rows, source, target):
 # Multiples of 15 as red or hue with all values of the other two; all 2^24 would take 10 s.
 def test_hsv_equals_pillow():
     colors = triples(15)
-    got = torch.stack(pillow_hsv(colors), 1).byte()
-    assert torch.equal(got, convert(colors, "RGB", "HSV"))
+    actual = torch.stack(pillow_hsv(colors), 1).byte()
+    assert torch.equal(actual, convert(colors, "RGB", "HSV"))
     assert torch.equal(pillow_rgb(*colors.unbind(1)).byte(), convert(colors, "HSV", "RGB"))
 
 
@@ -127,9 +127,9 @@ def test_all_hues_and_rotations():
     wheel = pillow_rgb(hues.float(), full.float(), full.float()).byte()
     turns = torch.linspace(-0.5, 0.5, 511)
     images, orders = wheel.expand(511, 3, 1, 256), ORDERS[:1].expand(511, 4)
-    want = [v1.adjust_hue(v1.to_pil_image(wheel[0]), float(turn)) for turn in turns]
-    got = jitter(images, orders, [None, None, None, turns], PILLOW)
-    assert torch.equal(got, from_pillow(want))
+    expected = [v1.adjust_hue(v1.to_pil_image(wheel[0]), float(turn)) for turn in turns]
+    actual = jitter(images, orders, [None, None, None, turns], PILLOW)
+    assert torch.equal(actual, from_pillow(expected))
 
 
 @pytest.mark.parametrize("functional", [v1, v2], ids=["v1", "v2"])
@@ -137,8 +137,8 @@ def test_all_hues_and_rotations():
 def test_floats_equal_torchvision(images, functional, channels):
     images, orders = images[:, :channels].float() / 255, ORDERS.repeat(2, 1)
     factors = draw(len(images))
-    want = torch.stack(expected(images, orders, factors, functional))
-    torch.testing.assert_close(jitter(images, orders, factors, FLOATS), want, rtol=0, atol=2e-5)
+    expected = torch.stack(jitter_each(images, orders, factors, functional))
+    torch.testing.assert_close(jitter(images, orders, factors, FLOATS), expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("functional", [v1, v2], ids=["v1", "v2"])
@@ -146,10 +146,10 @@ def test_floats_equal_torchvision(images, functional, channels):
 def test_bytes_are_within_one_level_of_torchvision(images, functional, kind):
     orders = ORDERS.repeat(2, 1)
     factors = [f if k == kind else None for k, f in enumerate(draw(len(images)))]
-    want = torch.stack(expected(images, orders, factors, functional))
-    got = jitter(images, orders, factors, BYTES)
-    assert got.dtype == torch.uint8
-    distance = (got.int() - want.int()).abs()
+    expected = torch.stack(jitter_each(images, orders, factors, functional))
+    actual = jitter(images, orders, factors, BYTES)
+    assert actual.dtype == torch.uint8
+    distance = (actual.int() - expected.int()).abs()
     assert distance.max() <= 1
     assert (distance > 0).float().mean() < 1e-3
 

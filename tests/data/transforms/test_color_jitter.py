@@ -57,14 +57,12 @@ def transform_with_draw(transform, draw, monkeypatch, images):
 @pytest.mark.parametrize(
     ("ranges", "channels"), [((0.4, 0.4, 0.4, 0.1), 3), ((0.8, 0, 0.5, 0), 3), ((2, 2, 2, 0.5), 1)]
 )
-def test_pil_images_are_exact(
-    version, ranges, channels, images, jitter_draws, monkeypatch
-):
+def test_pil_images_are_exact(version, ranges, channels, images, jitter_draws, monkeypatch):
     images = images[:, :channels]
     transform = version.Compose([version.ColorJitter(*ranges), v1.ToTensor()])
-    got = batch_transform(transform)(images)
-    want = transform_with_draw(transform, jitter_draws[0], monkeypatch, images)
-    assert torch.equal(got, want)
+    actual = batch_transform(transform)(images)
+    expected = transform_with_draw(transform, jitter_draws[0], monkeypatch, images)
+    assert torch.equal(actual, expected)
 
 
 LEVEL = 1.001 / 255
@@ -83,17 +81,17 @@ LEVEL = 1.001 / 255
 )
 def test_tensors_are_within_rounding(steps, bound, images, jitter_draws, monkeypatch):
     transform = v2.Compose(steps)
-    got = batch_transform(transform)(images)
-    want = transform_with_draw(transform, jitter_draws[0], monkeypatch, images)
-    torch.testing.assert_close(got, want.as_subclass(torch.Tensor), rtol=0, atol=bound)
+    actual = batch_transform(transform)(images)
+    expected = transform_with_draw(transform, jitter_draws[0], monkeypatch, images)
+    torch.testing.assert_close(actual, expected.as_subclass(torch.Tensor), rtol=0, atol=bound)
 
 
 def test_byte_tensors_are_rounded_unlike_pil_images(images, jitter_draws, monkeypatch):
     # Pillow rounds gray levels and torchvision truncates them.
     transform = v1.ColorJitter(saturation=(0.0, 0.0))
-    got = batch_transform(transform, is_pil=False)(images)
-    assert torch.equal(got, torch.stack([transform(image) for image in images]))
-    assert not torch.equal(got, batch_transform(transform)(images))
+    actual = batch_transform(transform, is_pil=False)(images)
+    assert torch.equal(actual, torch.stack([transform(image) for image in images]))
+    assert not torch.equal(actual, batch_transform(transform)(images))
 
 
 def test_distribution_is_that_of_torchvision(jitter_draws):

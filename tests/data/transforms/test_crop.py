@@ -94,5 +94,5 @@ def test_crop_fused_with_flip_equals_the_two_in_sequence(images, p):
 @pytest.mark.parametrize("size", [20, 33, (50, 17), (18, 60), (50, 61)], ids=str)
 def test_center_crop_equals_pillow(version, size):
     images = photos()
-    want = transform_each(version.CenterCrop(size), images)
-    np.testing.assert_array_equal(transform_batch(version.CenterCrop(size), images), want)
+    expected = transform_each(version.CenterCrop(size), images)
+    np.testing.assert_array_equal(transform_batch(version.CenterCrop(size), images), expected)

@@ -46,10 +46,10 @@ def transform_with_angles(transform, angles, monkeypatch, images):
 )
 def test_equals_pillow(version, arguments, angles, monkeypatch):
     images, transform = photos(12), version.RandomRotation(**arguments)
-    got = transform_batch(transform, images)
+    actual = transform_batch(transform, images)
     assert len(angles) == 12
-    want = transform_with_angles(transform, angles, monkeypatch, images)
-    np.testing.assert_array_equal(got, want)
+    expected = transform_with_angles(transform, angles, monkeypatch, images)
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("version", [v1, v2], ids=["v1", "v2"])
@@ -58,9 +58,9 @@ def test_tensors_equal_torchvision(version, angles, monkeypatch):
     transform = version.Compose(
         [v1.ToTensor(), version.RandomRotation(40, v1.InterpolationMode.BILINEAR, fill=0.5)]
     )
-    got = batch_transform(transform)(torch.from_numpy(images).permute(0, 3, 1, 2))
-    want = transform_with_angles(transform, angles, monkeypatch, images)
-    np.testing.assert_allclose(got, want, atol=1e-5)
+    actual = batch_transform(transform)(torch.from_numpy(images).permute(0, 3, 1, 2))
+    expected = transform_with_angles(transform, angles, monkeypatch, images)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_angles_are_uniform(angles):

@@ -17,27 +17,31 @@ from mammoth_compiled.data.transforms.resize import Boxes, crop_resize, random_b
 @pytest.mark.parametrize("size", [20, 64, (64, 50), (11, 90), (37, 29), (1, 1)], ids=str)
 def test_resize_is_within_one_level_of_pillow(version, size):
     images = photos()
-    want = transform_each(version.Resize(size), images)
-    got = transform_batch(version.Resize(size), images)
-    assert got.shape == want.shape
-    assert np.abs(got.astype(int) - want).max() <= 1
+    expected = transform_each(version.Resize(size), images)
+    actual = transform_batch(version.Resize(size), images)
+    assert actual.shape == expected.shape
+    assert np.abs(actual.astype(int) - expected).max() <= 1
 
 
 def test_crop_resize_uses_one_box_per_image():
     images = photos(5)
     boxes = [(3, 2, 20, 15), (0, 0, 37, 29), (10, 5, 9, 20), (5, 7, 30, 3), (36, 28, 1, 1)]
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
-    got = crop_resize(tensor, Boxes(*torch.tensor(boxes).unbind(1)), (32, 24)).permute(0, 2, 3, 1).numpy()
+    actual = (
+        crop_resize(tensor, Boxes(*torch.tensor(boxes).unbind(1)), (32, 24))
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     for k, box in enumerate(boxes):
-        want = np.asarray(tv.resized_crop(Image.fromarray(images[k]), *box, (32, 24)))
-        assert np.abs(got[k].astype(int) - want).max() <= 1
+        expected = np.asarray(tv.resized_crop(Image.fromarray(images[k]), *box, (32, 24)))
+        assert np.abs(actual[k].astype(int) - expected).max() <= 1
 
 
 def test_float_images_are_not_rounded():
     image = torch.tensor([[[[0.0, 1.0]]]])
     one = torch.ones(1)
-    got = crop_resize(image, Boxes(0 * one, 0 * one, one, 2 * one), (1, 4))
-    torch.testing.assert_close(got, torch.tensor([[[[0.0, 0.25, 0.75, 1.0]]]]))
+    actual = crop_resize(image, Boxes(0 * one, 0 * one, one, 2 * one), (1, 4))
+    torch.testing.assert_close(actual, torch.tensor([[[[0.0, 0.25, 0.75, 1.0]]]]))
 
 
 @pytest.mark.parametrize(
@@ -48,22 +52,24 @@ def test_random_boxes_have_torchvisions_distribution(height, width, scale, ratio
     n = 4000
     image = torch.zeros(3, height, width)
     draw = v1.RandomResizedCrop.get_params
-    want = np.array([draw(image, scale, ratio) for _ in range(n)], dtype=float)
-    got = torch.stack(random_boxes(n, height, width, scale, ratio), 1).numpy().astype(float)
-    assert (got[:, 0] + got[:, 2] <= height).all()
-    assert (got[:, 1] + got[:, 3] <= width).all()
+    expected = np.array([draw(image, scale, ratio) for _ in range(n)], dtype=float)
+    actual = torch.stack(random_boxes(n, height, width, scale, ratio), 1).numpy().astype(float)
+    assert (actual[:, 0] + actual[:, 2] <= height).all()
+    assert (actual[:, 1] + actual[:, 3] <= width).all()
     for column in range(4):
         # Two-sample Kolmogorov-Smirnov test at 1e-4.
-        grid = np.unique(np.concatenate([want[:, column], got[:, column]]))
-        below = [np.searchsorted(np.sort(x[:, column]), grid, "right") / n for x in (want, got)]
+        grid = np.unique(np.concatenate([expected[:, column], actual[:, column]]))
+        below = [
+            np.searchsorted(np.sort(x[:, column]), grid, "right") / n for x in (expected, actual)
+        ]
         assert np.abs(below[0] - below[1]).max() < 2.23 * (2 / n) ** 0.5
 
 
 def test_box_falls_back_to_the_center():
     # If none of ten boxes fits, torchvision takes the largest central one.
-    want = v1.RandomResizedCrop.get_params(torch.zeros(3, 10, 100), (5.0, 5.0), (1.0, 1.0))
-    got = random_boxes(3, 10, 100, (5.0, 5.0), (1.0, 1.0))
-    assert [tuple(int(side) for side in box) for box in zip(*got, strict=True)] == [want] * 3
+    expected = v1.RandomResizedCrop.get_params(torch.zeros(3, 10, 100), (5.0, 5.0), (1.0, 1.0))
+    actual = random_boxes(3, 10, 100, (5.0, 5.0), (1.0, 1.0))
+    assert [tuple(int(side) for side in box) for box in zip(*actual, strict=True)] == [expected] * 3
 
 
 def test_random_resized_crop_has_its_own_box_for_each_image():

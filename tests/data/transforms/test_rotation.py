@@ -42,8 +42,8 @@ def with_pillow(images, degrees, bilinear, center, fill):
 def test_equals_pillow(shape, bilinear, center):
     degrees = angles(100, *ROUND)
     images = bytes_of(len(degrees), shape)
-    want = with_pillow(images, degrees, bilinear, center, 7)
-    assert torch.equal(rotate_pillow(images, degrees, bilinear, center, 7), want)
+    expected = with_pillow(images, degrees, bilinear, center, 7)
+    assert torch.equal(rotate_pillow(images, degrees, bilinear, center, 7), expected)
 
 
 def test_nearest_at_45_degrees_equals_pillow():
@@ -55,8 +55,8 @@ def test_nearest_at_45_degrees_equals_pillow():
 def test_bilinear_at_45_degrees_is_within_one_level_of_pillow():
     degrees = torch.arange(-360.0, 361, 45).repeat(10)
     images = bytes_of(len(degrees), (3, 32, 32))
-    want = with_pillow(images, degrees, True, None, 0)
-    distance = (rotate_pillow(images, degrees, True).int() - want.int()).abs()
+    expected = with_pillow(images, degrees, True, None, 0)
+    distance = (rotate_pillow(images, degrees, True).int() - expected.int()).abs()
     assert distance.max() <= 1
     assert (distance > 0).float().mean() < 1e-3
 
@@ -72,16 +72,16 @@ def test_tensors_equal_torchvision(functional, dtype, shape, bilinear):
     fill = 7.0
     if dtype.is_floating_point:
         images, fill = images / 255, 0.25
-    want = torch.stack(
+    expected = torch.stack(
         [
             functional.rotate(image, d, MODES[bilinear], fill=[fill] * shape[0])
             for image, d in zip(images, degrees.tolist(), strict=True)
         ]
     )
-    got = rotate_tensor(images, degrees, bilinear, fill=fill)
-    assert got.dtype == dtype
+    actual = rotate_tensor(images, degrees, bilinear, fill=fill)
+    assert actual.dtype == dtype
     close = 1.0 if dtype == torch.uint8 else 1e-5
-    far = (got.double() - want.double()).abs() > close
+    far = (actual.double() - expected.double()).abs() > close
     # Rounding may select another pixel that lies halfway, in fewer than one image of a hundred.
     assert far.flatten(1).any(1).sum() <= (0 if bilinear else 1)
 
@@ -89,12 +89,12 @@ def test_tensors_equal_torchvision(functional, dtype, shape, bilinear):
 def test_tensors_rotate_about_a_given_center():
     degrees = angles(50)
     images = torch.rand(50, 3, 20, 24)
-    want = torch.stack(
+    expected = torch.stack(
         [
             v1.rotate(image, d, MODES[True], center=[3, 8.5], fill=[0.0] * 3)
             for image, d in zip(images, degrees.tolist(), strict=True)
         ]
     )
     torch.testing.assert_close(
-        rotate_tensor(images, degrees, True, (3, 8.5)), want, rtol=0, atol=1e-5
+        rotate_tensor(images, degrees, True, (3, 8.5)), expected, rtol=0, atol=1e-5
     )
