@@ -14,7 +14,7 @@ from mammoth_compiled.device import computes_bf16, get_device, set_seed
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.errors import ConfigError, ContractError
 from mammoth_compiled.models.base import ContinualModel
-from mammoth_compiled.registry import backbones, datasets, models
+from mammoth_compiled.registry import Entry, backbones, datasets, models
 from mammoth_compiled.signatures import InputShape, Parameter
 
 
@@ -52,12 +52,13 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
     config = RunConfig.from_namespace(args)
     if config.experiment.seed is not None:
         set_seed(config.experiment.seed)
-    entry = datasets[config.experiment.dataset]
-    dataset: ContinualDataset = entry.target(args, **_options(args, entry.parameters))
-    # User code reads the number of classes and the input shape from `self.args` too.
+    source = datasets[config.experiment.dataset]
+    dataset: ContinualDataset = source.target(args, **_options(args, source))
+    # User code finds the number of classes and the input shape in `self.args`.
     args.num_classes = dataset.N_CLASSES
-    _fill_input_shape(args, dataset)
-    net = _build_backbone(args, dataset)
+    architecture = backbones[config.experiment.backbone or dataset.get_backbone()]
+    _fill_input_shape(args, architecture, dataset)
+    net = _build_backbone(args, architecture, dataset)
     device = get_device(config.compute.device)
     if config.compute.amp == "bf16" and not computes_bf16(device):
         warnings.warn(
@@ -68,18 +69,18 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
     compute.attach(net)
     # Before the model is built, so that its optimizer and buffer are on the same device.
     net.to(device)
-    model = _build_model(args, net, dataset)
+    model = _build_model(args, config, net, dataset)
     model.compute = compute
     return model, dataset
 
 
-def _options(args: Namespace, parameters: tuple[Parameter, ...]) -> dict[str, Any]:
+def _options(args: Namespace, entry: Entry) -> dict[str, Any]:
     """Returns the arguments that a dataset's or a backbone's signature asks for."""
     values = vars(args)
-    return {parameter.name: values[parameter.name] for parameter in parameters}
+    return {parameter.name: values[parameter.name] for parameter in entry.parameters}
 
 
-def _fill_input_shape(args: Namespace, dataset: ContinualDataset) -> None:
+def _fill_input_shape(args: Namespace, entry: Entry, dataset: ContinualDataset) -> None:
     """Sets the backbone's arguments that depend on the input images and are not given.
 
     Where the dataset does not tell, the backbone's own default is used.
@@ -88,15 +89,15 @@ def _fill_input_shape(args: Namespace, dataset: ContinualDataset) -> None:
         ConfigError: If there is no default either.
     """
     shape = dataset.input_shape()
-    for parameter in backbones[args.backbone].parameters:
+    for parameter in entry.parameters:
         if parameter.input_shape is None or vars(args)[parameter.name] is not None:
             continue
         value = parameter.default if shape is None else _shape_value(parameter, shape)
         if value is None and parameter.required:
             reason = "declares no SIZE" if shape is None else f"has {shape[1]}x{shape[2]} images"
             raise ConfigError(
-                f"--{parameter.name} is required for backbone {args.backbone!r}, because dataset "
-                f"{args.dataset!r} {reason}"
+                f"--{parameter.name} is required for backbone {entry.name!r}, because dataset "
+                f"{dataset.NAME!r} {reason}"
             )
         setattr(args, parameter.name, value)
 
@@ -115,15 +116,14 @@ def _shape_value(parameter: Parameter, shape: tuple[int, int, int]) -> Any:
     return height if height == width else parameter.default
 
 
-def _build_backbone(args: Namespace, dataset: ContinualDataset) -> MammothBackbone:
+def _build_backbone(args: Namespace, entry: Entry, dataset: ContinualDataset) -> MammothBackbone:
     """Builds the backbone and checks it on the dataset's input shape.
 
     Raises:
         ContractError: If it cannot be built with its arguments, is not a `MammothBackbone`, or
             violates the ReturnTypes contract.
     """
-    entry = backbones[args.backbone]
-    options = _options(args, entry.parameters)
+    options = _options(args, entry)
     if "num_classes" in inspect.signature(entry.target).parameters:
         options["num_classes"] = dataset.N_CLASSES
     try:
@@ -142,28 +142,29 @@ def _build_backbone(args: Namespace, dataset: ContinualDataset) -> MammothBackbo
         try:
             probe(net, shape, dataset.N_CLASSES)
         except ContractError as error:
-            raise ContractError(f"backbone {entry.name!r} on {args.dataset!r}: {error}") from error
+            raise ContractError(f"backbone {entry.name!r} on {dataset.NAME!r}: {error}") from error
     return net
 
 
 def _build_model(
-    args: Namespace, net: MammothBackbone, dataset: ContinualDataset
+    args: Namespace, config: RunConfig, net: MammothBackbone, dataset: ContinualDataset
 ) -> ContinualModel:
     """Builds the model and checks that it suits the dataset and the AMP mode.
 
     Raises:
         ConfigError: If it does not.
     """
-    target: Any = models[args.model].target
+    name = models[config.experiment.model].name
+    target: Any = models[name].target
     model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
     if dataset.SETTING not in model.COMPATIBILITY:
         raise ConfigError(
-            f"model {args.model!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
-            f"{args.dataset!r} is {dataset.SETTING}"
+            f"model {name!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
+            f"{dataset.NAME!r} is {dataset.SETTING}"
         )
-    if args.amp == "fp16" and type(model).observe is not ContinualModel.observe:
+    if config.compute.amp == "fp16" and type(model).observe is not ContinualModel.observe:
         raise ConfigError(
-            f"--amp fp16 requires loss scaling, but model {args.model!r} overrides observe: use "
+            f"--amp fp16 requires loss scaling, but model {name!r} overrides observe: use "
             "--amp bf16, or define training_loss instead of observe"
         )
     return model
