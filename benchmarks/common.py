@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: interleaved timing, spread, and the JSON they write."""
+"""Shared by the benchmark scripts: interleaved timing, spread, and JSON results."""
 
 import json
 import multiprocessing
@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ RESULTS = Path(__file__).parent / "results"
 def interleaved(
     functions: dict[str, Callable[[], Any]], rounds: int, calls: int
 ) -> dict[str, list[float]]:
-    """Times functions in turns, so that a busy machine hits all alike.
+    """Times functions interleaved, so that other load on the machine affects all of them.
 
     Returns:
-        Milliseconds per call, one figure per round and function.
+        Milliseconds per call, by function, one value per round.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
@@ -37,39 +38,39 @@ def interleaved(
     return times
 
 
-def process() -> ProcessPoolExecutor:
-    """Returns a fresh process that runs what is submitted to it, one after the other.
+def fresh_process() -> ProcessPoolExecutor:
+    """Returns a new process that runs submitted functions sequentially.
 
-    What is compared gets processes of its own: how the allocator of a process gives memory back
-    depends on all that ran there before, and changes the time of a step.
+    Compared implementations run in separate processes, because the state of a process's memory
+    allocator depends on everything that ran before, and affects the time of a step.
     """
     start = multiprocessing.get_start_method()
     return ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_workers_by,
+        initializer=_set_start_method,
         initargs=(start,),
     )
 
 
-def _start_workers_by(method: str) -> None:
-    """Else the workers of a DataLoader would be spawned, too, and import torch first."""
+def _set_start_method(method: str) -> None:
+    """Keeps DataLoader workers from being spawned too, which would import torch first."""
     multiprocessing.set_start_method(method, force=True)
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Returns median, 20th and 80th percentile and the number of figures."""
+    """Returns the median, the 20th and 80th percentiles and the number of values."""
     cuts = statistics.quantiles(values, n=5) if len(values) > 1 else [values[0]] * 4
     return {"median": statistics.median(values), "p20": cuts[0], "p80": cuts[3], "n": len(values)}
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, Any]:
-    """Returns the spread of how many times `fast` is faster than `slow`, round by round."""
+    """Returns the spread of the speedup of `fast` over `slow`, computed round by round."""
     return spread([a / b for a, b in zip(times[slow], times[fast], strict=True)])
 
 
 def environment() -> dict[str, Any]:
-    """Returns hardware and versions."""
+    """Returns the hardware, the versions, the commit and the date."""
     import torchvision
 
     cpu = platform.processor() or platform.machine()
@@ -102,11 +103,12 @@ def environment() -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "triton": triton_version,
         "commit": commit.stdout.strip(),
+        "date": date.today().isoformat(),
     }
 
 
 def write_results(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Writes `<name>.json` into a folder, `benchmarks/results/` if none is given."""
+    """Writes `NAME.json` to a folder and returns its path."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"environment": environment(), **results}, indent=2) + "\n")

@@ -1,10 +1,10 @@
-"""What compiling costs and saves on this machine: the figures behind `--compile auto`.
+"""Cost and benefit of compiling on this machine: the figures behind `--compile auto`.
 
     python benchmarks/compile_pays.py [--backbones cnn resnet18] [--rounds 9]
 
-Per backbone: the time of a training step (forward, loss, backward, SGD) eager, eager with weights
-and images in channels-last, and compiled as `train()` does it, measured in turns, each in a process
-of its own, and the seconds that compiling took with an empty cache.
+For each backbone it times a training step (forward, loss, backward, SGD) in eager mode, in eager mode
+with channels-last weights and images, and compiled as in `train()`, interleaved and each in its own
+process, and the first compilation with an empty cache.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import os
 import tempfile
 import time
 
-# Before torch is imported: an empty cache, so that compiling is timed, not reading. Each compiling
-# process gets one of its own.
+# Before torch is imported: an empty cache, so that compilation is timed and not a cache hit. Each
+# compiling process inherits its own.
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
 
 import torch
-from common import interleaved, process, ratio, spread, write_results
+from common import fresh_process, interleaved, ratio, spread, write_results
 from torch.nn import functional as F
 
 import mammoth_compiled  # noqa: F401  registers the backbones
@@ -32,7 +32,7 @@ KINDS = ("eager", "eager_channels_last", "compiled")
 
 
 def prepare(kind, name, batch):
-    """Makes this process's training step, runs it twice and returns what is known of it."""
+    """Builds the training step of this process, runs it twice and returns facts about it."""
     global step
     torch.manual_seed(0)
     shape = (1, 28, 28) if name == "mnistmlp" else (3, 32, 32)
@@ -52,41 +52,41 @@ def prepare(kind, name, batch):
         compute = Compute(torch.device("cpu"), compile=True)
         compute.declare({batch})
         compute.attach(net)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
 
     def step():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(net(inputs), labels).backward()
-        optimiser.step()
+        optimizer.step()
 
     step()
-    # A kind of call is compiled when it comes again.
+    # A call is compiled from its second occurrence on.
     start = time.perf_counter()
     step()
     return facts | {"first_step_s": time.perf_counter() - start}
 
 
 def run(calls):
-    """Runs the training step so many times."""
+    """Runs the training step `calls` times."""
     for _ in range(calls):
         step()
 
 
 def measure(name, batch, rounds):
     with contextlib.ExitStack() as stack:
-        processes = {kind: stack.enter_context(process()) for kind in KINDS}
-        known = {k: p.submit(prepare, k, name, batch).result() for k, p in processes.items()}
-        turns = {k: lambda n, p=p: p.submit(run, n).result() for k, p in processes.items()}
-        turns["compiled"](3)
+        processes = {kind: stack.enter_context(fresh_process()) for kind in KINDS}
+        facts = {k: p.submit(prepare, k, name, batch).result() for k, p in processes.items()}
+        steps = {k: lambda n, p=p: p.submit(run, n).result() for k, p in processes.items()}
+        steps["compiled"](3)
         start = time.perf_counter()
-        turns["compiled"](3)
+        steps["compiled"](3)
         calls = max(1, int(0.4 / ((time.perf_counter() - start) / 3)))
         for kind in KINDS:
-            turns[kind](calls)
-        times = interleaved({k: functools.partial(f, calls) for k, f in turns.items()}, rounds, 1)
+            steps[kind](calls)
+        times = interleaved({k: functools.partial(f, calls) for k, f in steps.items()}, rounds, 1)
     times = {kind: [ms / calls for ms in values] for kind, values in times.items()}
     return {
-        **known["compiled"],
+        **facts["compiled"],
         "step_ms": {k: spread(v) for k, v in times.items()},
         "speed_up": ratio(times, "eager", "compiled"),
         "speed_up_over_channels_last": ratio(times, "eager_channels_last", "compiled"),
@@ -105,7 +105,7 @@ def main():
         r = results[name] = measure(name, args.batch, args.rounds)
         print(
             f"{name:18s} eager {r['step_ms']['eager']['median']:8.2f} ms  compiled "
-            f"{r['step_ms']['compiled']['median']:8.2f} ms  speed-up {r['speed_up']['median']:.2f} "
+            f"{r['step_ms']['compiled']['median']:8.2f} ms  speedup {r['speed_up']['median']:.2f} "
             f"[{r['speed_up']['p20']:.2f}, {r['speed_up']['p80']:.2f}], over channels-last "
             f"{r['speed_up_over_channels_last']['median']:.2f}  first step "
             f"{r['first_step_s']:.1f} s",

@@ -12,7 +12,7 @@ import argparse
 import os
 
 import torch
-from common import interleaved, process, ratio, spread, write_results
+from common import fresh_process, interleaved, ratio, spread, write_results
 from torch.nn import functional as F
 
 from mammoth_compiled.device import keep_freed_memory
@@ -123,7 +123,7 @@ def main():
         if capability != own:
             os.environ |= {"ONEDNN_MAX_CPU_ISA": capability}
         results[capability] = {"convolution": {}, "pooled": {}}
-        with process() as fresh:
+        with fresh_process() as fresh:
             for kind, shapes in (("convolution", CONVOLUTIONS), ("pooled", POOLED)):
                 for shape in shapes:
                     r = fresh.submit(measure, kind, shape, args.rounds).result()

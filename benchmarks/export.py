@@ -1,11 +1,11 @@
-"""Latency of every exported form of a backbone, and the time that exports and updates take.
+"""Latency of every exported form of a backbone, and the duration of exports and updates.
 
     python benchmarks/export.py [--backbones cnn resnet18] [--batches 1 8 32] [--rounds 15]
         [--epochs 1] [--mammoth_run build/bin/mammoth-run] [--parts latency exports]
 
-Each backbone is trained on seq-fmnist-mini first, all tasks jointly, so that the accuracy that int8
-and fp16 keep is measured on 2,000 test images. Latencies in one process are taken in turns; the C++
-tool takes its own in turns with a bare call of its backend. All use as many threads as there are
+Each backbone is first trained jointly on all tasks of seq-fmnist-mini, so that the accuracy of fp16 and
+int8 models can be measured on 2,000 test images. Latencies within a process are interleaved; the C++
+tool interleaves its calls with bare calls of its backend. Everything uses as many threads as there are
 cores: leave OMP_NUM_THREADS unset.
 """
 
@@ -21,7 +21,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-# Before torch is imported: an empty cache, so that compiling is timed, not reading.
+# Before torch is imported: an empty cache, so that compilation is timed and not a cache hit.
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
 
 import onnxruntime as ort
@@ -37,7 +37,7 @@ DATASET = "seq-fmnist-mini"
 ALL_FORMATS = "onnx,pt2,aoti,torchscript,safetensors"
 VARIANTS = ("fp16", "int8")
 CORES = len(os.sched_getaffinity(0))
-# What a form is compared with.
+# The baseline of each form.
 RATIOS = {
     "compiled": "eager both",
     "onnx both": "eager both",
@@ -48,7 +48,7 @@ RATIOS = {
     "onnx fp16 both": "onnx both",
     "onnx session both": "onnx both",
 }
-# Arguments of the C++ tool.
+# Command-line arguments of the C++ tool.
 NATIVE = {
     "onnx both": ["--backend", "onnx", "--returnt", "both"],
     "onnx out": ["--backend", "onnx", "--returnt", "out"],
@@ -60,7 +60,7 @@ NATIVE = {
 
 
 def train(backbone, epochs):
-    """Returns a model trained on all tasks jointly and the seconds that took."""
+    """Returns a model trained jointly on all tasks, and the seconds of its training."""
     arguments = {"backbone": backbone, "n_epochs": epochs, "seed": 0, "compile": "off"}
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -71,7 +71,7 @@ def train(backbone, epochs):
 
 
 def images(dataset, split):
-    """Returns the normalised images of a split, float32 [N, C, H, W], and their labels."""
+    """Returns the normalized images of a split, float32 [N, C, H, W], and their labels."""
     with contextlib.redirect_stdout(io.StringIO()):
         _, whole = mc.load_runner("joint", DATASET)
     part = whole.get_data_loaders()[0 if split == "train" else 1]
@@ -82,7 +82,7 @@ def images(dataset, split):
 
 
 def export(model, path, formats, variants=(), accuracy=True):
-    """Returns the seconds that a verified export takes."""
+    """Exports with verification; returns the seconds."""
     calibration, _ = images(model.dataset, "train")
     test_set = images(model.dataset, "test") if accuracy else None
     start = time.perf_counter()
@@ -98,7 +98,7 @@ def export(model, path, formats, variants=(), accuracy=True):
 
 
 def forms(net, path, inputs):
-    """Returns what is timed: a name to a function that computes the form on `inputs`."""
+    """Returns, by name, functions that run each form on `inputs`."""
     compiled = torch.compile(copy.deepcopy(net), backend="mammoth", dynamic=False)
     both = ReturnTypes.BOTH
     session = ort.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -142,16 +142,16 @@ def latency(net, path, batch, rounds, tool, seconds):
     }
     if tool:
         result["native"] = {
-            name: native(tool, path, batch, seconds, words) for name, words in NATIVE.items()
+            name: native(tool, path, batch, seconds, argv) for name, argv in NATIVE.items()
         }
     return result
 
 
-def native(tool, path, batch, seconds, words):
-    """Returns what the C++ tool measures of one backend."""
-    command = [str(tool), str(path), "--benchmark", "--batch", str(batch), *words]
+def native(tool, path, batch, seconds, argv):
+    """Returns the measurements of one backend by the C++ tool."""
+    command = [str(tool), str(path), "--benchmark", "--batch", str(batch), *argv]
     command += ["--seconds", str(seconds), "--threads", str(CORES)]
-    if "onnx" in words:
+    if "onnx" in argv:
         (library,) = Path(ort.__file__).parent.glob("capi/libonnxruntime.so*")
         command += ["--library", str(library)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -161,9 +161,9 @@ def native(tool, path, batch, seconds, words):
 
 
 def exports(model, folder):
-    """Times the portable formats, and the update of all formats against their fresh export.
+    """Times the export of ONNX and pt2, of all formats, and the update of all formats.
 
-    All verified, none with its accuracy measured, which would take the same time in both.
+    All are verified. Accuracy is not measured, because it takes the same time in both.
     """
     quick_s = export(model, folder / "onnx-pt2", "onnx,pt2", accuracy=False)
     all_formats_s = export(model, folder / "all-formats", ALL_FORMATS, accuracy=False)
@@ -205,7 +205,7 @@ def measure(backbone, args, folder):
 
 
 def processor():
-    """Returns the vector instructions that decide how fast int8 is."""
+    """Returns the vector instruction sets, on which the speed of int8 depends."""
     info = Path("/proc/cpuinfo")
     flags = (
         info.read_text().split("flags", 1)[-1].split("\n", 1)[0].split() if info.exists() else []
@@ -220,8 +220,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--parts", nargs="+", default=["latency", "exports"])
-    parser.add_argument("--mammoth_run", type=Path, help="the C++ tool, once it is built")
-    parser.add_argument("--seconds", type=float, default=3.0, help="the C++ tool's, per case")
+    parser.add_argument("--mammoth_run", type=Path, help="path of the C++ tool; without it, C++ is not measured")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per case of the C++ tool")
     parser.add_argument("--name", default="export")
     args = parser.parse_args()
     torch.set_num_threads(CORES)
@@ -242,7 +242,7 @@ def main():
             print(f"{backbone} batch {batch} (ms): {line}", flush=True)
         if "export" in results[backbone]:
             print(f"{backbone} exports: {results[backbone]['export']}", flush=True)
-        # After each backbone, so that a stopped run keeps what it measured.
+        # After each backbone, so that an interrupted run keeps its results.
         path = write_results(args.name, {**about, "backbones": results})
     print("written:", path)
 

@@ -1,6 +1,6 @@
-"""The training loop on a GPU: a plain loop against recorded steps, and what bounds them.
+"""The training loop on a GPU: a plain loop against captured steps, and the launch limit.
 
-python benchmarks/gpu_loop.py [--device cpu]     (a trial of the script itself)
+    python benchmarks/gpu_loop.py [--device cpu]     (the CPU only tries the script out)
 """
 
 import argparse
@@ -25,9 +25,9 @@ DATASET = "seq-fmnist-mini"  # comes with the package
 
 
 def time_loops(deadline, device="cuda", names=("cnn", "resnet18"), batches=(32, 128), seconds=3.0):
-    """Returns images/s of (a) the plain loop and (b) ours, in turns, and the floor of the latter.
+    """Returns images/s of the plain loop and of captured steps, interleaved, and the launch limit.
 
-    The floor is a CUDA graph of as many kernels as a step has, each of which adds one number.
+    The limit is a CUDA graph with as many kernels as a step, each of which adds one number.
     """
     rows = []
     for name, batch, method in itertools.product(names, batches, ("sgd", "er")):
@@ -48,7 +48,7 @@ def time_loops(deadline, device="cuda", names=("cnn", "resnet18"), batches=(32, 
             "backbone": name,
             "batch": batch,
             "model": method,
-            "images_per_s": {way: spread(values) for way, values in rates.items()},
+            "images_per_s": {name: spread(values) for name, values in rates.items()},
             "speed_up": spread([b / a for a, b in zip(*rates.values(), strict=True)]),
             "replayed_steps": ours.step.replays,
             "reason": ours.step.reason,
@@ -62,7 +62,7 @@ def time_loops(deadline, device="cuda", names=("cnn", "resnet18"), batches=(32, 
 
 
 class _Ours:
-    """Our step on the first task of a stream, epoch after epoch."""
+    """Captured steps on the first task of a stream, epoch after epoch."""
 
     def __init__(self, method, name, batch, device):
         given = {"backbone": name, "batch_size": batch, "device": device, "lr": 0.03, "seed": 0}
@@ -89,13 +89,13 @@ class _Ours:
         _wait(self.device)
         start, images = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
-            # The host runs ahead of the device, but not for ever.
+            # The host runs ahead of the device, within limits.
             images += sum(count for _, count in itertools.islice(self.steps, 50))
             _wait(self.device)
         return images / (time.perf_counter() - start)
 
     def floor(self):
-        """Returns the kernels of a step, and the time of a graph of as many that do nothing."""
+        """Returns the number of kernels of a step, and images/s of as many empty kernels."""
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA]) as seen:
@@ -108,7 +108,7 @@ class _Ours:
 
 
 def _plain(method, name, batch, device):
-    """Returns a function that trains for some seconds in Mammoth Lite's manner, images/s."""
+    """Returns a function that runs the plain loop for some seconds and returns images/s."""
     _, dataset = mc.load_runner("sgd", DATASET, {"backbone": name, "seed": 0, "device": device})
     train, _ = (loader.dataset for loader in dataset.meta_get_data_loaders())
     net = backbones[name].target(num_classes=10).to(device)

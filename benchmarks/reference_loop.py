@@ -1,8 +1,8 @@
-"""A plain continual-learning loop in Mammoth Lite's manner, to compare ours with.
+"""A plain continual-learning loop in the style of Mammoth Lite: the baseline of the benchmarks.
 
-Images go one by one through PIL transforms in a DataLoader, the network runs eagerly, the loss is
-read every step, the buffer is filled and read image by image, and all tasks seen are evaluated
-after each task in batches of the training size.
+Images go one by one through PIL transforms in a DataLoader, the network runs in eager mode, the loss
+is read in every step, the buffer is filled and read image by image, and all tasks seen are evaluated
+after each task at the training batch size.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from torchvision import transforms
 
 
 class ListBuffer:
-    """Reservoir sampling one image at a time; replay through a PIL transform per image."""
+    """Reservoir sampling one image at a time; every replayed image goes through PIL transforms."""
 
     def __init__(self, size):
         self.size, self.seen, self.rows = size, 0, {}
@@ -45,12 +45,12 @@ class Method:
     def __init__(self, name, net, dataset, lr, buffer_size, batch, alpha=0.2, beta=0.5):
         self.name, self.net, self.batch = name, net, batch
         self.alpha, self.beta = alpha, beta
-        self.optimiser = torch.optim.SGD(net.parameters(), lr=lr)
+        self.optimizer = torch.optim.SGD(net.parameters(), lr=lr)
         self.buffer = ListBuffer(buffer_size) if name != "sgd" else None
         self.transform = replay_transform(dataset)
 
     def step(self, inputs, labels, originals):
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         replay = self.buffer is not None and self.buffer.seen > 0
         if self.name == "er" and replay:
             images, rows = self.buffer.get(self.batch, self.transform, inputs.device)
@@ -65,7 +65,7 @@ class Method:
             images, rows = self.buffer.get(self.batch, self.transform, inputs.device)
             loss = loss + self.beta * F.cross_entropy(self.net(images), rows["labels"])
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         if self.name == "er":
             self.buffer.add(originals, labels=labels)
         elif self.name == "derpp":
@@ -78,17 +78,17 @@ def accuracies(net, loaders, classes_seen):
     net.eval()
     result = []
     for loader in loaders:
-        right = total = 0
+        correct = total = 0
         for inputs, labels, _ in loader:
-            right += (net(inputs)[:, :classes_seen].argmax(1) == labels).sum().item()
+            correct += (net(inputs)[:, :classes_seen].argmax(1) == labels).sum().item()
             total += len(labels)
-        result.append(right / total)
+        result.append(correct / total)
     net.train()
     return result
 
 
 def run(method_name, net, dataset, lr, batch, buffer_size, workers, epochs=1):
-    """Trains on every task of a dataset; returns the final class-IL accuracy and images learnt."""
+    """Trains on every task; returns the final class-IL accuracy and the number of images."""
     dataset.reset()
     method = Method(method_name, net, dataset, lr, buffer_size, batch)
     tests, images = [], 0

@@ -1,10 +1,10 @@
-"""How long until work begins: the import, and the first compiled step of a run.
+"""Start-up time: the import, and the first compiled step of a run.
 
     python benchmarks/start_up.py [--cases er:cnn derpp:reduced-resnet18] [--imports 7] [--warm 3]
 
-Every figure comes from a process of its own. A run on seq-fmnist-mini is stopped after its first
-compiled step, its third at the earliest; seconds count from the start of the process. `cold` is a
-run whose Inductor cache is empty, `warm` are the runs that follow it with the same cache.
+Every measurement is a new process. A run on seq-fmnist-mini stops after its first compiled step, at the
+earliest after the third step; seconds count from the start of the process. `cold` is a run with an
+empty Inductor cache; `warm` runs follow it with the same cache.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import {}
 print(time.perf_counter() - start)
 """
 
-# The start is that of the parent: the clock of the day is the one that both share.
+# The parent passes the start time; wall-clock time is what the two processes share.
 DRIVER = """
 import json, sys, time
 marks = {}
@@ -37,7 +37,7 @@ def mark(name):
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.models import ContinualModel
 from mammoth_compiled.run import run
-from torch._dynamo.utils import counters as of_torch
+from torch._dynamo.utils import counters as torch_counters
 
 mark("imported_s")
 observe = ContinualModel.observe
@@ -54,7 +54,7 @@ def timed(*args, **kwargs):
         marks["first_compiled_step"] = steps
         mark("first_compiled_step_s")
     if found.graphs and steps >= 3:
-        hits = of_torch["aot_autograd"]["autograd_cache_hit"]
+        hits = torch_counters["aot_autograd"]["autograd_cache_hit"]
         marks.update(graphs=found.graphs, from_cache=hits, compiling_s=found.seconds)
         print("\\n" + json.dumps(marks))
         sys.exit()
@@ -66,28 +66,28 @@ sys.exit("no step was compiled")
 """
 
 
-def python(code: str, *words: str, **environment: str) -> str:
-    """Runs code in a new process and returns the last line that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
+def run_python(code: str, *argv: str, **environment: str) -> str:
+    """Runs code in a new process and returns the last line it prints."""
+    completed = subprocess.run(
+        [sys.executable, "-c", code, *argv],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return done.stdout.splitlines()[-1]
+    if completed.returncode:
+        raise RuntimeError(completed.stderr)
+    return completed.stdout.splitlines()[-1]
 
 
 def imports(rounds: int) -> dict[str, Any]:
-    """Times both imports in turns."""
+    """Times both imports, interleaved."""
     for name in (PLAIN, OURS):
-        python(IMPORT.format(name))  # from now on the files are in memory
+        run_python(IMPORT.format(name))  # from now on the files are in the page cache
     times: dict[str, list[float]] = {PLAIN: [], OURS: []}
     for _ in range(rounds):
         for name, found in times.items():
-            found.append(float(python(IMPORT.format(name))))
+            found.append(float(run_python(IMPORT.format(name))))
     return {
         "torch_torchvision_s": spread(times[PLAIN]),
         "mammoth_compiled_s": spread(times[OURS]),
@@ -96,18 +96,18 @@ def imports(rounds: int) -> dict[str, Any]:
 
 
 def first_steps(case: str, cache: str) -> dict[str, Any]:
-    """Runs a case up to its first compiled step; returns seconds from the start of the process."""
+    """Runs a case up to its first compiled step; returns seconds since the start of the process."""
     model, backbone = case.split(":")
-    words = ["--model", model, "--backbone", backbone, "--dataset", "seq-fmnist-mini"]
-    words += ["--seed", "0", "--compile", "on"]
-    found = python(DRIVER, str(time.time()), *words, TORCHINDUCTOR_CACHE_DIR=cache)
+    argv = ["--model", model, "--backbone", backbone, "--dataset", "seq-fmnist-mini"]
+    argv += ["--seed", "0", "--compile", "on"]
+    found = run_python(DRIVER, str(time.time()), *argv, TORCHINDUCTOR_CACHE_DIR=cache)
     marks: dict[str, Any] = json.loads(found)
     print(f"  {case}: first compiled step after {marks['first_compiled_step_s']:.1f} s", flush=True)
     return marks
 
 
 def runs(cases: list[str], warm: int) -> dict[str, Any]:
-    """Measures the first run of each case, then all in turns with what the first left behind."""
+    """Measures the first run of each case, then interleaved runs with the cache of the first."""
     with tempfile.TemporaryDirectory() as root:
         cache = {case: os.path.join(root, case.replace(":", "_")) for case in cases}
         cold = {case: first_steps(case, cache[case]) for case in cases}

@@ -1,11 +1,11 @@
-"""Whole continual-learning runs, evaluation included: a plain loop against ours, in turns.
+"""Whole continual-learning runs, evaluation included: a plain loop against `train()`, interleaved.
 
     python benchmarks/train_loop.py [--cases sgd:cnn er:cnn derpp:resnet18] [--pairs 3]
 
-Data: seq-fmnist at 32x32x3, one epoch, batch 32. A case may be cut to `--per_task` training images
-per task. `ours` is a whole run of `train()` with compiled code in Inductor's cache, `ours_first`
-the first run of the process; `ours_bf16` is the same with `--amp bf16`, where the CPU multiplies
-bfloat16. Every plain loop has a process of its own, and float32.
+Data: seq-fmnist at 32x32x3, one epoch, batch size 32, at most `--per_task` training images per task.
+`ours` is a whole run of `train()` with a warm Inductor cache, `ours_first` the first run of the
+process; `ours_bf16` adds `--amp bf16` on CPUs with bfloat16 instructions. Every plain loop runs in its
+own process, in float32.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import io
 import time
 
 import torch
-from common import process, ratio, spread, write_results
+from common import fresh_process, ratio, spread, write_results
 from reference_loop import run as run_reference
 
 import mammoth_compiled as mc
@@ -24,15 +24,15 @@ from mammoth_compiled.device import computes_bf16
 from mammoth_compiled.registry import backbones
 
 
-class Part(SequentialFashionMNIST):
-    """seq-fmnist with the first images of every class only."""
+class TruncatedFashionMNIST(SequentialFashionMNIST):
+    """seq-fmnist with only the first images of every class."""
 
     PER_TASK = 12000
 
     def get_data_loaders(self):
-        return tuple(self.cut(d) for d in super().get_data_loaders())
+        return tuple(self.truncate(d) for d in super().get_data_loaders())
 
-    def cut(self, dataset):
+    def truncate(self, dataset):
         keep = torch.zeros(len(dataset), dtype=torch.bool)
         targets = torch.from_numpy(dataset.targets)
         for k in range(10):
@@ -43,11 +43,11 @@ class Part(SequentialFashionMNIST):
         return ArrayDataset(dataset.data[keep], dataset.targets[keep], dataset.transform)
 
 
-mc.register_dataset("seq-fmnist-part")(Part)
+mc.register_dataset("seq-fmnist-part")(TruncatedFashionMNIST)
 
 
 def ours(method, backbone, arguments, seed, amp="off"):
-    """Runs our loop; returns seconds in train(), final class-IL accuracy and images learnt."""
+    """Runs `train()`; returns its seconds, the final class-IL accuracy and the number of images."""
     given = {**arguments, "backbone": backbone, "seed": seed, "compile": "on", "amp": amp}
     with contextlib.redirect_stdout(io.StringIO()):
         model, dataset = mc.load_runner(method, "seq-fmnist-part", given)
@@ -58,18 +58,18 @@ def ours(method, backbone, arguments, seed, amp="off"):
 
 
 def reference(*args):
-    """Runs the plain loop in a fresh process; returns what `ours` does. Takes `plain`'s arguments.
+    """Runs `plain` in a new process, because `train()` changes the memory allocator of this one.
 
-    In ours it would get the allocator as `train()` sets it.
+    Returns what `ours` returns.
     """
-    with process() as fresh:
-        return fresh.submit(plain, Part.PER_TASK, *args).result()
+    with fresh_process() as process:
+        return process.submit(plain, TruncatedFashionMNIST.PER_TASK, *args).result()
 
 
 def plain(per_task, method, backbone, arguments, seed, workers):
-    """Runs the plain loop with so many images per task, in this process."""
-    # What a process does once (code for this CPU, imports) is not counted, as it is not in ours.
-    for Part.PER_TASK in (64, per_task):
+    """Runs the plain loop with `per_task` images per task, in this process."""
+    # The short first run keeps one-time work of the process out of the timing, as in `ours`.
+    for TruncatedFashionMNIST.PER_TASK in (64, per_task):
         given = {"backbone": backbone, "seed": seed, "batch_size": arguments["batch_size"]}
         with contextlib.redirect_stdout(io.StringIO()):
             _, dataset = mc.load_runner("sgd", "seq-fmnist-part", given)
@@ -89,16 +89,17 @@ def plain(per_task, method, backbone, arguments, seed, workers):
 
 
 def best_workers(method, backbone, arguments):
-    """Returns the number of DataLoader workers with which the plain loop is fastest, on a part."""
-    whole, Part.PER_TASK = Part.PER_TASK, min(Part.PER_TASK // 2, 640)
+    """Returns the number of DataLoader workers with which a short plain loop is fastest."""
+    per_task = TruncatedFashionMNIST.PER_TASK
+    TruncatedFashionMNIST.PER_TASK = min(per_task // 2, 640)
     times = {w: reference(method, backbone, arguments, 0, w)[0] for w in (0, 1, 2)}
-    Part.PER_TASK = whole
+    TruncatedFashionMNIST.PER_TASK = per_task
     return min(times, key=times.get)
 
 
 def measure(case, per_task, pairs):
     method, backbone = case.split(":")
-    Part.PER_TASK = per_task
+    TruncatedFashionMNIST.PER_TASK = per_task
     arguments = {"lr": 0.03, "batch_size": 32, "n_epochs": 1}
     if method != "sgd":
         arguments |= {"buffer_size": 500, "minibatch_size": 32}
@@ -114,8 +115,8 @@ def measure(case, per_task, pairs):
         runs["reference"].append(reference(method, backbone, arguments, seed, workers))
         for name, amp in amps.items():
             runs[name].append(ours(method, backbone, arguments, seed, amp))
-        told = ", ".join(f"{name} {run[-1][0]:.1f} s" for name, run in runs.items())
-        print(f"  {case} seed {seed}: {told}", flush=True)
+        seconds = ", ".join(f"{name} {run[-1][0]:.1f} s" for name, run in runs.items())
+        print(f"  {case} seed {seed}: {seconds}", flush=True)
     images = runs["ours"][0][2]
     seconds = {name: [s for s, _, _ in run] for name, run in runs.items()}
     result = {"per_task": per_task, "images": images, "reference_workers": workers}
@@ -145,12 +146,12 @@ def main():
             up = r[f"{name}_speed_up"]
             print(
                 f"{case}: reference {r['reference_s']['median']:.1f} s, {name} "
-                f"{r[f'{name}_s']['median']:.1f} s, speed-up {up['median']:.2f} "
+                f"{r[f'{name}_s']['median']:.1f} s, speedup {up['median']:.2f} "
                 f"[{up['p20']:.2f}, {up['p80']:.2f}], class-IL "
                 f"{r['reference_class_il']['median']:.3f} / {r[f'{name}_class_il']['median']:.3f}",
                 flush=True,
             )
-        # After each case, so that a stopped run keeps what it measured.
+        # After each case, so that an interrupted run keeps its results.
         path = write_results(args.name, {"cases": results})
     print("written:", path)
 
