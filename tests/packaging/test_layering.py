@@ -1,8 +1,9 @@
-"""Who may import whom, read from the source: design.md, section 3.
+"""The layers of the package: which module may import which, read from the source.
 
-Arrows go one way: types, errors <- registry, config, device <- kernels, buffers, data <- backbones,
-datasets <- models <- compiler, engine <- observers <- runner <- run. `kernels` imports nothing of
-ours; `export` only what it needs to rebuild and compile a backbone, never the training side.
+Imports go one way: types, errors <- registry, config, device <- kernels, buffers, data <- backbones,
+datasets <- models <- compiler, engine <- observers <- runner <- run. `kernels` imports nothing from
+the rest of the package; `export` only what it needs to rebuild and compile a backbone, never the
+training side.
 """
 
 import ast
@@ -42,13 +43,13 @@ EXPORT_MAY_USE = {
     "files",
     "console",
     "export",
-    # Its patterns go into what AOTInductor compiles for a GPU. It knows nothing of training.
+    # Its patterns are applied to what AOTInductor compiles for a GPU. It does not know training.
     "compiler",
 }
 
 
 def module_names():
-    """Maps a file to the dotted name it is imported by."""
+    """Returns, by file, the dotted name under which it is imported."""
     folders = {
         REPOSITORY / PACKAGE: PACKAGE,
         REPOSITORY / "kernels": f"{PACKAGE}.kernels",
@@ -63,7 +64,7 @@ def module_names():
 
 
 def imports(path):
-    """The dotted names that a file imports, those inside functions included."""
+    """Yields the dotted names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,28 +79,28 @@ def imports(path):
 MODULES = module_names()
 
 
-def part(name):
-    """The part of the package that a dotted name belongs to, "" for none of ours."""
-    words = name.split(".")
-    return words[1] if words[0] == PACKAGE and len(words) > 1 else ""
+def layer_of(name):
+    """Returns the top-level module of the package in a dotted name, "" for other packages."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else ""
 
 
-def used_parts(path):
-    return {part(name) for name in imports(path)} - {""}
+def used_layers(path):
+    return {layer_of(name) for name in imports(path)} - {""}
 
 
 def row_of(name):
     return next(i for i, row in enumerate(LAYERS) if name in row)
 
 
-def test_every_module_has_its_place():
-    parts = {part(name) for name in MODULES.values()} - {"__init__", "", "export"}
-    assert parts == set().union(*LAYERS)
+def test_every_module_belongs_to_a_layer():
+    found = {layer_of(name) for name in MODULES.values()} - {"__init__", "", "export"}
+    assert found == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_arrows(path):
-    own, used = part(MODULES[path]), used_parts(path)
+def test_imports_come_from_lower_layers(path):
+    own, used = layer_of(MODULES[path]), used_layers(path)
     if own == "__init__":
         return  # the public names come from everywhere
     if own == "export":
@@ -107,7 +108,7 @@ def test_arrows(path):
     elif own == "kernels":
         assert used <= {"kernels"}
     else:
-        # Only the command line and the public page know of export.
+        # Only the command line and the public names use export.
         allowed = {name for row in LAYERS[: row_of(own)] for name in row} | {own}
         uses_export = own in ("observers", "run")
         allowed |= {"export", "export_bundle", "update_bundle"} if uses_export else set()
@@ -119,13 +120,13 @@ def test_arrows(path):
     [path for path in MODULES if path.is_relative_to(REPOSITORY / "kernels")],
     ids=lambda path: path.name,
 )
-def test_kernels_import_torch_and_triton_only(path):
+def test_kernels_import_only_torch_and_triton(path):
     roots = {name.split(".")[0] for name in imports(path)}
     assert roots - set(sys.stdlib_module_names) <= {"torch", "triton", PACKAGE}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_only_the_command_lines_read_the_command_line(path):
+def test_only_commands_read_argv(path):
     reads = any(
         isinstance(node, ast.Attribute)
         and node.attr == "argv"

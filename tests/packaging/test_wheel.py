@@ -1,4 +1,4 @@
-"""What is shipped works: the wheel, unpacked elsewhere and used without the checkout."""
+"""The wheel: its content, and that it works away from the checkout."""
 
 import importlib.util
 import json
@@ -25,8 +25,8 @@ import torch
 import mammoth_compiled, mammoth_compiled.export, mammoth_compiled.kernels
 from mammoth_compiled.kernels.reservoir import reservoir_slots
 
-places = [m.__file__ for m in (mammoth_compiled, mammoth_compiled.export, mammoth_compiled.kernels)]
-assert all(place.startswith(site) for place in places), places
+paths = [m.__file__ for m in (mammoth_compiled, mammoth_compiled.export, mammoth_compiled.kernels)]
+assert all(path.startswith(site) for path in paths), paths
 
 args = {"n_epochs": 1, "debug_mode": 1, "seed": 0, "num_channels": 2, "compile": "off"}
 model, dataset = mammoth_compiled.load_runner("derpp", "seq-fmnist-mini", args)
@@ -69,11 +69,11 @@ def site(wheel, tmp_path_factory):
     return folder
 
 
-def test_it_is_pure(wheel):
+def test_wheel_is_pure_python(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
-def test_all_modules_are_in_it(names):
+def test_wheel_contains_all_modules(names):
     expected = {
         f"{root}/{path.relative_to(REPOSITORY / folder)}"
         for folder, root in (
@@ -86,15 +86,15 @@ def test_all_modules_are_in_it(names):
     assert {name for name in names if name.endswith(".py")} == expected
 
 
-def test_data_files_are_in_it(names):
+def test_wheel_contains_the_packaged_images(names):
     folder = "mammoth_compiled/datasets/files/fashion-mnist-mini"
     for split in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
             assert f"{folder}/{split}-{kind}-ubyte.gz" in names
 
 
-def test_nothing_else_is_in_it(names):
-    # No tests, no caches, no general names at the top.
+def test_wheel_contains_nothing_else(names):
+    # Neither tests nor caches nor further top-level packages.
     tops = {name.split("/")[0] for name in names}
     assert {re.sub(r"-[\d.a-z]+\.dist-info", ".dist-info", top) for top in tops} == {
         "mammoth_compiled",
@@ -105,9 +105,9 @@ def test_nothing_else_is_in_it(names):
     assert any(name.endswith("/LICENSE") for name in names)
 
 
-def test_it_works_away_from_the_checkout(site, tmp_path):
-    # -I leaves the working folder out; -S leaves out .pth files, by which an editable install
-    # would bring the checkout back. What the package needs is put on the path by hand.
+def test_wheel_works_away_from_the_checkout(site, tmp_path):
+    # -I keeps the working directory off the path; -S skips .pth files, through which an editable
+    # install would bring the checkout back. The dependencies are added by hand.
     paths = [str(site), sysconfig.get_paths()["purelib"]]
     code = f"import sys; sys.path[:0] = {paths}; sys.argv = ['-', {str(site)!r}]\n{USE}"
     result = subprocess.run(
@@ -129,7 +129,7 @@ def test_it_works_away_from_the_checkout(site, tmp_path):
     assert info.name == f"mammoth_compiled-{report['version']}.dist-info"
 
 
-def test_the_backend_is_an_entry_point(site):
+def test_compiler_backend_is_an_entry_point(site):
     (info,) = Path(site).glob("*.dist-info")
     text = (info / "entry_points.txt").read_text()
     assert "[torch_dynamo_backends]" in text
