@@ -22,11 +22,17 @@ import torch
 from hypothesis import settings
 from PIL import Image
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
+from torch._functorch.compilers import nop
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.nn import functional as F
 from torchvision import transforms
 
 from mammoth_compiled import ContinualDataset, MammothBackbone, MammothDataset, load_runner, train
+from mammoth_compiled.compiler import counters
+from mammoth_compiled.compiler.compat import compile_function
+from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.types import ReturnTypes
 
@@ -198,6 +204,37 @@ def graph_counter(monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr("mammoth_compiled.engine.forward.compile_function", capture)
     yield counter
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def compiled_functions(monkeypatch):
+    """Lets nets be compiled without Inductor, which takes longer; the names of those compiled.
+
+    Graphs go through Dynamo and AOTAutograd with the joint graph pass of the real backend.
+    """
+    names = []
+
+    def partition(joint, inputs, **kwargs):
+        save_mutated_inputs(joint.graph)
+        joint.recompile()
+        return min_cut_rematerialization_partition(joint, inputs, **kwargs)
+
+    def compile_forward(graph, inputs):
+        counters.count_graph()
+        return nop(graph, inputs)
+
+    backend = aot_autograd(
+        fw_compiler=compile_forward, bw_compiler=nop, partition_fn=partition, keep_inference_input_mutations=True
+    )
+
+    def compile_aot(function, **_):
+        names.append(function.__name__)
+        return compile_function(function, backend=backend, dynamic=False)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("mammoth_compiled.engine.forward.compile_function", compile_aot)
+    yield names
     torch._dynamo.reset()
 
 

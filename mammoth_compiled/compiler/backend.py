@@ -11,6 +11,7 @@ import torch
 
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.fingerprint import source_hash
+from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
 from mammoth_compiled.kernels.runtime import cpp_library
@@ -44,7 +45,8 @@ def mammoth(
     graph.recompile()
     tag = _cache_tag(example_inputs)
     patches = {
-        "post_grad_custom_pre_pass": _lowering_pass(tag),
+        "joint_custom_post_pass": _graph_pass(save_mutated_inputs, tag),
+        "post_grad_custom_pre_pass": _graph_pass(apply_lowerings, tag),
         "unsafe_marked_cacheable_functions": dict.fromkeys(traced_functions(), tag),
         **(list_mode_options(mode) if mode else {}),
         **(options or {}),
@@ -68,18 +70,18 @@ def _cache_tag(example_inputs: list[torch.Tensor]) -> str:
 
 
 @functools.cache
-def _lowering_pass(tag: str) -> Any:
-    """Returns the lowerings as a pass of Inductor."""
+def _graph_pass(rewrite: Callable[[torch.fx.Graph], Any], tag: str) -> Any:
+    """Returns a function that rewrites a graph as a pass of Inductor."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
-    class LoweringPass(CustomGraphPass):
+    class Pass(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
-            apply_lowerings(graph)
+            rewrite(graph)
 
         def uuid(self) -> str:
             return tag
 
-    return LoweringPass()
+    return Pass()
 
 
 class _Decompositions(dict[Any, Any]):

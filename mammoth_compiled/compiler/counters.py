@@ -35,6 +35,27 @@ def count_graph() -> None:
     _state["graphs"] += 1
 
 
+def num_graphs() -> int:
+    """Returns how many graphs the backend compiled up to now."""
+    return _state["graphs"]
+
+
+def failed_guard(num_graphs: int) -> str:
+    """Returns a guard whose failure caused one of the last compilations.
+
+    Args:
+        num_graphs: How many compilations to look at, the newest first.
+
+    Returns:
+        The guard; "" if none of them was a recompilation.
+    """
+    for metrics in utils.get_compilation_metrics()[-num_graphs:]:
+        if metrics.recompile_reason:
+            first_line = metrics.recompile_reason.splitlines()[0]
+            return first_line.partition("#")[0].partition(": ")[2].strip() or first_line
+    return ""
+
+
 def read() -> Counters:
     """Returns the totals up to now."""
     times = utils.compilation_time_metrics

@@ -1,10 +1,12 @@
 """How a run computes: device, AMP mode, and which calls of the backbone run compiled."""
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
@@ -77,9 +79,17 @@ class Compute:
         else:
             self.compile, self.reason = compiling_pays(net, images, num_steps)
 
-    def disable(self) -> None:
-        """Stops compiling for the rest of the run."""
-        self.compile = False
+    def disable(self, net: nn.Module, reason: str) -> None:
+        """Stops compiling for the rest of the run.
+
+        Args:
+            net: The network that caused it.
+            reason: Why, to follow "because".
+        """
+        self.compile, self.reason = False, reason
+        warnings.warn(
+            f"{type(net).__name__} runs eagerly from here on, because {reason}", stacklevel=4
+        )
 
     @contextlib.contextmanager
     def step(self, num_images: int) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +11,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.compiler.compat import compile_function
+from mammoth_compiled.engine.host_state import changed_host_state
+from mammoth_compiled.engine.recompilation import RecompilationWatch
 from mammoth_compiled.types import ReturnTypes
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,12 +23,13 @@ class CallPolicy(Protocol):
 
     device: torch.device
     amp: str
+    compile: bool
 
     def compiles(self, returnt: str, batch_size: int, training: bool) -> bool:
         """Returns whether a call runs compiled."""
 
-    def disable(self) -> None:
-        """Stops compiling for the rest of the run."""
+    def disable(self, net: nn.Module, reason: str) -> None:
+        """Stops compiling for the rest of the run and says why."""
 
 
 class NetRunner:
@@ -44,6 +46,8 @@ class NetRunner:
         self.net = net
         self.policy = policy
         self._compiled: dict[str, Callable[..., Any]] = {}
+        self._recompilations = RecompilationWatch(type(net).__name__)
+        self._inspected = False
 
     def for_copy(self, net: MammothBackbone) -> "NetRunner":
         """Returns a runner for a copy of the backbone, under the same policy."""
@@ -59,28 +63,63 @@ class NetRunner:
         return _to_float(result)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        returnt = self._plain_returnt(args, kwargs)
-        if returnt is None or not self.policy.compiles(returnt, len(args[0]), self.net.training):
+        def eager() -> Any:
             return nn.Module.__call__(self.net, *args, **kwargs)
+
+        returnt = self._plain_returnt(args, kwargs)
+        if returnt is None:
+            return eager()
+        if not self.policy.compiles(returnt, len(args[0]), self.net.training):
+            return self._inspect(eager) if self._is_to_inspect() else eager()
         function = self._compiled.get(returnt)
         if function is None:
             function = self._compiled[returnt] = compile_function(
                 forward_function(self.net, returnt), backend="mammoth", dynamic=False
             )
         try:
-            with _silent_statistics(self.net):
-                return function(args[0])
+            with self._recompilations.watch((returnt, len(args[0]), self.net.training)) as outcome:
+                result = _call_compiled(function, args[0], self.net)
         except Exception as error:
             # If eager mode fails too, the fault is the caller's, and that error is the one to show.
-            result = nn.Module.__call__(self.net, *args, **kwargs)
-            self.policy.disable()
+            result = eager()
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            warnings.warn(
-                f"{type(self.net).__name__} runs eagerly from here on, because compiling it "
-                f"failed: {reason}",
-                stacklevel=4,
-            )
+            self.policy.disable(self.net, f"compiling it failed: {reason}")
             return result
+        if outcome.recompiles_often:
+            self.policy.disable(
+                self.net,
+                f"it was recompiled {outcome.num_recompilations} times in few steps, last because "
+                f"this guard failed: {outcome.guard}. Keep values that change in tensors (buffers)",
+            )
+        return result
+
+    def _is_to_inspect(self) -> bool:
+        is_training = self.net.training and torch.is_grad_enabled()
+        return is_training and self.policy.compile and not self._inspected
+
+    def _inspect(self, eager: Callable[[], Any]) -> Any:
+        """Runs the first training call and looks for what a compiled graph would get wrong."""
+        self._inspected = True
+        result, changed = changed_host_state(self.net, eager)
+        if changed:
+            self.policy.disable(
+                self.net,
+                f"its forward changes {', '.join(changed)}, which a compiled graph would freeze. "
+                "Keep such state in tensors (buffers), and draw random numbers with torch",
+            )
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                tensor.register_hook(self._refuse_double_backward)
+        return result
+
+    def _refuse_double_backward(self, grad: torch.Tensor) -> None:
+        # Backward runs with gradients enabled if and only if create_graph=True.
+        if torch.is_grad_enabled() and self.policy.compile:
+            self.policy.disable(
+                self.net,
+                "its gradients are differentiated again (create_graph=True), and torch.compile "
+                "does not support double backward",
+            )
 
     def _plain_returnt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Returns the `returnt` of a call that can run compiled, else None."""
@@ -93,12 +132,12 @@ class NetRunner:
         return str(returnt) if args[0].device == self.net.device else None
 
 
-def _silent_statistics(net: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Keeps updates of running statistics from invalidating an earlier eager call's backward.
+def _call_compiled(function: Callable[..., Any], x: torch.Tensor, net: nn.Module) -> Any:
+    """Calls a compiled function; its updates of running statistics keep their version counters.
 
     Eager batch norm saves its running statistics for backward, does not read them there in training
     mode, and updates them without advancing their version counters. A compiled call does advance
-    them, so that an eager call followed by a compiled one in the same step would fail.
+    them, so that an eager call before it in the same step could not run its backward.
     """
     statistics = tuple(
         buffer
@@ -107,9 +146,20 @@ def _silent_statistics(net: nn.Module) -> contextlib.AbstractContextManager[Any]
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     )
-    if not statistics:
-        return contextlib.nullcontext()
-    return torch.autograd._unsafe_preserve_version_counter(statistics)
+    with contextlib.ExitStack() as restores_versions:
+        if statistics:
+            restores_versions.enter_context(
+                torch.autograd._unsafe_preserve_version_counter(statistics)
+            )
+        result = function(x)
+        if _saved_for_backward(result) & {id(buffer) for buffer in statistics}:
+            restores_versions.pop_all()  # its own backward expects the new versions
+    return result
+
+
+def _saved_for_backward(result: Any) -> set[int]:
+    first = result[0] if isinstance(result, (tuple, list)) else result
+    return {id(tensor) for tensor in getattr(first.grad_fn, "saved_tensors", ())}
 
 
 def forward_function(net: MammothBackbone, returnt: str) -> Callable[[torch.Tensor], Any]:

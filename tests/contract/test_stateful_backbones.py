@@ -23,21 +23,6 @@ from mammoth_compiled.registry import models
 from mammoth_compiled.types import ReturnTypes
 
 
-@pytest.fixture
-def compiled_functions(monkeypatch):
-    """Compiles with AOTAutograd alone; a list with the name of every function compiled."""
-    names = []
-
-    def compile_function(function, **_):
-        names.append(function.__name__)
-        return torch.compile(function, backend="aot_eager", dynamic=False)
-
-    torch._dynamo.reset()
-    monkeypatch.setattr("mammoth_compiled.engine.forward.compile_function", compile_function)
-    yield names
-    torch._dynamo.reset()
-
-
 class RunningMax(nn.Module):
     """Scales by a running maximum, which it updates in place."""
 

@@ -99,7 +99,8 @@ def test_nothing_is_compiled_when_off_or_disabled(compute):
     for _ in range(2):
         assert step(off, 8) == [False]
         step(compute, 8)
-    compute.disable()
+    with pytest.warns(UserWarning, match="Linear runs eagerly from here on, because it must"):
+        compute.disable(torch.nn.Linear(1, 1), "it must")
     assert step(compute, 8) == [False]
 
 
