@@ -6,6 +6,8 @@ from gpu_on_paper import Gpu
 from torch.export import Dim
 
 from mammoth_compiled.compiler import autotune
+from mammoth_compiled.kernels.attention import cases as attention_cases
+from mammoth_compiled.kernels.attention import op as attention_op
 from mammoth_compiled.kernels.runtime import device as kernel_device
 
 
@@ -13,13 +15,13 @@ from mammoth_compiled.kernels.runtime import device as kernel_device
 def gpu(monkeypatch):
     """A GPU for graphs only; see `gpu_on_paper`."""
     gpu = Gpu()
-    # Attention has no kernel for strict float32.
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    # Strict float32 has no kernel for attention. For the kernels only: on some CPUs the setting of
+    # torch changes the numbers, too.
+    monkeypatch.setattr(attention_op, "input_precision", gpu.input_precision)
+    monkeypatch.setattr(attention_cases, "input_precision", gpu.input_precision)
     monkeypatch.setattr(kernel_device, "supports_triton", lambda device: device.type == "cuda")
     monkeypatch.setattr(autotune, "fastest", gpu.fastest)
-    yield gpu
-    torch.set_float32_matmul_precision(before)
+    return gpu
 
 
 @pytest.fixture

@@ -27,11 +27,18 @@ OURS = {
 
 
 class Gpu:
-    """Autotunes by decree: `winners` has the fastest implementations, `cases` the lookups."""
+    """Autotunes by decree: `winners` has the fastest implementations, `cases` the lookups.
+
+    `precision` is that of float32 in attention.
+    """
 
     def __init__(self):
         self.winners = {"conv_relu_pool": "triton", "attention": "triton", "projections": "joint"}
         self.cases = []
+        self.precision = "tf32"
+
+    def input_precision(self, dtype, *, convolution):
+        return self.precision
 
     def fastest(self, case, device, names):
         assert device.type == "cuda"

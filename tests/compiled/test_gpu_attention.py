@@ -39,7 +39,7 @@ def test_attention_with_heads_of_other_keys(gpu):
 def test_attention_in_strict_float32_is_tuned_apart(gpu):
     gpu.winners["attention"] = "sdpa"
     assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
-    torch.set_float32_matmul_precision("highest")
+    gpu.precision = "ieee"
     _, found = assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
     tf32, strict = (case for case in gpu.cases if "heads" in case)
     assert strict != tf32

@@ -17,6 +17,7 @@ from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats import FORMATS, aoti
+from mammoth_compiled.kernels.attention import op
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.types import ReturnTypes
 
@@ -96,6 +97,8 @@ def test_gpu_patterns_compile_and_keep_weights_replaceable(
     make_module = aoti._module_to_compile
     monkeypatch.setattr(aoti, "_module_to_compile", rewrite_for_gpu)
     monkeypatch.setattr(kernel_device, "supports_triton", lambda device: device.type == "cuda")
+    # Strict float32 has no kernel for attention.
+    monkeypatch.setattr(op, "input_precision", lambda dtype, convolution: "tf32")
     monkeypatch.setattr(autotune, "fastest", lambda case, device, names: winners[case.op])
     source = source_of(net)
     (file,) = FORMATS["aoti"].write(source, tmp_path)
