@@ -74,12 +74,7 @@ class Buffer:
         self._policy = find_policy(policy, self.buffer_size, num_classes)
         self.needs_labels = self._policy.needs_labels
         self.selects_after_task = self._policy.choose is None
-        self._clear()
-
-    def _clear(self) -> None:
-        self.num_seen_examples = 0
-        state = self._policy.initial_state(self.buffer_size, self.num_classes, self.device)
-        self._set_state(state, num_filled=0)
+        self.reset()
 
     def _set_state(self, state: State, num_filled: int | None = None) -> None:
         self._state = state
@@ -129,7 +124,9 @@ class Buffer:
         """Removes all samples and starts the policy from its initial state."""
         for name in self.used_attributes:
             delattr(self, name)
-        self._clear()
+        self.num_seen_examples = 0
+        state = self._policy.initial_state(self.buffer_size, self.num_classes, self.device)
+        self._set_state(state, num_filled=0)
 
     @torch.no_grad()
     def add_data(
@@ -260,9 +257,8 @@ class Buffer:
         self, transform: Any = None, device: str | torch.device | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Returns all filled rows in order; see `get_data`."""
-        return self.get_data_by_index(
-            self._slots.indices(self.num_seen_examples), transform, device
-        )
+        index = self._slots.indices(self.num_seen_examples)
+        return self.get_data_by_index(index, transform, device)
 
     def serialize(self, out_device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
         """Returns the attributes that hold data by name, [N, ...], on a device."""
