@@ -1,5 +1,5 @@
-// The page: shows a bundle, classifies test images and the visitor's own.
-// ?bundle=FOLDER/ and ?samples=FILE.json choose others than those beside the page.
+// The page: shows a bundle, and classifies test images and the visitor's own images.
+// ?bundle=DIR/ and ?samples=FILE.json replace the bundle and the samples beside the page.
 
 import { Bundle, BundleError, canHash } from "./bundle.js";
 import { Model, preprocess, probabilities, runtimeVersion } from "./model.js";
@@ -30,7 +30,7 @@ async function start() {
   $("model").replaceChildren(
     ...bundle.models.map((file, i) => new Option(`${file.path} · ${size(file.bytes)}`, i)),
   );
-  $("model").addEventListener("change", () => guard(choose));
+  $("model").addEventListener("change", () => guard(selectModel));
   $("controls").hidden = $("main").hidden = false;
   if (bundle.manifest.preprocessing) {
     await loadSamples();
@@ -38,14 +38,14 @@ async function start() {
   } else {
     for (const id of ["drop", "invert"]) $(id).closest("label").hidden = true;
     $("no-samples").textContent =
-      "The manifest does not say how pixels become the input, so no image can be shown to the model.";
+      "The manifest does not say how pixels are preprocessed, so images cannot be classified.";
     $("no-samples").hidden = false;
   }
-  await choose();
+  await selectModel();
 }
 
-/** Opens the chosen model file, proves it on the golden input and classifies all samples. */
-async function choose() {
+/** Opens the selected model file, verifies it on the golden input and classifies all samples. */
+async function selectModel() {
   const { bundle } = state;
   const file = bundle.models[Number($("model").value)];
   busy(`Loading ${file.path}…`);
@@ -84,8 +84,8 @@ function describe({ manifest, models, channels, height, width }) {
     : "";
   $("tasks").replaceChildren(...tasks(classes));
   $("hashes").textContent = canHash
-    ? "each compared with its hash before use"
-    : "not compared with their hashes: this browser allows that on https and localhost only";
+    ? "each verified by its hash before use"
+    : "hashes not verified: browsers allow that on https and localhost only";
   $("files").replaceChildren(
     ...manifest.files.map((file) => {
       const accuracy = file.accuracy?.class_il;
@@ -102,13 +102,13 @@ function describe({ manifest, models, channels, height, width }) {
       return line;
     }),
   );
-  const made = Object.entries(versions ?? {}).map(([name, version]) => `${name} ${version}`);
-  $("footer").textContent = `Schema ${manifest.schema} · ${made.join(" · ")}`;
+  const writers = Object.entries(versions ?? {}).map(([name, version]) => `${name} ${version}`);
+  $("footer").textContent = `Schema ${manifest.schema} · ${writers.join(" · ")}`;
 }
 
 function formula(preprocessing, input) {
-  if (!preprocessing) return "not stated in the manifest";
-  if (preprocessing.folded) return `the graph itself normalises: ${input.dtype} pixels in`;
+  if (!preprocessing) return "unknown";
+  if (preprocessing.folded) return `the graph normalizes ${input.dtype} pixels itself`;
   const list = (values) => `[${values.map((value) => Number(value.toFixed(4))).join(", ")}]`;
   const { scale, mean, std } = preprocessing;
   const scaled = Math.abs(scale * 255 - 1) < 1e-6 ? "pixel / 255" : `pixel × ${scale}`;
@@ -133,17 +133,17 @@ function tasks({ tasks: ranges, tasks_seen: done, ids, names, seen }) {
   });
 }
 
-/** Runs the golden input and says how near the outputs are to what eager PyTorch gave. */
+/** Runs the golden input and compares the logits with those of PyTorch in eager mode. */
 async function showGolden(file) {
   const { golden } = state.bundle.manifest;
   if (!golden?.outputs?.out) return;
   const input = await state.bundle.golden(golden.input);
-  const wanted = await state.bundle.golden(golden.outputs.out);
+  const expected = await state.bundle.golden(golden.outputs.out);
   const { logits } = await state.model.run(input);
-  const got = logits.flat();
-  const difference = Math.max(...got.map((value, i) => Math.abs(value - wanted.data[i])));
-  const largest = Math.max(...wanted.data.map(Math.abs));
-  // What export held float32 files to; the smaller ones are judged by their accuracy.
+  const actual = logits.flat();
+  const difference = Math.max(...actual.map((value, i) => Math.abs(value - expected.data[i])));
+  const largest = Math.max(...expected.data.map(Math.abs));
+  // The bound of float32 files at export; smaller variants are judged by their accuracy.
   const equal = difference <= 1e-5 + 1e-4 * largest;
   if (file.precision === "fp32" && !equal) {
     throw new BundleError(
@@ -151,7 +151,7 @@ async function showGolden(file) {
       `${file.path} differs from eager by ${difference.toExponential(1)} on the golden input.`,
     );
   }
-  $("golden").dataset.logits = JSON.stringify(got);
+  $("golden").dataset.logits = JSON.stringify(actual);
   $("golden").textContent =
     `${equal ? "✓ equals" : "differs from"} eager on ${logits.length} golden inputs ` +
     `(${equal ? "to" : "by"} ${difference.toExponential(1)})`;
@@ -183,7 +183,7 @@ async function loadSamples() {
   $("samples").replaceChildren(...state.samples.map((sample) => sample.button));
 }
 
-/** Marks every test image as recognised or not, and those of classes not seen as neither. */
+/** Marks every test image as right or wrong, or as unseen if its class was not trained. */
 async function classifySamples() {
   const { bundle, model, samples } = state;
   if (!samples.length) return;
@@ -194,19 +194,19 @@ async function classifySamples() {
     const column = best(probabilities(bundle, logits[i]));
     const known = ids.includes(label) && bundle.isSeen(ids.indexOf(label));
     const mark = !known ? "unseen" : ids[column] === label ? "right" : "wrong";
-    const taken = `taken for ${bundle.className(column)}`;
-    const words = { right: "recognised", wrong: taken, unseen: `class not seen, ${taken}` };
+    const predicted = `predicted as ${bundle.className(column)}`;
+    const verdicts = { right: "correct", wrong: predicted, unseen: `unseen class, ${predicted}` };
     counts[mark] += 1;
     button.className = mark;
-    button.title = `${name}: ${words[mark]}`;
-    button.setAttribute("aria-label", `Test image ${i + 1}, ${name}: ${words[mark]}`);
+    button.title = `${name}: ${verdicts[mark]}`;
+    button.setAttribute("aria-label", `Test image ${i + 1}, ${name}: ${verdicts[mark]}`);
   });
   $("score").textContent =
-    `${counts.right} of ${counts.right + counts.wrong} recognised` +
-    (counts.unseen ? `, ${counts.unseen} of classes not seen` : "");
+    `${counts.right} of ${counts.right + counts.wrong} correct` +
+    (counts.unseen ? `, ${counts.unseen} of unseen classes` : "");
 }
 
-/** Classifies one image and shows the answer. */
+/** Classifies one image and shows the result. */
 async function show(image) {
   state.shown = image;
   const { bundle, model } = state;
@@ -220,7 +220,7 @@ async function show(image) {
     sample.button.setAttribute("aria-pressed", String(sample === image));
   }
   $("headline").textContent = `${bundle.className(top)} · ${percent(shares[top])}`;
-  $("truth").textContent = image.name ? `It is: ${image.name}` : "Your image, as the model sees it";
+  $("truth").textContent = image.name ? `True class: ${image.name}` : "Your image, as the model sees it";
   $("time").textContent = `${milliseconds.toFixed(1)} ms, one thread`;
   $("bars").replaceChildren(
     ...logits[0].map((logit, column) => {
@@ -234,7 +234,7 @@ async function show(image) {
       fill.style.width = `${100 * shares[column]}%`;
       track.append(fill);
       bar.append(track);
-      const share = element("td", seen ? percent(shares[column]) : "not seen", "number");
+      const share = element("td", seen ? percent(shares[column]) : "unseen", "number");
       const value = element("td", logit < -1e30 ? "masked" : logit.toFixed(2), "number");
       line.append(name, bar, share, value);
       line.dataset.logit = logit;
@@ -251,7 +251,7 @@ function listen() {
       if (!chosen) return;
       own = await createImageBitmap(chosen).catch(() => null);
       if (own) await showOwn(own);
-      else $("truth").textContent = `${chosen.name} is no image that this browser reads.`;
+      else $("truth").textContent = `${chosen.name} is not an image that this browser can read.`;
     });
   file.addEventListener("change", () => take(file.files[0]));
   $("invert").addEventListener("change", () => guard(() => own && showOwn(own)));
@@ -270,7 +270,7 @@ function listen() {
   });
 }
 
-/** Fits an image of any size into the model's, whole and centred on its ground. */
+/** Scales an image to fit the model's input, centered on a plain background. */
 function showOwn(bitmap) {
   const { width, height } = state.bundle;
   const inverted = $("invert").checked;
@@ -290,11 +290,11 @@ function showOwn(bitmap) {
   return show({ canvas });
 }
 
-/** Runs a part of the page, one at a time, and shows what goes wrong in it. */
-function guard(part) {
+/** Queues an action, so that actions run one at a time, and shows its error if it fails. */
+function guard(action) {
   state.pending += 1;
   document.body.ariaBusy = "true";
-  state.last = state.last.then(part).catch(fail).finally(() => {
+  state.last = state.last.then(action).catch(fail).finally(() => {
     state.pending -= 1;
     if (state.pending === 0) document.body.ariaBusy = "false";
   });

@@ -3,7 +3,7 @@
 export const SCHEMA = 1;
 const MAX_MANIFEST_BYTES = 1 << 20;
 
-/** What is wrong with a bundle; `code` is the word that the Python and C++ readers use too. */
+/** A problem with a bundle; `code` is the same as in the Python and C++ readers. */
 export class BundleError extends Error {
   constructor(code, message) {
     super(message);
@@ -13,7 +13,7 @@ export class BundleError extends Error {
 }
 
 export class Bundle {
-  /** Opens the bundle in a folder of the server; `url` ends in a slash. */
+  /** Opens the bundle in a directory of the server; `url` ends in a slash. */
   static async open(url) {
     const bytes = await download(url, "manifest.json");
     if (bytes.length > MAX_MANIFEST_BYTES) {
@@ -36,7 +36,7 @@ export class Bundle {
       manifest.contract.input.layout === "NHWC" ? item : [item[1], item[2], item[0]];
   }
 
-  /** The ONNX files that give logits, float32 first, then the smallest. */
+  /** The ONNX files with the output `out`: float32 first, then by number of outputs. */
   get models() {
     const rank = (file) => ["fp32", "fp16", "int8"].indexOf(file.precision);
     return this.manifest.files
@@ -44,19 +44,19 @@ export class Bundle {
       .sort((a, b) => rank(a) - rank(b) || a.outputs.length - b.outputs.length);
   }
 
-  /** The class that a column of `out` stands for. */
+  /** The name of the class that a column of `out` stands for. */
   className(column) {
     const { ids, names } = this.manifest.classes;
     return names[column] ?? `class ${ids[column]}`;
   }
 
-  /** Whether the model was trained on the class of a column; all, where nothing is known. */
+  /** Whether the model was trained on the class of a column; true if that is unknown. */
   isSeen(column) {
     const { ids, seen } = this.manifest.classes;
     return seen.length === 0 || seen.includes(ids[column]);
   }
 
-  /** Downloads a listed file and compares its SHA-256 with the manifest's. */
+  /** Downloads a listed file and compares its SHA-256 with the manifest. */
   async read(path) {
     const entry = this.manifest.files.find((file) => file.path === path);
     if (!entry) throw new BundleError("damaged", `manifest.json does not list ${path}.`);
@@ -78,14 +78,14 @@ export class Bundle {
   }
 }
 
-/** Whether files can be compared with their hashes: browsers allow it on https and localhost. */
+/** Whether hashes can be computed; browsers allow it on https and localhost only. */
 export const canHash = globalThis.crypto?.subtle !== undefined;
 
 /** Reads a .npy file of version 1.0 in C order, float32 or uint8. */
 export function parseNpy(bytes, name) {
   const damaged = (why) => new BundleError("damaged", `${name} is damaged: ${why}.`);
   const magic = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0];
-  if (!magic.every((byte, i) => bytes[i] === byte)) throw damaged("it is no .npy file, version 1.0");
+  if (!magic.every((byte, i) => bytes[i] === byte)) throw damaged("it is not a .npy file of version 1.0");
   const start = 10 + bytes[8] + 256 * bytes[9];
   const header = new TextDecoder("latin1").decode(bytes.subarray(10, start));
   const type = /'descr': *'([^']+)'/.exec(header)?.[1];
@@ -120,7 +120,7 @@ async function sha256(bytes) {
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Returns a manifest whose parts that this page uses have the right form. */
+/** Returns a manifest after checking the fields that this page uses. */
 function checked(manifest) {
   const need = (condition, what) => {
     if (!condition) throw new BundleError("damaged", `manifest.json is damaged: ${what}.`);
@@ -132,32 +132,32 @@ function checked(manifest) {
     throw new BundleError(
       "schema",
       `The bundle has schema ${manifest.schema}, and this page reads ${SCHEMA}. ` +
-        "Take the page of the version that wrote the bundle.",
+        "Use the page of the version that wrote the bundle.",
     );
   }
   const { contract, classes, files, golden, preprocessing } = manifest;
   const input = contract?.input;
-  need(isList(input?.shape) && input.shape.length === 4, "contract.input.shape has not four sizes");
-  need(input.shape.slice(1).every(isCount), "contract.input.shape has a size that is no number");
+  need(isList(input?.shape) && input.shape.length === 4, "contract.input.shape does not have four sizes");
+  need(input.shape.slice(1).every(isCount), "contract.input.shape has a size that is not a number");
   need(["NCHW", "NHWC"].includes(input.layout), "contract.input.layout is not NCHW or NHWC");
   need(["float32", "uint8"].includes(input.dtype), "contract.input.dtype is not float32 or uint8");
-  need(isList(contract.outputs), "contract.outputs is no list");
+  need(isList(contract.outputs), "contract.outputs is not a list");
   const out = contract.outputs.find((output) => output?.name === "out");
   need(isList(out?.shape) && isCount(out.shape[1]), "contract.outputs has no out of known width");
   need(
     isList(classes?.ids) && isList(classes.names) && isList(classes.seen) && isList(classes.tasks),
-    "classes has no ids, names, seen and tasks",
+    "classes lacks ids, names, seen or tasks",
   );
-  need(classes.ids.length === out.shape[1], "classes.ids is not as long as out is wide");
+  need(classes.ids.length === out.shape[1], "classes.ids does not have one entry per column of out");
   if (preprocessing && !preprocessing.folded) {
     const channels = input.shape[1];
     need(
       Number.isFinite(preprocessing.scale) &&
         ["mean", "std"].every((key) => preprocessing[key]?.length === channels),
-      "preprocessing has no scale, mean and std of every channel",
+      "preprocessing lacks the scale, or mean and std of every channel",
     );
   }
-  need(isList(files), "files is no list");
+  need(isList(files), "files is not a list");
   for (const file of files) {
     need(typeof file?.path === "string" && /^[0-9a-f]{64}$/.test(file.sha256), "a file has no hash");
   }

@@ -1,9 +1,9 @@
-// Runs a bundle's ONNX model: pixels to its input, its input to logits, logits to probabilities.
+// Runs a bundle's ONNX model: preprocessing, inference and probabilities.
 
 import * as ort from "onnxruntime-web";
 import { BundleError } from "./bundle.js";
 
-// One thread: more need SharedArrayBuffer, thus headers that a plain static server does not send.
+// More threads would need SharedArrayBuffer, and so headers that a plain static server does not send.
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = new URL("node_modules/onnxruntime-web/dist/", import.meta.url).href;
 
@@ -28,7 +28,7 @@ export class Model {
     this.input = bundle.manifest.contract.input;
   }
 
-  /** Runs a batch, {data, shape}; returns its logits, one array per image, and the time taken. */
+  /** Runs a batch, {data, shape}, and returns one array of logits per image and the elapsed time. */
   async run({ data, shape }) {
     const feeds = { [this.input.name]: new ort.Tensor(this.input.dtype, data, shape) };
     const start = performance.now();
@@ -55,8 +55,8 @@ export class Model {
 }
 
 /**
- * Turns images (ImageData of the bundle's size) into a batch as the model takes it: normalised
- * channel by channel, or the pixels themselves where the graph normalises.
+ * Turns images (ImageData of the bundle's size) into a batch for the model: normalized per
+ * channel, or unchanged pixels if the graph normalizes them itself.
  */
 export function preprocess(bundle, images) {
   const { input } = bundle.manifest.contract;
@@ -83,8 +83,8 @@ export function preprocess(bundle, images) {
 }
 
 /**
- * Returns the probability of every class among those seen; of the others it is 0, as they have
- * never been trained.
+ * Returns the probability of every class among the classes seen in training. It is 0 for unseen
+ * classes, whose logits were never trained.
  */
 export function probabilities(bundle, logits) {
   if (bundle.manifest.classes.softmax) return logits;

@@ -21,21 +21,21 @@ async function visit({ url, steps = [], viewport = { width: 1240, height: 900 } 
   page.on("console", (line) => line.type() === "error" && problems.push(line.text()));
   page.on("request", (request) => hosts.add(new URL(request.url()).host));
   await page.goto(url);
-  const seen = [await settled(page)];
+  const seen = [await waitUntilIdle(page)];
   for (const step of steps) {
     if ("sample" in step) await page.locator("#samples button").nth(step.sample).click();
     if ("model" in step) await page.selectOption("#model", String(step.model));
     if ("upload" in step) await page.setInputFiles("#file", step.upload);
     if ("invert" in step) await page.setChecked("#invert", step.invert);
     if ("screenshot" in step) await page.screenshot({ path: step.screenshot, fullPage: true });
-    seen.push(await settled(page));
+    seen.push(await waitUntilIdle(page));
   }
   await page.close();
   return { seen, problems, hosts: [...hosts].filter(Boolean) };
 }
 
-/** Waits until the page has nothing under way and returns what it shows. */
-async function settled(page) {
+/** Waits until the page is idle and returns what it shows. */
+async function waitUntilIdle(page) {
   await page.waitForFunction(() => document.body.ariaBusy === "false", null, { timeout: 60000 });
   return page.evaluate(() => {
     const shown = (id) => {

@@ -154,15 +154,15 @@ def test_page_matches_the_bundle(net, pixels, site, address, tmp_path):
     right = logits[:, :2].argmax(1) == [0, 1, 2, 3, 0, 1]
     marks = ["right" if hit else "wrong" for hit in right]
     assert first["marks"] == [*marks[:2], "unseen", "unseen", *marks[4:]]
-    assert sample["truth"] == "It is: circle"
+    assert sample["truth"] == "True class: circle"
 
     # Probabilities among the classes seen, the first two.
     shares = np.exp(logits[4, :2]) / np.exp(logits[4, :2]).sum()
     assert [row[0] for row in sample["cells"]] == list(NAMES)
     assert [row[2] for row in sample["cells"]] == [
         *(f"{100 * share:.1f} %" for share in shares),
-        "not seen",
-        "not seen",
+        "unseen",
+        "unseen",
     ]
     assert sample["headline"] == f"{NAMES[shares.argmax()]} · {100 * shares.max():.1f} %"
 
@@ -187,7 +187,7 @@ def rewrite(folder, manifest):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_bundle_without_samples_names_and_seen_classes(net, site, address):
+def test_bundle_without_samples_names_and_seen_classes(net, site, address):
     folder, manifest = copy_of(site, "plain")
     manifest["classes"] |= {"names": [], "seen": [], "tasks": [], "tasks_seen": 0}
     rewrite(folder, manifest)
@@ -199,12 +199,12 @@ def test_a_bundle_without_samples_names_and_seen_classes(net, site, address):
     )
     (page,) = plain["seen"]
     assert page["error"] is None
-    assert page["noSamples"].startswith("No test images beside the page")
+    assert page["noSamples"].startswith("There are no test images")
     assert page["chips"] == ["chip"] * 4
     (page,) = unknown["seen"]
     assert page["error"] is None
-    assert page["formula"] == "not stated in the manifest"
-    assert "does not say how pixels become the input" in page["noSamples"]
+    assert page["formula"] == "unknown"
+    assert "does not say how pixels are preprocessed" in page["noSamples"]
     assert page["golden"].startswith("✓ equals eager")
 
 
@@ -226,7 +226,7 @@ def test_folded_preprocessing_softmax_and_variants(net, pixels, site, address):
     assert visit["problems"] == []
     first, exact, half, whole = visit["seen"]
     assert first["error"] is None
-    assert first["formula"] == "the graph itself normalises: uint8 pixels in"
+    assert first["formula"] == "the graph normalizes uint8 pixels itself"
     files = ["model.out.onnx", "model.onnx", "model.fp16.onnx", "model.int8.onnx"]
     assert [model.split(" ")[0] for model in first["models"]] == files
     logits = expected(net, pixels)[3, :2]
@@ -238,7 +238,7 @@ def test_folded_preprocessing_softmax_and_variants(net, pixels, site, address):
 
 
 def test_invalid_bundles_show_their_error(site, address):
-    def spoiled(name, change):
+    def visit_changed(name, change):
         folder, manifest = copy_of(site, name)
         change(folder, manifest)
         return {"url": f"{address}/?bundle={name}"}
@@ -285,14 +285,14 @@ def test_invalid_bundles_show_their_error(site, address):
     cases = [
         (truncate, "damaged", "truncated or not JSON"),
         (later, "schema", "schema 2, and this page reads 1"),
-        (headless, "damaged", "contract.outputs is no list"),
+        (headless, "damaged", "contract.outputs is not a list"),
         (leaving, "path", "names ../bundle/model.onnx, which is outside the bundle"),
         (altered, "damaged", "model.out.onnx is not the file that was exported"),
         (garbage, "damaged", "model.out.onnx cannot be run"),
         (other_golden, "backend", "differs from eager by 1.0e+0 on the golden input"),
         (without_model, "missing", "no ONNX file with the output out"),
     ]
-    visits = [spoiled(change.__name__, change) for change, _, _ in cases]
+    visits = [visit_changed(change.__name__, change) for change, _, _ in cases]
     results = drive(*visits, {"url": f"{address}/?bundle=nowhere"})
     for (change, code, message), result in zip(cases, results[:-1], strict=True):
         (page,) = result["seen"]
