@@ -1,12 +1,13 @@
-"""Backbones of your own: write them, check them, compare them, train one and ship it.
+"""Custom backbones: write, check and compare them, then train one and export it.
 
     python examples/custom_backbone.py                            # about half a minute on a CPU
     python examples/custom_backbone.py --backbone custom-resnet --width 32 --epochs 2
     python examples/custom_backbone.py --debug --export /tmp/my-bundle  # a few seconds
 
-A backbone is a network with a head. Algorithms ask it for different things, and it answers by
-`returnt`: "out" gives logits [B, K], "features" what the head reads [B, F], "both" the two as a
-tuple. Whoever keeps to that can be used by every algorithm, is compiled, and can be exported.
+A backbone is a network with a classification head. The argument `returnt` selects what its
+forward returns: "out" the logits [B, K], "features" the input of the head [B, F], "both" a tuple
+of the two. A backbone that keeps this contract works with every model, is compiled, and can be
+exported. This is one long file so that it reads as a tutorial from top to bottom.
 """
 
 import argparse
@@ -29,12 +30,12 @@ from mammoth_compiled import (
 from mammoth_compiled.errors import MammothError
 
 # ---------------------------------------------------------------------------------------------
-# 1. A first backbone: two convolutions and a linear head, for square colour images.
+# 1. A first backbone: two convolutions and a linear head, for square color images.
 # ---------------------------------------------------------------------------------------------
 
 
 class CustomCNN(MammothBackbone):
-    """conv-relu-pool twice; every pooling halves the image, so the maps end at a quarter of it."""
+    """Applies conv-relu-pool twice. Each pooling halves the image, to a quarter in the end."""
 
     def __init__(self, num_classes, num_channels=32, image_size=32):
         super().__init__()
@@ -47,11 +48,11 @@ class CustomCNN(MammothBackbone):
         x = self.pool(F.relu(self.conv1(x)))
         x = self.pool(F.relu(self.conv2(x)))
         features = x.flatten(1)
-        return answer(self.classifier(features), features, returnt)
+        return select(self.classifier(features), features, returnt)
 
 
-def answer(logits, features, returnt):
-    """What was asked for; an unknown wish is an error, never a silent None."""
+def select(logits, features, returnt):
+    """Returns what `returnt` selects, and raises an error for an unknown value."""
     if returnt == ReturnTypes.OUT:
         return logits
     if returnt == ReturnTypes.FEATURES:
@@ -61,8 +62,8 @@ def answer(logits, features, returnt):
     raise ValueError(f"returnt must be 'out', 'features' or 'both', not {returnt!r}")
 
 
-# A registered function is one variant. It gets `num_classes` from the dataset; its other arguments
-# become options of every run, here `--width` of the residual network below.
+# A registered function defines one variant. The dataset provides `num_classes`. All other arguments
+# become command-line options, such as `--width` of the residual network below.
 
 
 @register_backbone("custom-cnn-small")
@@ -83,7 +84,7 @@ def custom_cnn_large(num_classes):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two convolutions with a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, channels_in, channels_out, stride):
         super().__init__()
@@ -104,7 +105,7 @@ class ResidualBlock(nn.Module):
 
 
 class CustomResNet(MammothBackbone):
-    """A stem that quarters the image, then stages that halve it and double the width."""
+    """A stem that quarters the image size, then stages that halve it and double the width."""
 
     def __init__(self, num_classes, width, depths):
         super().__init__()
@@ -126,7 +127,7 @@ class CustomResNet(MammothBackbone):
     def forward(self, x, returnt=ReturnTypes.OUT):
         maps = self.blocks(self.stem(x))
         features = maps.mean((2, 3))
-        return answer(self.classifier(features), features, returnt)
+        return select(self.classifier(features), features, returnt)
 
 
 @register_backbone("custom-resnet")
@@ -136,12 +137,12 @@ def custom_resnet(num_classes, width: int = 16):
 
 
 # ---------------------------------------------------------------------------------------------
-# 3. Self-attention between the pixels of a map.
+# 3. Self-attention between the pixels of a feature map.
 # ---------------------------------------------------------------------------------------------
 
 
 class PixelAttention(nn.Module):
-    """Every pixel is a token: softmax(Q K^T / sqrt(C)) V over H x W of them."""
+    """Computes softmax(Q K^T / sqrt(C)) V with the H x W pixels as tokens."""
 
     def __init__(self, channels):
         super().__init__()
@@ -158,7 +159,7 @@ class PixelAttention(nn.Module):
 
 
 class CustomAttention(MammothBackbone):
-    """Convolutions with stride 2, attention between them, and the mean over the last map."""
+    """Two convolutions with stride 2 and attention in between, then global average pooling."""
 
     def __init__(self, num_classes, num_channels):
         super().__init__()
@@ -171,7 +172,7 @@ class CustomAttention(MammothBackbone):
         x = self.attention(F.relu(self.conv1(x)))
         x = F.relu(self.conv2(x))
         features = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return answer(self.classifier(features), features, returnt)
+        return select(self.classifier(features), features, returnt)
 
 
 @register_backbone("custom-attention")
@@ -181,12 +182,14 @@ def custom_attention(num_classes, num_channels: int = 32):
 
 
 # ---------------------------------------------------------------------------------------------
-# 4. The same CNN from ready-made parts. The base class has a method `features`; a submodule of
-#    that name takes its place, and the features are asked for with returnt="features".
+# 4. The same CNN as nn.Sequential. The submodule `features` shadows the method of that name of the
+#    base class, so callers request features with returnt="features".
 # ---------------------------------------------------------------------------------------------
 
 
 class SequentialCNN(MammothBackbone):
+    """CustomCNN for images of 32 x 32, written as one nn.Sequential."""
+
     def __init__(self, num_classes, num_channels):
         super().__init__()
         self.features = nn.Sequential(
@@ -202,7 +205,7 @@ class SequentialCNN(MammothBackbone):
 
     def forward(self, x, returnt=ReturnTypes.OUT):
         features = self.features(x)
-        return answer(self.classifier(features), features, returnt)
+        return select(self.classifier(features), features, returnt)
 
 
 @register_backbone("custom-sequential")
@@ -220,12 +223,12 @@ VARIANTS = {
 }
 
 # ---------------------------------------------------------------------------------------------
-# What one does with them.
+# 5. Check, compare, train and export.
 # ---------------------------------------------------------------------------------------------
 
 
 def check(name, num_classes=10):
-    """Asks a backbone for everything and sees that the answers agree. `load_runner` does so too."""
+    """Checks that all return types agree, as `load_runner` does as well."""
     net = VARIANTS[name](num_classes).eval()
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
@@ -246,7 +249,7 @@ def check(name, num_classes=10):
 
 
 def compare(repeats):
-    """Parameters and forward time of every variant, in turns, so that all share the noise."""
+    """Prints parameters and forward time of every variant, measured interleaved."""
     nets = {name: build(10).eval() for name, build in VARIANTS.items()}
     images = torch.randn(32, 3, 32, 32)
     times = {name: [] for name in nets}
@@ -259,12 +262,12 @@ def compare(repeats):
     print(f"  {'':<18} {'parameters':>10} {'ms per batch of 32':>20}")
     for name, net in nets.items():
         parameters = sum(p.numel() for p in net.parameters())
-        # The first one warms up.
+        # The first call is a warm-up.
         print(f"  {name:<18} {parameters:>10,} {1e3 * statistics.median(times[name][1:]):>20.2f}")
 
 
 def experiment(options):
-    """Trains a backbone on five tasks of two classes each, with replay of 200 images."""
+    """Trains a backbone on five tasks of two classes each, with a replay buffer of 200 images."""
     args = {
         "backbone": options.backbone,
         "buffer_size": 200,
@@ -284,37 +287,43 @@ def experiment(options):
     return model, dataset
 
 
-def ship(model, dataset, path):
-    """Exports the backbone, loads the bundle as a stranger would and compares on test images."""
-    folder = export_bundle(model, path)
-    bundle = load_bundle(folder)
-    images, labels, plain = next(iter(dataset.test_loaders[0]))
+def export(model, dataset, path):
+    """Exports the backbone, loads the bundle and compares both on test images."""
+    directory = export_bundle(model, path)
+    bundle = load_bundle(directory)
+    images, labels, not_aug_images = next(iter(dataset.test_loaders[0]))
     model.net.eval()
     with torch.no_grad():
         expected = model.net(images, returnt="both")
-    for name, one, other in zip(("out", "features"), bundle(images, "both"), expected, strict=True):
-        difference = (one - other).abs().max().item()
-        print(f"  {name:<8} {list(one.shape)}, largest difference from eager {difference:.1e}")
+    for name, actual, wanted in zip(
+        ("out", "features"), bundle(images, "both"), expected, strict=True
+    ):
+        difference = (actual - wanted).abs().max().item()
+        print(f"  {name:<8} {list(actual.shape)}, largest difference from eager {difference:.1e}")
         assert difference < 1e-3
-    # A bundle knows how to normalise what a camera or a file gives.
-    stored = (plain * 255).round().to(torch.uint8)
-    guess = bundle(bundle.preprocess(stored[:1])).argmax(1).item()
+    # The bundle knows how to normalize stored pixels.
+    stored = (not_aug_images * 255).round().to(torch.uint8)
+    predicted = bundle(bundle.preprocess(stored[:1])).argmax(1).item()
     print(
-        f"  the first test image, {bundle.class_names[labels[0]]!r}, is taken for "
-        f"{bundle.class_names[guess]!r}"
+        f"  first test image: {bundle.class_names[labels[0]]!r}, predicted as "
+        f"{bundle.class_names[predicted]!r}"
     )
-    print(f"  written to {folder}")
+    print(f"  written to {directory}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--backbone", choices=VARIANTS, default="custom-cnn-small")
-    parser.add_argument("--width", type=int, help="width of custom-resnet (default: 16)")
-    parser.add_argument("--epochs", type=int, default=1, help="epochs per task (default: 1)")
-    parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--export", default="bundle", help="folder to export to (default: bundle)")
-    parser.add_argument("--debug", action="store_true", help="six batches per task, to try it out")
+    parser.add_argument(
+        "--backbone", choices=VARIANTS, default="custom-cnn-small", help="Backbone to train."
+    )
+    parser.add_argument("--width", type=int, help="Width of custom-resnet (default: 16).")
+    parser.add_argument("--epochs", type=int, default=1, help="Epochs per task (default: 1).")
+    parser.add_argument(
+        "--compile", choices=["auto", "on", "off"], default="auto", help="Compile the backbone."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Random seed.")
+    parser.add_argument("--export", default="bundle", help="Output directory (default: bundle).")
+    parser.add_argument("--debug", action="store_true", help="Train only six batches per task.")
     options = parser.parse_args()
 
     print("Contract")
@@ -326,8 +335,8 @@ def main():
         print("\nTraining")
         model, dataset = experiment(options)
         print("\nExport")
-        ship(model, dataset, options.export)
-    except MammothError as error:  # a wrong option, a folder that is not empty, ...
+        export(model, dataset, options.export)
+    except MammothError as error:  # such as a wrong option or an output directory with other files
         parser.error(str(error))
 
 

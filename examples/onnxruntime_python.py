@@ -1,8 +1,8 @@
-"""Classifies images with an exported bundle: ONNX Runtime, NumPy and Pillow, nothing else.
+"""Classifies images with an exported bundle, using only ONNX Runtime, NumPy and Pillow.
 
     python examples/onnxruntime_python.py BUNDLE IMAGE [IMAGE ...] [--precision fp32|fp16|int8]
 
-Copy this file to where the bundle goes; it needs neither torch nor mammoth_compiled.
+Copy this file to the machine that runs the bundle: it needs neither torch nor mammoth_compiled.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import onnxruntime as ort
 from PIL import Image, UnidentifiedImageError
 
 SCHEMA = 1
-PARTS = ("contract", "preprocessing", "classes", "files")
+REQUIRED_KEYS = ("contract", "preprocessing", "classes", "files")
 
 
 class BundleError(ValueError):
@@ -26,7 +26,7 @@ class BundleError(ValueError):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads what the bundle says of itself."""
+    """Reads manifest.json and checks that it is complete."""
     file = folder / "manifest.json"
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{file} is damaged ({type(error).__name__}: {error})") from error
     if schema > SCHEMA:
         raise BundleError(f"{file} has schema {schema}; this program reads {SCHEMA}")
-    missing = [part for part in PARTS if part not in manifest]
+    missing = [key for key in REQUIRED_KEYS if key not in manifest]
     if missing:
         raise BundleError(f"{file} is damaged: it lacks {', '.join(missing)}")
     return manifest
@@ -46,12 +46,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def open_model(
     folder: Path, manifest: dict[str, Any], precision: str = "fp32"
 ) -> ort.InferenceSession:
-    """Opens the smallest ONNX file of a precision that gives logits, after checking its hash."""
+    """Opens the smallest ONNX file with logits in the given precision, after checking its hash."""
     models = [file for file in manifest["files"] if file["format"] == "onnx"]
     fitting = [m for m in models if m["precision"] == precision and "out" in m["outputs"]]
     if not fitting:
-        there = ", ".join(sorted({model["precision"] for model in models}))
-        raise BundleError(f"{folder} has no {precision} model; it has: {there or 'none'}")
+        available = ", ".join(sorted({model["precision"] for model in models}))
+        raise BundleError(f"{folder} has no {precision} model; it has: {available or 'none'}")
     entry = min(fitting, key=lambda model: len(model["outputs"]))
     file = folder / entry["path"]
     if not file.resolve().is_relative_to(folder.resolve()):
@@ -66,18 +66,18 @@ def open_model(
 
 
 def read_image(path: Path, manifest: dict[str, Any]) -> np.ndarray:
-    """Returns an image as the model takes it, one item without the batch axis."""
+    """Reads an image and preprocesses it for the model; the result has no batch axis."""
     contract, preprocessing = manifest["contract"]["input"], manifest["preprocessing"]
     if preprocessing is None:
-        raise BundleError("the manifest does not say how pixels become the model's input")
+        raise BundleError("the manifest does not say how pixels are preprocessed")
     shape = contract["shape"][1:]
     height, width, channels = shape if contract["layout"] == "NHWC" else (*shape[1:], shape[0])
     try:
         with Image.open(path) as image:
-            small = image.convert("L" if channels == 1 else "RGB").resize((width, height))
+            resized = image.convert("L" if channels == 1 else "RGB").resize((width, height))
     except (OSError, UnidentifiedImageError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
-    pixels = np.asarray(small).reshape(height, width, channels)
+    pixels = np.asarray(resized).reshape(height, width, channels)
     if preprocessing["folded"]:
         return pixels
     scaled = pixels.astype(np.float32) * np.float32(preprocessing["scale"])
@@ -86,7 +86,7 @@ def read_image(path: Path, manifest: dict[str, Any]) -> np.ndarray:
 
 
 def probabilities(logits: np.ndarray, classes: dict[str, Any]) -> np.ndarray:
-    """Returns probabilities [B, K] among the classes seen in training; of the others they are 0."""
+    """Returns probabilities [B, K] among the classes seen in training, and 0 for the others."""
     if classes["softmax"]:
         return logits
     seen = np.isin(classes["ids"], classes["seen"] or classes["ids"])
@@ -95,9 +95,9 @@ def probabilities(logits: np.ndarray, classes: dict[str, Any]) -> np.ndarray:
 
 
 def table(paths: Sequence[Path], shares: np.ndarray, classes: dict[str, Any], top: int) -> str:
-    """Returns one line per image: its most probable classes."""
+    """Returns one line per image with its most probable classes."""
     names = classes["names"] or [f"class {id_}" for id_ in classes["ids"]]
-    rows = [["image", *(f"{place}." for place in range(1, top + 1))]]
+    rows = [["image", *(f"{rank}." for rank in range(1, top + 1))]]
     for path, row in zip(paths, shares, strict=True):
         order = np.argsort(-row, kind="stable")[:top]
         rows.append([path.name, *(f"{names[k]} {row[k]:.1%}" for k in order)])
@@ -110,8 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "int8"])
-    parser.add_argument("--top", type=int, default=3, help="how many classes to name")
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="Model to run."
+    )
+    parser.add_argument(
+        "--top", type=int, default=3, help="Number of classes to print (default: 3)."
+    )
     args = parser.parse_args(arguments)
     try:
         manifest = read_manifest(args.bundle)

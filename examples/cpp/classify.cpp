@@ -1,5 +1,5 @@
 // usage: classify BUNDLE [onnx|aoti|torchscript]
-// Runs a bundle on its own golden input and names the best class of every image.
+// Runs a bundle on its golden input and prints the best class of every image.
 #include <algorithm>
 #include <iostream>
 

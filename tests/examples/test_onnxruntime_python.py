@@ -138,7 +138,7 @@ def test_errors_are_one_line(example, bundle, tmp_path, image_files):
     for changed, message in (
         ({"schema": 2}, "has schema 2; this program reads 1"),
         ({"schema": "x"}, "is damaged"),
-        ({"preprocessing": None}, "does not say how pixels become"),
+        ({"preprocessing": None}, "does not say how pixels are preprocessed"),
     ):
         (bundle / "manifest.json").write_text(json.dumps(manifest | changed))
         assert message in error(bundle, image)
