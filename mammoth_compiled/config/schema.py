@@ -129,8 +129,8 @@ class FilesConfig:
     )
     formats: str | None = _argument(
         None,
-        "Comma-separated export formats: onnx, pt2, aoti, torchscript, safetensors "
-        "(default: onnx,pt2,safetensors).",
+        "Comma-separated export formats (default: onnx,pt2,safetensors); python -m "
+        "mammoth_compiled.export export --help lists them.",
         metavar="LIST",
     )
     export_variants: str | None = _argument(

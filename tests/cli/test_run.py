@@ -11,6 +11,8 @@ from mammoth_compiled import base_path, load_bundle, load_runner, train
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.formats import default_formats
+from mammoth_compiled.export.variants.convert import VARIANTS
 from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.run import main
 
@@ -181,6 +183,13 @@ def test_help(command, flag):
     for argument in ARGUMENTS.split():
         assert f"--{argument} " in out or f"--{argument}\n" in out
     assert "--alpha" not in out
+
+
+def test_help_of_export_flags_matches_export(command):
+    _, out, _ = command("--help")
+    text = " ".join(out.split())
+    assert f"(default: {','.join(default_formats())})" in text
+    assert f"as well: {', '.join(VARIANTS)}." in text
 
 
 def test_help_includes_named_parts(command, plugin):

@@ -156,8 +156,8 @@ class MyDistillation(ContinualModel):
 
     @staticmethod
     def get_parser(parser):
-        parser.add_argument("--penalty", type=float, default=1.0, help="Weight of the distillation loss.")
-        parser.add_argument("--temperature", type=float, default=2.0, help="Temperature of the softmax.")
+        parser.add_argument("--penalty", type=float, default=1.0, help="Weight of distillation.")
+        parser.add_argument("--temperature", type=float, default=2.0, help="Of the softmax.")
         return parser
 
     def __init__(self, backbone, loss, args, transform, dataset=None):

@@ -9,7 +9,7 @@ import pytest
 from mammoth_compiled.config import RunConfig, build_parser
 from mammoth_compiled.config.schema import SECTIONS
 
-# Scripts and notebooks rely on these names. Adding one is fine, removing or renaming one is not.
+# Scripts and notebooks rely on these names: add new ones, never rename or remove one.
 FLAGS = """
 experiment: model dataset backbone batch_size n_epochs joint seed debug_mode
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
