@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mammoth_compiled.kernels.runtime.device import has_triton
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text()
 EXAMPLES = TEXT.partition("## Worked examples")[2].partition("\n## ")[0]
@@ -53,18 +55,29 @@ def test_examples_run(tmp_path):
     tests = [path for path in files if path.startswith("tests/")]
     names = [name for text in files.values() for name in REGISTRATION.findall(text)]
     chosen = " or ".join([*(Path(path).name for path in tests), *names])
-    # -S: an editable install would bring the original repository back.
-    result = subprocess.run(
-        [
-            *(sys.executable, "-S", "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider"),
-            *(*tests, "tests/contract", "-k", chosen),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    result = run_python(tmp_path, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider",
+        *tests, "tests/contract", "-k", chosen)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr
     for name in [*tests, *(f"[{name}" for name in names)]:
         assert re.search(rf"{re.escape(name)}.* PASSED", result.stdout), name
+    if has_triton():
+        (op,) = {Path(path).parent.name for path in files if path.startswith("kernels/")}
+        command = ("-m", "mammoth_compiled.kernels.check", op, "--quiet")
+        result = run_python(tmp_path, *command, TRITON_INTERPRET="0")
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert ", 0 failed" in result.stdout
+
+
+def run_python(folder, *argv, **environment):
+    """Runs Python with the packages of the copied repository in `folder`."""
+    path = os.pathsep.join([str(folder), *sys.path])
+    return subprocess.run(
+        # -S: an editable install would bring the original repository back.
+        [sys.executable, "-S", *argv],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
