@@ -178,10 +178,10 @@ def tiny():
 def run_tiny(tiny):
     """Returns a function that trains on the tiny dataset: (model, dataset, results)."""
 
-    def run(model="sgd", dataset="seq-tiny", **args):
+    def run(model="sgd", dataset="seq-tiny", observers=(), **args):
         args = {"seed": 0, "batch_size": 8, "n_epochs": 1, "compile": "off", **args}
         runner = load_runner(model, dataset, args)
-        return *runner, train(*runner)
+        return *runner, train(*runner, observers=observers)
 
     return run
 

@@ -1,6 +1,7 @@
 """Differences between the supported torch versions, 2.11 to 2.15."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,12 @@ import torch
 
 # Train and eval mode, with and without gradients, times the batch sizes of a run.
 RECOMPILE_LIMIT = 32
+
+
+# Dynamo imports this module, which logs that a machine with the CUDA toolkit has no GPU.
+logging.getLogger("torch.utils.cpp_extension").addFilter(
+    lambda record: "No CUDA runtime is found" not in record.getMessage()
+)
 
 
 def compile_function(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:

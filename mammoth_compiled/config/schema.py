@@ -102,6 +102,13 @@ class ComputeConfig:
     amp: Literal["off", "bf16", "fp16"] = _argument(
         "off", "Automatic mixed precision for the backbone."
     )
+    precision: Literal["auto", "highest", "high"] = _argument(
+        "auto",
+        "Precision of float32 multiplications on a GPU; high: TF32, highest: float32, auto: high.",
+    )
+    deterministic: bool = _argument(
+        False, "Use deterministic algorithms only, so that the same seed gives the same bits."
+    )
     num_workers: int | None = _argument(
         None,
         "DataLoader workers, used only when the dataset cannot be read from memory.",

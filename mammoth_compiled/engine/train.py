@@ -18,6 +18,7 @@ from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import out_of_memory
+from mammoth_compiled.engine.numerics import numerics, resolve_precision
 from mammoth_compiled.engine.observer import Observer, Observers, Run
 from mammoth_compiled.engine.resume import resume
 from mammoth_compiled.engine.schedule import schedule
@@ -62,15 +63,16 @@ def run_tasks(
     if model.device.type == "cpu":
         keep_freed_memory()
     try:
-        if config.files.loadcheck:
-            resume(run, config.files.loadcheck)
-        watching.notify("begin_run", run)
-        try:
-            _train_tasks(run, watching)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(run) from error
-        except KeyboardInterrupt:
-            results.interrupted = True
+        with numerics(model.device, config.compute.precision, config.compute.deterministic):
+            if config.files.loadcheck:
+                resume(run, config.files.loadcheck)
+            watching.notify("begin_run", run)
+            try:
+                _train_tasks(run, watching)
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(run) from error
+            except KeyboardInterrupt:
+                results.interrupted = True
         watching.notify("end_run", run)
     finally:
         watching.notify("close", run)
@@ -136,6 +138,7 @@ def _train_task(run: Run, observers: Observers) -> None:
         images=num_images,
     )
     run.results.notes["compile"] = run.compute.compile  # compiling may have failed meanwhile
+    run.results.notes["precision"] = resolve_precision(config.compute.precision, model.device)
     observers.notify("end_task", run, evaluation)
 
 
