@@ -1,7 +1,7 @@
-# libmammoth_torch.so: the backends aoti and torchscript, loaded by the runtime when asked for.
+# libmammoth_torch.so: the backends aoti and torchscript, which the runtime loads on demand.
 #
-# libtorch is linked as it lies in the wheel. find_package(Torch) is not used: for a wheel with CUDA
-# it fails where there is no CUDA toolkit, which nothing here needs.
+# Links libtorch from the wheel directly. With a CUDA wheel, find_package(Torch) fails if there is no
+# CUDA toolkit, which is not needed here.
 if(MAMMOTH_TORCH AND EXISTS "${MAMMOTH_TORCH_ROOT}/include/torch/script.h")
     add_library(mammoth_torch MODULE
         src/torch/aoti.cpp src/torch/module.cpp src/torch/tensors.cpp src/torch/torchscript.cpp)
@@ -11,15 +11,15 @@ if(MAMMOTH_TORCH AND EXISTS "${MAMMOTH_TORCH_ROOT}/include/torch/script.h")
         INSTALL_RPATH "${MAMMOTH_TORCH_ROOT}/lib")
     target_include_directories(mammoth_torch SYSTEM PRIVATE
         ${MAMMOTH_TORCH_ROOT}/include ${MAMMOTH_TORCH_ROOT}/include/torch/csrc/api/include)
-    # libtorch.so only needs the others: without the option the linker would drop it, and with it
-    # the CUDA part of a wheel that has one.
+    # libtorch.so only depends on the other libraries. Without the option the linker would drop it,
+    # and with it the CUDA libraries of a CUDA wheel.
     target_link_libraries(mammoth_torch PRIVATE mammoth::contract
         -Wl,--no-as-needed ${MAMMOTH_TORCH_ROOT}/lib/libtorch.so -Wl,--as-needed
         ${MAMMOTH_TORCH_ROOT}/lib/libtorch_cpu.so ${MAMMOTH_TORCH_ROOT}/lib/libc10.so)
-    # Its libraries need those of CUDA, which they find themselves when they are loaded.
+    # These libraries depend on CUDA libraries, which they find when they are loaded.
     target_link_options(mammoth_torch PRIVATE -Wl,--allow-shlib-undefined)
-    message(STATUS "Backends aoti and torchscript: with ${MAMMOTH_TORCH_ROOT}")
+    message(STATUS "Backends aoti and torchscript: built with ${MAMMOTH_TORCH_ROOT}")
 elseif(MAMMOTH_TORCH)
-    message(STATUS "Backends aoti and torchscript: not built; -DMAMMOTH_PYTHON=PYTHON names a "
-                   "Python that has torch")
+    message(STATUS "Backends aoti and torchscript: not built. Set -DMAMMOTH_PYTHON to a Python "
+                   "with torch")
 endif()

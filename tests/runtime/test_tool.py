@@ -131,7 +131,7 @@ def test_help() -> None:
         ("no fp4 model", (INPUT, "--precision", "fp4")),
         ("--top must be a number from 1", (INPUT, "--top", "0")),
         ("--top must be a number from 1", (INPUT, "--top", "3x")),
-        ("--top wants a value", (INPUT, "--top")),
+        ("--top needs a value", (INPUT, "--top")),
         ("unknown option --tpo", (INPUT, "--tpo", "3")),
         ("either images or --benchmark", ()),
     ],

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t fewest_rounds = 10;
 constexpr std::size_t warm_up_rounds = 3;
 
-/// Random values of the input's shape and dtype; the same at every call.
+/// Returns random values with the shape and dtype of the input; the same ones in every call.
 Tensor random_input(const Contract& contract, std::int64_t batch) {
     Shape shape{batch};
     std::ranges::copy(contract.input.item, std::back_inserter(shape));
@@ -38,7 +38,7 @@ double milliseconds(const std::function<void()>& call) {
         .count();
 }
 
-/// The value below which `fraction` of the sorted values lie, between neighbours linearly.
+/// Returns a quantile of sorted values, with linear interpolation.
 double quantile(const std::vector<double>& sorted, double fraction) {
     const auto position = fraction * static_cast<double>(sorted.size() - 1);
     const auto below = static_cast<std::size_t>(position);

@@ -18,7 +18,7 @@ using detail::OutputView;
 constexpr std::array all_types{ReturnType::out, ReturnType::features, ReturnType::both};
 static_assert(all_types.size() == return_type_names.size());
 
-/// Position in an array with an element for each return type. Callers may cast any number.
+/// Index into an array with one element per return type. Callers may have cast any number.
 std::size_t index_of(ReturnType type) {
     const auto index = static_cast<std::size_t>(type);
     if (index >= all_types.size())
@@ -73,7 +73,7 @@ class Bundle::Impl {
         return index < by_type_.size() && by_type_[index] != nullptr;
     }
 
-    /// What answers `type`, loaded.
+    /// Returns the loaded program for `type`.
     detail::Program& program(ReturnType type) {
         auto* model = by_type_[index_of(type)];
         if (model == nullptr)
@@ -97,7 +97,7 @@ class Bundle::Impl {
                         std::string(to_string(input.dtype())) + " " + to_string(shape));
     }
 
-    /// The outputs of `type` for a batch, over `buffers`, in the contract's order.
+    /// Returns the outputs of `type` for a batch as views of `buffers`, in the contract's order.
     [[nodiscard]] std::vector<OutputView> views(std::int64_t batch, ReturnType type,
                                                 const Buffers& buffers) const {
         std::vector<OutputView> result;
@@ -119,8 +119,8 @@ class Bundle::Impl {
         std::unique_ptr<detail::Program> program;
     };
 
-    /// For every return type the file of the backend with the fewest outputs beyond those asked
-    /// for: ONNX Runtime computes all outputs of a file, whatever it is asked.
+    /// Selects, for every return type, the file of the backend with the fewest unneeded outputs:
+    /// ONNX Runtime computes all outputs of a file, whichever are requested.
     void choose_files(const Options& options) {
         std::vector<const BundleFile*> usable;
         std::string refused;
@@ -160,7 +160,7 @@ class Bundle::Impl {
         return *models_.back();
     }
 
-    /// Where a file is, after a look at its place and size.
+    /// Returns the path of a file, after checking its location and size.
     [[nodiscard]] std::filesystem::path locate(const BundleFile& file) const {
         const auto path = directory_ / file.path;
         std::error_code error;
@@ -185,11 +185,11 @@ class Bundle::Impl {
         const auto path = locate(*model.file);
         const auto bytes = detail::read_file(path, model.file->bytes);
         if (detail::sha256(bytes) != model.file->sha256)
-            throw Error(ErrorCode::damaged,
-                        path.string() +
-                            " is not the file manifest.json speaks of (its sha256 "
-                            "differs). Copy or export the bundle again, or open it "
-                            "again if it was updated");
+            throw Error(
+                ErrorCode::damaged,
+                path.string() +
+                    " is not the file in manifest.json (its sha256 differs). Copy or export the "
+                    "bundle again, or open it again if it was updated");
         model.program = engine_->load({manifest_.contract, *model.file, path, bytes});
     }
 

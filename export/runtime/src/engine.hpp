@@ -1,5 +1,5 @@
-// What a backend implements. The module with libtorch is loaded at run time and includes only this
-// and the public headers.
+// The interface that a backend implements. The module with libtorch, which is loaded at run time,
+// includes only this and the public headers.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +13,14 @@
 
 namespace mammoth::detail {
 
-/// One output asked for: memory for exactly the values of `shape`.
+/// A requested output: memory for exactly the values of `shape`.
 struct OutputView {
     const char* name;
     std::span<float> values;
     Shape shape;
 };
 
-/// A file of a bundle whose hash was compared; valid while load runs.
+/// A verified file of a bundle; valid during load.
 struct ModelSource {
     const Contract& contract;
     const BundleFile& file;
@@ -28,15 +28,15 @@ struct ModelSource {
     std::span<const std::byte> bytes;
 };
 
-/// A loaded model file. All members may be called from many threads at once.
+/// A loaded model file. All members are safe to call from several threads at once.
 class Program {
   public:
     virtual ~Program() = default;
 
-    /// Loads what answers `type`, where that is more than loading the file.
+    /// Loads the entry for `type`, if loading the file did not load it.
     virtual void prepare(ReturnType type) = 0;
 
-    /// Runs on an input that fits the contract, after prepare. Throws Error (backend).
+    /// Runs on an input that matches the contract, after prepare. Throws Error (backend).
     virtual void run(const TensorView& input, ReturnType type,
                      std::span<const OutputView> outputs) const = 0;
 
@@ -50,15 +50,16 @@ class Engine {
   public:
     virtual ~Engine() = default;
 
-    /// Version of the library.
+    /// Returns the version of the library.
     [[nodiscard]] virtual std::string version() const = 0;
 
-    /// Throws Error: damaged if the file is not what its format says or not of the contract.
+    /// Throws Error: damaged, if the file is not valid in its format or does not match the
+    /// contract.
     [[nodiscard]] virtual std::unique_ptr<Program> load(const ModelSource& source) = 0;
 };
 
-/// What the module exports under the name below, whose number changes with the classes above: makes
-/// the engine of a backend.
+/// The function that the module exports, which creates the engine of a backend. The number in its
+/// name must change with the classes above.
 using MakeTorchEngine = void(Backend backend, unsigned threads, std::unique_ptr<Engine>& engine);
 inline constexpr const char* torch_engine_symbol = "mammoth_torch_engine_1";
 

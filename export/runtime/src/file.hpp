@@ -7,7 +7,7 @@
 
 namespace mammoth::detail {
 
-/// The bytes of a regular file. Throws Error: missing; damaged if it is larger than `limit`.
+/// Reads a regular file. Throws Error: missing; damaged if it has more than `limit` bytes.
 std::vector<std::byte> read_file(const std::filesystem::path& path,
                                  std::uintmax_t limit = UINTMAX_MAX);
 

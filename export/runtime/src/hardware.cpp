@@ -11,20 +11,20 @@ std::string own_machine() {
     return uname(&name) == 0 ? name.machine : "unknown";
 }
 
-/// Whether the CPU has an instruction set under the name torch gives it.
+/// Returns whether the CPU has an instruction set, by torch's name for it.
 bool has_isa(std::string_view isa) {
-    if (isa == "default") return true;  // plain code of the machine
+    if (isa == "default") return true;  // the baseline of the architecture
 #if defined(__x86_64__)
-    // Compilers are given these levels of the architecture, which are more than the vectors alone.
+    // Packages are compiled for these levels, which include more than the vector instructions.
     if (isa == "avx2") return __builtin_cpu_supports("x86-64-v3");
     if (isa == "avx512") return __builtin_cpu_supports("x86-64-v4");
 #elif defined(__aarch64__)
-    if (isa == "neon" || isa == "asimd") return true;  // part of every 64-bit ARM
+    if (isa == "neon" || isa == "asimd") return true;  // present on every 64-bit ARM CPU
 #endif
     return false;
 }
 
-/// The first GPU's compute capability, `9.0`, from the driver; empty without one.
+/// Returns the compute capability of the first GPU, such as `9.0`; empty if there is no GPU.
 std::string own_compute_capability() {
     constexpr int major_attribute = 75;
     constexpr int minor_attribute = 76;
@@ -44,7 +44,7 @@ std::string own_compute_capability() {
     return std::to_string(major) + "." + std::to_string(minor);
 }
 
-/// `2.15` of `2.15.0+cpu`: what decides whether libtorch's interface is the same.
+/// Returns the part of a version that determines compatibility: `2.15` of `2.15.0+cpu`.
 std::string_view release(std::string_view version) {
     const auto dot = version.find('.');
     return dot == std::string_view::npos ? version : version.substr(0, version.find('.', dot + 1));
@@ -54,7 +54,7 @@ std::string_view release(std::string_view version) {
 
 std::optional<std::string> why_not(const Requirements& required, std::string_view torch) {
     if (!required.torch.empty() && release(required.torch) != release(torch))
-        return "it was built with torch " + required.torch + ", and this runtime has " +
+        return "it was compiled with torch " + required.torch + ", and this runtime has " +
                std::string(torch);
     if (!required.machine.empty() && required.machine != own_machine())
         return "it is for " + required.machine + ", and this machine is " + own_machine();
@@ -67,7 +67,7 @@ std::optional<std::string> why_not(const Requirements& required, std::string_vie
             return "it is for a GPU of compute capability " + required.compute_capability +
                    ", and this one has " + own;
     } else if (!required.device.empty() && required.device != "cpu") {
-        return "it is for the device '" + required.device + "', which is not known here";
+        return "it is for the device '" + required.device + "', which this runtime does not know";
     }
     if (!required.isa.empty() && !has_isa(required.isa))
         return "it needs the instruction set " + required.isa + ", which this CPU does not have";

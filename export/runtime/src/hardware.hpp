@@ -8,8 +8,8 @@
 
 namespace mammoth::detail {
 
-/// Why this machine cannot run a compiled package; nothing if it can.
-/// `torch` is the version of the libtorch that would run it.
+/// Returns why this machine cannot run a compiled package, or nothing if it can.
+/// `torch` is the version of the libtorch to run it with.
 std::optional<std::string> why_not(const Requirements& required, std::string_view torch);
 
 }  // namespace mammoth::detail

@@ -15,13 +15,13 @@ namespace {
 constexpr std::array png_magic{std::byte{0x89}, std::byte{'P'},  std::byte{'N'},  std::byte{'G'},
                                std::byte{'\r'}, std::byte{'\n'}, std::byte{0x1a}, std::byte{'\n'}};
 
-/// A number of a PPM header: white space and comments, then digits.
+/// Reads a number of a PPM header: whitespace and comments, then digits.
 std::optional<std::int64_t> header_number(detail::TextCursor& cursor) {
     for (cursor.skip_space(); cursor.take("#"); cursor.skip_space()) cursor.until('\n');
     return cursor.number();
 }
 
-/// P6 (colour) and P5 (grey): magic, width, height, maxval, one white space, the pixels.
+/// Parses P6 (color) or P5 (gray): magic, width, height, maxval, one whitespace, the pixels.
 Image parse_ppm(std::string_view text, const std::string& name) {
     detail::TextCursor cursor(text.substr(2));
     Image image{.channels = text[1] == '6' ? 3 : 1, .pixels = {}};
@@ -33,14 +33,14 @@ Image parse_ppm(std::string_view text, const std::string& name) {
         throw Error(ErrorCode::damaged, name + " has no complete PPM header");
     if (*maxval != 255)
         throw Error(ErrorCode::contract, name + " has maxval " + std::to_string(*maxval) +
-                                             "; only 255 (8 bits a channel) is read");
+                                             "; only 255 (8 bits per channel) is supported");
     const auto pixels = cursor.rest().substr(1);
     if (*width < 1 || *height < 1 || *width > detail::largest_side ||
         *height > detail::largest_side ||
         pixels.size() != static_cast<std::size_t>(*width * *height * image.channels))
         throw Error(ErrorCode::damaged,
                     name + " holds " + std::to_string(pixels.size()) +
-                        " bytes of pixels, which is not " + std::to_string(*width) + " x " +
+                        " bytes of pixels instead of " + std::to_string(*width) + " x " +
                         std::to_string(*height) + " x " + std::to_string(image.channels));
     image.width = *width;
     image.height = *height;
@@ -81,7 +81,8 @@ void check(const Image& image, const Target& target) {
                         " channels. Resize and convert it first");
     if (image.pixels.size() !=
         static_cast<std::size_t>(image.height * image.width * image.channels))
-        throw Error(ErrorCode::contract, "an image has another number of pixels than its size");
+        throw Error(ErrorCode::contract,
+                    "an image has a number of pixels that does not match its size");
 }
 
 /// Calls `store(value, channel)` for every value of the input, in the order of its layout.
@@ -111,7 +112,7 @@ Image parse_image(std::span<const std::byte> data, const std::string& name) {
     if (data.size() >= png_magic.size() &&
         std::ranges::equal(data.first(png_magic.size()), png_magic))
         return detail::parse_png(data, name);
-    throw Error(ErrorCode::damaged, name + " is no PNG and no binary PPM or PGM");
+    throw Error(ErrorCode::damaged, name + " is neither a PNG nor a binary PPM or PGM");
 }
 
 Image read_image(const std::filesystem::path& file) {
@@ -122,9 +123,9 @@ Tensor preprocess(const Manifest& manifest, std::span<const Image> images) {
     const auto target = target_of(manifest.contract);
     if (!manifest.preprocessing)
         throw Error(ErrorCode::contract,
-                    "this bundle does not say how its images were normalised; give its input as a "
+                    "this bundle does not say how its images were normalized; give its input as a "
                     ".npy of float32");
-    if (images.empty()) throw Error(ErrorCode::contract, "there must be one image at least");
+    if (images.empty()) throw Error(ErrorCode::contract, "there must be at least one image");
     Shape shape{static_cast<std::int64_t>(images.size())};
     std::ranges::copy(manifest.contract.input.item, std::back_inserter(shape));
     for (const auto& image : images) check(image, target);

@@ -1,4 +1,4 @@
-// Typed access to JSON that says where in the document something is not as it should be.
+// Typed access to JSON, with errors that name the location in the document.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@
 
 namespace mammoth::detail {
 
-/// A value in a JSON document and the way to it. Every member throws Error (damaged).
+/// A value in a JSON document and the path to it. Every member throws Error (damaged).
 class JsonReader {
   public:
     JsonReader(const nlohmann::json& value, std::string where)
@@ -43,13 +43,13 @@ class JsonReader {
         return value_->get<std::string>();
     }
 
-    /// What is under `key`; nothing where the key is absent or null.
+    /// Returns the value of `key`, or nothing if the key is absent or null.
     [[nodiscard]] std::optional<JsonReader> find(const char* key) const {
         if (!has(key) || (*value_)[key].is_null()) return std::nullopt;
         return at(key);
     }
 
-    /// The string under `key`; empty where the key is absent or null.
+    /// Returns the string of `key`, or an empty one if the key is absent or null.
     [[nodiscard]] std::string optional_string(const char* key) const {
         const auto found = find(key);
         return found ? found->string() : std::string();
@@ -70,7 +70,7 @@ class JsonReader {
         return value_->get<std::int64_t>();
     }
 
-    /// A finite number that float32 can hold.
+    /// Returns a finite number that fits float32.
     [[nodiscard]] float number() const {
         if (!value_->is_number() ||
             !(std::abs(value_->get<double>()) <= std::numeric_limits<float>::max()))
@@ -78,7 +78,7 @@ class JsonReader {
         return static_cast<float>(value_->get<double>());
     }
 
-    /// The elements of an array.
+    /// Returns the elements of an array.
     [[nodiscard]] std::vector<JsonReader> elements() const {
         if (!value_->is_array()) fail("an array");
         std::vector<JsonReader> result;
@@ -87,7 +87,7 @@ class JsonReader {
         return result;
     }
 
-    /// What `read` makes of every element of an array.
+    /// Returns the results of `read` for the elements of an array.
     template <std::invocable<const JsonReader&> Read>
     [[nodiscard]] auto list(Read read) const {
         std::vector<decltype(read(*this))> result;

@@ -13,7 +13,7 @@ using detail::JsonReader;
 
 constexpr std::uintmax_t largest_manifest = 1U << 20;
 constexpr std::int64_t largest_size = 1 << 30;
-constexpr std::int64_t largest_id = std::int64_t{1} << 53;  // exact in every JSON reader
+constexpr std::int64_t largest_id = std::int64_t{1} << 53;  // exact in every JSON parser
 
 std::string read_string(const JsonReader& reader) {
     return reader.string();
@@ -25,7 +25,7 @@ std::int64_t read_id(const JsonReader& reader) {
     return reader.integer(0, largest_id);
 }
 
-/// A path that stays inside the bundle wherever the bundle is.
+/// Reads a path that stays inside the bundle.
 std::string read_path(const JsonReader& reader) {
     const auto path = reader.string();
     bool inside = !path.empty() && path.front() != '/' && path.back() != '/' &&
@@ -82,7 +82,7 @@ Preprocessing read_preprocessing(const JsonReader& reader, const Contract& contr
         static_cast<std::size_t>(contract.layout == "NHWC" ? item.back() : item.front());
     for (const auto* key : {"mean", "std"})
         if (reader.at(key).size() != channels)
-            reader.at(key).fail("one number a channel: " + std::to_string(channels));
+            reader.at(key).fail("one number per channel: " + std::to_string(channels));
     if (std::ranges::find(result.std, 0.0F) != result.std.end()) reader.at("std").fail("not zero");
     return result;
 }
@@ -103,9 +103,9 @@ Classes read_classes(const JsonReader& reader, const Contract& contract) {
     if (const auto* out = contract.output("out")) {
         const auto columns = static_cast<std::size_t>(out->item.front());
         const auto text = std::to_string(columns);
-        if (classes.ids.size() != columns) reader.at("ids").fail("one a column of out: " + text);
+        if (classes.ids.size() != columns) reader.at("ids").fail("one per column of out: " + text);
         if (!classes.names.empty() && classes.names.size() != columns)
-            reader.at("names").fail("empty or one a column of out: " + text);
+            reader.at("names").fail("empty or one per column of out: " + text);
     }
     return classes;
 }
@@ -154,10 +154,10 @@ Manifest parse_manifest(std::string_view text) {
     Manifest manifest;
     manifest.schema = root.at("schema").integer(1, largest_id);
     if (manifest.schema > manifest_schema)
-        throw Error(ErrorCode::schema, "manifest.json is of schema " +
-                                           std::to_string(manifest.schema) +
-                                           ", and this runtime reads up to " +
-                                           std::to_string(manifest_schema) + ". Use a later one");
+        throw Error(ErrorCode::schema,
+                    "manifest.json has schema " + std::to_string(manifest.schema) +
+                        ", and this runtime reads schemas up to " +
+                        std::to_string(manifest_schema) + ". Use a later runtime");
     manifest.name = root.optional_string("name");
     manifest.created = root.optional_string("created");
     manifest.dataset = root.optional_string("dataset");

@@ -1,4 +1,4 @@
-// The .npy format, version 1.0: magic, version, length of the header, a Python dictionary, values.
+// The .npy format, version 1.0: magic, version, header length, a Python dict literal, values.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -14,7 +14,7 @@ namespace mammoth {
 namespace {
 
 static_assert(std::endian::native == std::endian::little,
-              "values are read as they lie in the file");
+              "values are copied from the file without swapping bytes");
 
 constexpr std::array magic{std::byte{0x93}, std::byte{'N'}, std::byte{'U'},
                            std::byte{'M'},  std::byte{'P'}, std::byte{'Y'}};
@@ -38,7 +38,7 @@ std::optional<Shape> read_shape(std::string_view tuple) {
     return shape;
 }
 
-/// Reads {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } in any order of the keys.
+/// Parses {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }, with keys in any order.
 std::optional<Header> read_header(std::string_view text) {
     detail::TextCursor cursor(text);
     Header header;
@@ -70,7 +70,7 @@ std::optional<Header> read_header(std::string_view text) {
 
 template <class Value>
 Tensor read_values(std::span<const std::byte> data, const Shape& shape, const std::string& name) {
-    // Compared before memory is asked for: the header may claim any number.
+    // Checked before memory is allocated, because the header may claim any size.
     if (data.size() % sizeof(Value) != 0 || data.size() / sizeof(Value) != element_count(shape))
         throw Error(ErrorCode::damaged, name + " holds " + std::to_string(data.size()) +
                                             " bytes of values, which is not what its shape " +

@@ -5,7 +5,7 @@
 namespace mammoth::detail::ort {
 namespace {
 
-// All listed functions are older; a runtime that has this also reads today's models.
+// All functions used here are older; a runtime with this version also reads current models.
 constexpr std::uint32_t api_version = 17;
 
 struct ApiBase {
@@ -13,7 +13,7 @@ struct ApiBase {
     const char* (*get_version)();
 };
 
-/// The library's messages, in one line.
+/// Joins the lines of a message of the library.
 std::string one_line(const char* message) {
     std::string line;
     for (const char* c = message; *c != '\0'; ++c)

@@ -1,7 +1,7 @@
-// ONNX Runtime's C interface without its headers, which no package of PyPI brings.
+// ONNX Runtime's C API without its headers, which no package on PyPI contains.
 //
-// The interface is a table of functions to which versions only append, so a function's place in it
-// and its signature are fixed. Listed here is what the runtime calls.
+// The API is a table of functions that later versions only append to, so the index and signature of
+// a function never change. The functions that the runtime calls are listed here.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ struct TensorInfo;
 struct TypeInfo;
 struct Value;
 
-/// The function at place `Index` of the table.
+/// The function at index `Index` of the table.
 template <std::size_t Index, class Signature>
 struct Slot {};
 
@@ -62,7 +62,7 @@ inline constexpr Slot<96, void(Value*)> release_value;
 inline constexpr Slot<98, void(TypeInfo*)> release_type_info;
 inline constexpr Slot<100, void(SessionOptions*)> release_session_options;
 
-inline constexpr int log_fatal_only = 4;  // errors come back as statuses
+inline constexpr int log_fatal_only = 4;  // errors are returned as statuses
 inline constexpr int element_float = 1;
 inline constexpr int element_uint8 = 2;
 inline constexpr int device_allocator = 0;
@@ -74,13 +74,13 @@ using Handle = std::unique_ptr<Object, void (*)(Object*)>;
 
 class Api {
   public:
-    /// Asks the library for the interface. Throws Error (backend) if it is too old.
+    /// Gets the API table of the library. Throws Error (backend) if the library is too old.
     explicit Api(const SharedLibrary& library);
 
     [[nodiscard]] const std::string& version() const noexcept { return version_; }
 
-    /// Calls a function of the table. One that returns a status throws Error (backend) with its
-    /// message unless it succeeded.
+    /// Calls a function of the table. If the function returns a status of failure, throws Error
+    /// (backend) with its message.
     template <std::size_t Index, class Result, class... Parameters>
     auto call(Slot<Index, Result(Parameters...)> slot,
               std::type_identity_t<Parameters>... arguments) const {
@@ -90,7 +90,7 @@ class Api {
             return function(slot)(arguments...);
     }
 
-    /// Makes an object with a function whose last argument says where to put it.
+    /// Creates an object with a function whose last argument is a pointer to the result.
     template <class Object, std::size_t Index, class... Parameters, std::size_t Release,
               class... Arguments>
     Handle<Object> make(Slot<Index, Status*(Parameters...)> create,

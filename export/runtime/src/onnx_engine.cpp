@@ -1,4 +1,4 @@
-// The backend onnx: one session a file, run on the CPU.
+// The backend onnx: one session per file, on the CPU.
 #include <algorithm>
 #include <array>
 #include <vector>
@@ -16,7 +16,7 @@ constexpr int element_type(DType dtype) {
     return dtype == DType::float32 ? ort::element_float : ort::element_uint8;
 }
 
-/// The library with what all its sessions share.
+/// The library, and the objects that all its sessions share.
 struct Library {
     explicit Library(const SharedLibrary& library)
         : api(library),
@@ -24,7 +24,7 @@ struct Library {
           memory(api.make(ort::create_cpu_memory_info, ort::release_memory_info,
                           ort::device_allocator, ort::memory_default)) {}
 
-    /// A tensor over memory of the caller, which ONNX Runtime only writes to if it is an output.
+    /// Wraps memory of the caller in a tensor. ONNX Runtime writes to it only if it is an output.
     [[nodiscard]] Handle<ort::Value> tensor(const void* data, std::size_t size_bytes,
                                             const Shape& shape, DType dtype) const {
         return api.make(ort::create_tensor_with_data, ort::release_value, memory.get(),
@@ -155,7 +155,7 @@ class OnnxProgram final : public Program {
         api.call(ort::get_dimensions_count, tensor, &rank);
         Shape shape(rank);
         api.call(ort::get_dimensions, tensor, shape.data(), rank);
-        // -1 stands for an axis of any size: the batch, and what shape inference did not find out.
+        // -1 is a dynamic size: the batch, and sizes that shape inference could not determine.
         return name == wanted.name && element == element_type(wanted.dtype) &&
                rank == wanted.item.size() + 1 && shape.front() == -1 &&
                std::ranges::equal(std::span(shape).subspan(1), wanted.item,
@@ -175,7 +175,7 @@ class OnnxEngine final : public Engine {
                .given = options.library,
                .variable = "MAMMOTH_ONNXRUNTIME",
                .usual = {"libonnxruntime.so.1", "libonnxruntime.so", MAMMOTH_ONNXRUNTIME_DEFAULT},
-               .remedy = "Install it (pip install onnxruntime brings it)"}))),
+               .remedy = "Install it, for example with pip install onnxruntime"}))),
           threads_(options.threads) {}
 
     std::string version() const override { return library_->api.version(); }

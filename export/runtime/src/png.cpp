@@ -30,7 +30,7 @@ void on_error(png_structp png, png_const_charp message) {
 
 void on_warning(png_structp, png_const_charp) {}
 
-/// The decoder's two structures.
+/// Owns the two structures of libpng.
 class Decoder {
   public:
     explicit Decoder(Source& source)
@@ -48,7 +48,7 @@ class Decoder {
     Decoder& operator=(const Decoder&) = delete;
     ~Decoder() { png_destroy_read_struct(&png_, &info_, nullptr); }
 
-    // libpng reports errors by a jump into these two functions, which therefore own nothing.
+    // libpng reports errors with longjmp into these functions, so they own no objects.
 
     [[nodiscard]] bool read_header() {
         if (setjmp(png_jmpbuf(png_)) != 0) return false;
@@ -63,7 +63,7 @@ class Decoder {
         return true;
     }
 
-    /// Makes palettes colours and small grey depths bytes; returns the bytes of a row.
+    /// Expands palettes to colors and low gray depths to bytes; sets the number of bytes per row.
     [[nodiscard]] bool expand(std::size_t& row_bytes) {
         if (setjmp(png_jmpbuf(png_)) != 0) return false;
         png_set_expand(png_);
@@ -100,8 +100,8 @@ Image parse_png(std::span<const std::byte> data, const std::string& name) {
         throw Error(ErrorCode::contract,
                     name +
                         (decoder.transparent() ? " has an alpha channel or transparency"
-                                               : " has 16 bits a channel") +
-                        "; save it with 8 bits a channel, grey or RGB");
+                                               : " has 16 bits per channel") +
+                        "; save it with 8 bits per channel, gray or RGB");
     std::size_t row_bytes = 0;
     require(decoder.expand(row_bytes));
     Image image{.height = decoder.height(),

@@ -56,7 +56,7 @@ std::string sha256(std::span<const std::byte> data) {
     for (; data.size() >= block_size; data = data.subspan(block_size))
         add_block(state, data.first<block_size>());
 
-    // The rest, a one bit, zeros, and the length in bits: one block, or two where they do not fit.
+    // The rest, a one bit, zeros and the length in bits: one block, or two if they do not fit.
     std::array<std::byte, 2 * block_size> tail{};
     std::ranges::copy(data, tail.begin());
     tail[data.size()] = std::byte{0x80};

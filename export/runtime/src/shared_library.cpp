@@ -28,8 +28,8 @@ SharedLibrary SharedLibrary::find(const Search& search) {
 
 void* SharedLibrary::address(const char* name) const {
     if (void* result = dlsym(handle_, name)) return result;
-    throw Error(ErrorCode::backend, name_ + " has no function " + name +
-                                        "; it is another library or of another version");
+    throw Error(ErrorCode::backend,
+                name_ + " has no function " + name + "; it is another library or another version");
 }
 
 std::filesystem::path SharedLibrary::own_path() {

@@ -6,28 +6,29 @@
 
 namespace mammoth::detail {
 
-/// A library loaded at run time. It stays in the process: such libraries start threads.
+/// A library loaded at run time. It is never unloaded, because such libraries start threads.
 class SharedLibrary {
   public:
-    /// What to look for, and where.
+    /// What to load, and from where.
     struct Search {
-        std::string what;                  ///< for the message: ONNX Runtime
-        std::filesystem::path given;       ///< by the caller; if not empty, nothing else is tried
-        const char* variable;              ///< environment variable with a path, likewise
-        std::vector<std::string> usual{};  ///< file names or paths, the first that loads is taken
-        std::string remedy;                ///< how to get it
+        std::string what;                  ///< name in messages: ONNX Runtime
+        std::filesystem::path given;       ///< path from the caller; if not empty, the only one
+        const char* variable;              ///< environment variable; if set, the only path
+        std::vector<std::string> usual{};  ///< file names or paths to try, in this order
+        std::string remedy;                ///< how to install it
     };
 
-    /// Throws Error (backend) with everything that was tried.
+    /// Throws Error (backend), which lists everything that was tried.
     static SharedLibrary find(const Search& search);
 
-    /// The address of a function. Throws Error (backend) if the library does not have it.
+    /// Returns the address of a function. Throws Error (backend) if the library lacks it.
     template <class Function>
     [[nodiscard]] Function* symbol(const char* name) const {
         return reinterpret_cast<Function*>(address(name));
     }
 
-    /// The file this code was loaded from: the shared runtime, or the program it is linked into.
+    /// Returns the file that contains this code: the shared runtime, or the program it is linked
+    /// to.
     static std::filesystem::path own_path();
 
   private:

@@ -1,4 +1,4 @@
-// Reads the textual headers of .npy and PPM files, one token after the other.
+// A tokenizer for the textual headers of .npy and PPM files.
 #pragma once
 
 #include <cctype>
@@ -22,7 +22,8 @@ class TextCursor {
             text_.remove_prefix(1);
     }
 
-    /// Goes behind the next `end`, or to the end of the text.
+    /// Returns the text before the next `end` and skips both; without one, returns all that is
+    /// left.
     std::string_view until(char end) {
         const auto found = text_.find(end);
         const auto result = text_.substr(0, found);
@@ -30,14 +31,14 @@ class TextCursor {
         return result;
     }
 
-    /// Goes behind `token` and returns true, if the text goes on with it.
+    /// Skips `token` and returns true if the text starts with it.
     bool take(std::string_view token) {
         if (!text_.starts_with(token)) return false;
         text_.remove_prefix(token.size());
         return true;
     }
 
-    /// A number of decimal digits that fits.
+    /// Reads a decimal number; returns nothing if there is none or it does not fit.
     std::optional<std::int64_t> number() {
         std::int64_t value = 0;
         const auto* end = text_.data() + text_.size();

@@ -1,4 +1,4 @@
-// Loads libmammoth_torch.so, so that only who asks for libtorch gets it.
+// Loads libmammoth_torch.so on demand, so that libtorch is loaded only if it is needed.
 #include "engine.hpp"
 #include "mammoth/error.hpp"
 #include "shared_library.hpp"
@@ -6,8 +6,7 @@
 namespace mammoth::detail {
 
 std::unique_ptr<Engine> make_torch_engine(Backend backend, const Options& options) {
-    // Beside the runtime's own file in a build or an install tree, then where it was to be
-    // installed.
+    // Next to the runtime in a build or install tree, then at the configured install location.
     const std::string name = "libmammoth_torch.so";
     const auto own = SharedLibrary::own_path().parent_path();
     const auto library = SharedLibrary::find(

@@ -1,4 +1,4 @@
-// Bundles that cannot be opened or run, made by hand; what runs is in golden_test.cpp.
+// Small bundles that cannot be opened or run; golden_test.cpp runs exported ones.
 #include "mammoth/bundle.hpp"
 
 #include "check.hpp"
@@ -29,18 +29,18 @@ struct SmallBundle {
 
 }  // namespace
 
-TEST(no_bundle) {
+TEST(missing_bundle_is_refused) {
     CHECK_ERROR(missing, "manifest.json", Bundle::open("/nowhere"));
     CHECK_ERROR(missing, "manifest.json", Bundle::open(""));
 }
 
-TEST(names_of_backends) {
+TEST(backend_names_are_parsed) {
     CHECK(parse_backend("torchscript") == Backend::torchscript);
     CHECK_ERROR(contract, "unknown backend 'tflite'; valid: onnx, aoti, torchscript",
                 parse_backend("tflite"));
 }
 
-TEST(no_model_for_the_backend) {
+TEST(missing_model_for_the_backend_is_refused) {
     SmallBundle bundle;
     CHECK_ERROR(contract, "no fp32 model for onnx; it has: no model", bundle.open());
     bundle.add("model.onnx", "onnx");
@@ -48,11 +48,11 @@ TEST(no_model_for_the_backend) {
                 bundle.open(Backend::onnx, {.precision = "int8"}));
 }
 
-TEST(files_that_are_not_what_the_manifest_says) {
+TEST(files_that_differ_from_the_manifest_are_refused) {
     SmallBundle bundle;
     bundle.add("model.onnx", "onnx");
     const auto model = bundle.path() / "model.onnx";
-    CHECK(bundle.open().answers(ReturnType::both));  // the right size is all that opening checks
+    CHECK(bundle.open().answers(ReturnType::both));  // open checks only the size
     write_file(model, "truncat");
     CHECK_ERROR(damaged, "sha256 differs", bundle.open().prepare(ReturnType::both));
     write_file(model, "more than garbage");
@@ -63,7 +63,7 @@ TEST(files_that_are_not_what_the_manifest_says) {
     CHECK_ERROR(missing, "model.onnx", bundle.open());
 }
 
-TEST(links_that_leave_the_bundle) {
+TEST(links_out_of_the_bundle_are_refused) {
     SmallBundle bundle;
     SmallBundle other;
     bundle.add("model.onnx", "onnx");
@@ -76,7 +76,7 @@ TEST(links_that_leave_the_bundle) {
     CHECK_ERROR(path, "model.onnx is a link that leaves the bundle", bundle.open());
 }
 
-TEST(a_file_that_changes_after_opening) {
+TEST(file_changed_after_opening_is_refused) {
     SmallBundle bundle;
     bundle.add("model.onnx", "onnx");
     const auto opened = bundle.open();
@@ -84,21 +84,22 @@ TEST(a_file_that_changes_after_opening) {
     CHECK_ERROR(damaged, "18 bytes", opened.prepare(ReturnType::out));
 }
 
-TEST(garbage_for_onnx_runtime) {
+TEST(invalid_onnx_is_refused) {
     SmallBundle bundle;
     bundle.add("model.onnx", "onnx", std::string(1000, '\x5a'));
     const auto opened = bundle.open();
     CHECK_ERROR(damaged, "cannot be loaded. ONNX Runtime: ", opened.prepare(ReturnType::both));
-    CHECK_ERROR(damaged, "cannot be loaded", opened.prepare(ReturnType::both));  // and again
+    CHECK_ERROR(damaged, "cannot be loaded",
+                opened.prepare(ReturnType::both));  // also the second time
 }
 
-TEST(an_empty_model) {
+TEST(empty_model_is_refused) {
     SmallBundle bundle;
     bundle.add("model.onnx", "onnx", "");
     CHECK_ERROR(damaged, "cannot be loaded", bundle.open().prepare(ReturnType::both));
 }
 
-TEST(return_types_the_bundle_lacks) {
+TEST(unsupported_return_types_are_refused) {
     SmallBundle bundle;
     bundle.add("model.out.onnx", "onnx", "garbage", {"out"});
     const auto opened = bundle.open();
@@ -119,13 +120,13 @@ TEST(return_types_the_bundle_lacks) {
     CHECK(!unknown.open().answers(ReturnType::both));
 }
 
-TEST(packages_for_other_hardware) {
+TEST(packages_for_other_hardware_are_refused) {
     SmallBundle bundle;
     bundle.add("model.onnx", "onnx")["requires"] = {{"device", "cpu"}, {"isa", "avx4096"}};
     CHECK_ERROR(hardware, "model.onnx: it needs the instruction set avx4096", bundle.open());
 }
 
-TEST(a_library_that_is_not_there) {
+TEST(missing_library_is_refused) {
     SmallBundle bundle;
     bundle.add("model.onnx", "onnx");
     CHECK_ERROR(backend, "ONNX Runtime was not found; /nowhere.so",
@@ -137,7 +138,7 @@ TEST(a_library_that_is_not_there) {
 }
 
 #ifdef MAMMOTH_HAS_TORCH
-TEST(garbage_for_libtorch) {
+TEST(invalid_packages_and_modules_are_refused) {
     const std::string junk(1000, '\x5a');
     for (const std::string_view text :
          {std::string_view(junk), std::string_view("PK\x03\x04"), std::string_view()}) {
@@ -151,9 +152,9 @@ TEST(garbage_for_libtorch) {
     }
 }
 
-TEST(packages_for_another_libtorch) {
+TEST(packages_for_another_libtorch_are_refused) {
     SmallBundle bundle;
     bundle.add("model.aoti-cpu.pt2", "aoti")["requires"] = {{"device", "cpu"}, {"torch", "1.13.0"}};
-    CHECK_ERROR(hardware, "built with torch 1.13.0", bundle.open(Backend::aoti));
+    CHECK_ERROR(hardware, "compiled with torch 1.13.0", bundle.open(Backend::aoti));
 }
 #endif

@@ -1,4 +1,4 @@
-// A small test runner: TEST registers, CHECK and CHECK_ERROR report and go on, main runs all.
+// A small test runner: TEST registers a test, CHECK and CHECK_ERROR report failures, main runs all.
 #pragma once
 
 #include <functional>
@@ -11,20 +11,20 @@
 
 namespace mammoth::test {
 
-struct Case {
+struct TestCase {
     const char* name;
     void (*run)();
 };
 
-inline std::vector<Case>& cases() {
-    static std::vector<Case> all;
+inline std::vector<TestCase>& test_cases() {
+    static std::vector<TestCase> all;
     return all;
 }
 
 inline int failures = 0;
 
-inline bool add(Case test) {
-    cases().push_back(test);
+inline bool add(TestCase test) {
+    test_cases().push_back(test);
     return true;
 }
 
@@ -46,14 +46,14 @@ inline void check_error(ErrorCode code, std::string_view text, const std::functi
     } catch (const std::exception& error) {
         got = std::string("another exception: ") + error.what();
     }
-    check(
-        false,
-        "wanted " + std::string(to_string(code)) + " with '" + std::string(text) + "', got " + got,
-        file, line);
+    check(false,
+          "expected " + std::string(to_string(code)) + " with '" + std::string(text) + "', got " +
+              got,
+          file, line);
 }
 
 inline int run_all() {
-    for (const auto& [name, run] : cases()) {
+    for (const auto& [name, run] : test_cases()) {
         const int before = failures;
         try {
             run();
@@ -62,7 +62,7 @@ inline int run_all() {
         }
         std::cout << (failures == before ? "ok      " : "FAILED  ") << name << '\n';
     }
-    return failures == 0 && !cases().empty() ? 0 : 1;
+    return failures == 0 && !test_cases().empty() ? 0 : 1;
 }
 
 }  // namespace mammoth::test

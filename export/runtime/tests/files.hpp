@@ -1,4 +1,4 @@
-// Files and hand-made bundles for tests.
+// Creates files and small bundles for tests.
 #pragma once
 
 #include <unistd.h>
@@ -22,7 +22,7 @@ inline void write_file(const std::filesystem::path& path, std::string_view text)
     std::ofstream(path, std::ios::binary) << text;
 }
 
-/// A new directory that is removed in the end.
+/// A new directory, removed by the destructor.
 class TemporaryDirectory {
   public:
     TemporaryDirectory()
@@ -41,7 +41,7 @@ class TemporaryDirectory {
     std::filesystem::path path_;
 };
 
-/// The manifest of a bundle that takes RGB images of 2 x 4, has three classes, and no files.
+/// Returns the manifest of a bundle for RGB images of 2 x 4, with three classes and no files.
 inline nlohmann::json small_manifest() {
     return nlohmann::json::parse(R"({
         "schema": 1, "name": "small", "created": "2026-01-02T03:04:05Z", "dataset": "none",
@@ -60,7 +60,7 @@ inline nlohmann::json small_manifest() {
     })");
 }
 
-/// Writes a model file into a bundle and lists it with its hash.
+/// Writes a model file into a bundle and adds it to the manifest.
 inline nlohmann::json& add_model(nlohmann::json& manifest, const std::filesystem::path& bundle,
                                  const std::string& path, const std::string& format,
                                  std::string_view text,

@@ -1,5 +1,5 @@
-// Mutated files must be read or refused with an Error; sanitizers see everything else. The seed is
-// fixed, and every reader gets the same number of files, within a limit of time.
+// Mutated files must be read, or refused with an Error; sanitizers detect everything else. The seed
+// is fixed, and every reader gets the same number of files, within a time limit.
 #include <png.h>
 
 #include <chrono>
@@ -75,10 +75,10 @@ void fuzz(const std::string& seed, Mutate mutate, Read read) {
     }
     std::cout << done << " files, " << accepted << " of them read\n";
     CHECK(done > 100 && accepted < done);
-    read(seed);  // what is mutated is not itself refused
+    read(seed);  // the seed itself is valid
 }
 
-/// A manifest that stays JSON: one or two of its values are replaced or removed.
+/// Replaces or removes one or two values of a manifest, which stays valid JSON.
 class JsonMutator {
   public:
     std::string operator()(const std::string& text) {
@@ -100,7 +100,7 @@ class JsonMutator {
         INT64_MAX, UINT64_MAX, "", "batch", "out", "../x", "uint8", "NHWC", "seen"};
 };
 
-/// Writes the right checksum behind every chunk, so that what is in it gets read.
+/// Corrects the checksum of every chunk, so that its content is read.
 std::string with_checksums(std::string png) {
     const auto big_endian = [&](std::size_t at) {
         std::uint32_t value = 0;

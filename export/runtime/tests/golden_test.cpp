@@ -1,5 +1,5 @@
 // usage: golden_test BUNDLE BACKEND
-// A really exported bundle must give its golden outputs, and only clear errors for other inputs.
+// An exported bundle must reproduce its golden outputs, and raise clear errors for invalid inputs.
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -35,7 +35,7 @@ Tensor golden_output(const std::string& name) {
     return read_npy(directory / open().manifest().golden->outputs.at(name));
 }
 
-/// Within the bound that the exporter sets for float32 models.
+/// Returns whether values are within the bound of the exporter for float32 models.
 bool near(std::span<const float> got, std::span<const float> wanted) {
     const auto largest = [](float most, float value) { return std::max(most, std::abs(value)); };
     const auto size = std::accumulate(wanted.begin(), wanted.end(), 0.0F, largest);
@@ -53,7 +53,7 @@ bool golden(const Outputs& outputs, ReturnType type) {
            fits(outputs.features, "features", type != ReturnType::out);
 }
 
-/// The first images of a batch.
+/// Returns the first images of a batch.
 TensorView first(const Tensor& input, std::int64_t batch) {
     Shape shape = input.shape();
     shape.front() = batch;
@@ -76,7 +76,7 @@ std::string text_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-TEST(golden_outputs) {
+TEST(golden_outputs_are_reproduced) {
     const auto bundle = open();
     const auto input = golden_input();
     CHECK(!bundle.backend_version().empty());
@@ -87,7 +87,7 @@ TEST(golden_outputs) {
     }
 }
 
-TEST(into_memory_of_the_caller) {
+TEST(outputs_are_written_to_the_callers_memory) {
     const auto bundle = open();
     const auto input = golden_input();
     std::vector<float> out(golden_output("out").floats().size());
@@ -101,7 +101,7 @@ TEST(into_memory_of_the_caller) {
     CHECK(near(features, golden_output("features").floats()));
 }
 
-TEST(every_batch_size) {
+TEST(every_batch_size_runs) {
     const auto bundle = open();
     const auto input = golden_input();
     const auto wanted = golden_output("out");
@@ -114,8 +114,8 @@ TEST(every_batch_size) {
     }
 }
 
-TEST(from_many_threads_at_once) {
-    const auto bundle = open();  // nothing is loaded yet: that happens at once too
+TEST(concurrent_runs_agree) {
+    const auto bundle = open();  // loads nothing yet, so that loading is concurrent too
     const auto input = golden_input();
     constexpr std::size_t threads = 6;
     std::vector<Outputs> answers(threads);
@@ -130,7 +130,7 @@ TEST(from_many_threads_at_once) {
     for (std::size_t i = 0; i < threads; ++i) CHECK(golden(answers[i], types[i % types.size()]));
 }
 
-TEST(inputs_that_do_not_fit) {
+TEST(invalid_inputs_are_refused) {
     const auto bundle = open();
     const auto input = golden_input();
     const bool stored = input.dtype() == DType::uint8;
@@ -156,7 +156,7 @@ TEST(inputs_that_do_not_fit) {
     CHECK_ERROR(contract, "the input must be " + dtype, bundle.run(other.view()));
 }
 
-TEST(smaller_variants_answer_nearly_the_same) {
+TEST(smaller_variants_are_close) {
     const auto bundle = open();
     const auto input = golden_input();
     for (const auto& file : bundle.manifest().files) {
@@ -169,7 +169,7 @@ TEST(smaller_variants_answer_nearly_the_same) {
     }
 }
 
-TEST(buffers_that_do_not_fit) {
+TEST(buffers_of_wrong_size_are_refused) {
     const auto bundle = open();
     const auto input = golden_input();
     std::vector<float> out(3);
@@ -179,7 +179,7 @@ TEST(buffers_that_do_not_fit) {
                 (bundle.run(input.view(), ReturnType::features, {.out = out}), 0));
 }
 
-TEST(a_moved_bundle) {
+TEST(moved_bundle_runs) {
     auto first_bundle = open();
     const auto input = golden_input();
     first_bundle.prepare(ReturnType::out);
@@ -187,8 +187,8 @@ TEST(a_moved_bundle) {
     CHECK(golden(second.run(input.view()), ReturnType::out));
 }
 
-/// Models cut in the middle or of another contract, with hashes made to fit.
-TEST(damaged_models) {
+/// Models that are truncated or have another contract, with matching hashes.
+TEST(damaged_models_are_refused) {
     const TemporaryDirectory copy;
     std::filesystem::copy(directory, copy.path(), std::filesystem::copy_options::recursive);
     const auto manifest = nlohmann::json::parse(text_of(directory / "manifest.json"));
@@ -223,7 +223,7 @@ TEST(damaged_models) {
         __FILE__, __LINE__);
 }
 
-TEST(benchmark_measures) {
+TEST(benchmark_measures_both_calls) {
     const auto bundle = open();
     const auto result = benchmark(bundle, ReturnType::both, 2, 0.05);
     CHECK(result.rounds >= 10);
@@ -234,12 +234,12 @@ TEST(benchmark_measures) {
     CHECK_ERROR(contract, "positive", benchmark(bundle, ReturnType::out, 1, 0));
 }
 
-int main(int count, char** words) {
-    if (count != 3) {
+int main(int argc, char** argv) {
+    if (argc != 3) {
         std::cerr << "usage: golden_test BUNDLE BACKEND\n";
         return 2;
     }
-    directory = words[1];
-    backend = parse_backend(words[2]);
+    directory = argv[1];
+    backend = parse_backend(argv[2]);
     return run_all();
 }

@@ -14,17 +14,18 @@ bool refused(const Requirements& required, const char* reason) {
 }
 }  // namespace
 
-TEST(what_asks_for_nothing_runs) {
+TEST(no_requirements_are_met) {
     CHECK(!why_not({}, "2.15.0"));
 }
 
-TEST(libtorch_of_another_release) {
+TEST(another_libtorch_release_is_refused) {
     CHECK(!why_not({.torch = "2.15.0"}, "2.15.1+cpu"));
-    CHECK(refused({.torch = "2.1.0"}, "built with torch 2.1.0, and this runtime has 2.15.1+cpu"));
+    CHECK(
+        refused({.torch = "2.1.0"}, "compiled with torch 2.1.0, and this runtime has 2.15.1+cpu"));
     CHECK(refused({.torch = "garbage"}, "garbage"));
 }
 
-TEST(another_machine_or_instruction_set) {
+TEST(another_machine_or_instruction_set_is_refused) {
     utsname name{};
     uname(&name);
     CHECK(!why_not({.device = "cpu", .machine = name.machine, .isa = "default"}, ""));
@@ -35,7 +36,7 @@ TEST(another_machine_or_instruction_set) {
 #endif
 }
 
-TEST(another_device) {
+TEST(another_device_is_refused) {
     CHECK(refused({.device = "cuda", .compute_capability = "0.1"}, "compute capability 0.1"));
     CHECK(refused({.device = "abacus"}, "abacus"));
 }

@@ -9,7 +9,7 @@ using nlohmann::json;
 
 namespace {
 
-/// The small manifest with the value at a JSON pointer replaced.
+/// Returns the small manifest with the value at a JSON pointer replaced.
 std::string with(const std::string& pointer, const json& value) {
     auto manifest = small_manifest();
     manifest[json::json_pointer(pointer)] = value;
@@ -28,7 +28,7 @@ json model_entry(const std::string& path) {
 
 }  // namespace
 
-TEST(everything_is_read) {
+TEST(all_fields_are_read) {
     const auto manifest = parse_manifest(with("/files", json::array({model_entry("model.onnx")})));
     CHECK(manifest.schema == 1 && manifest.name == "small");
     CHECK(manifest.versions.at("torch") == "2.15.0");
@@ -44,7 +44,7 @@ TEST(everything_is_read) {
     CHECK(manifest.golden->outputs.at("out") == "golden/out.npy");
 }
 
-TEST(what_may_be_absent) {
+TEST(optional_fields_may_be_absent) {
     auto manifest = small_manifest();
     for (const auto* key : {"name", "created", "dataset", "versions", "preprocessing", "golden"})
         manifest.erase(key);
@@ -54,12 +54,12 @@ TEST(what_may_be_absent) {
     CHECK(!read.preprocessing && !read.golden && read.classes.names.empty());
 }
 
-TEST(a_later_schema_is_refused_whatever_else_it_says) {
-    CHECK_ERROR(schema, "of schema 2, and this runtime reads up to 1",
+TEST(later_schema_is_refused_first) {
+    CHECK_ERROR(schema, "has schema 2, and this runtime reads schemas up to 1",
                 parse_manifest(R"({"schema": 2, "contract": "of another form"})"));
 }
 
-TEST(truncated_text_is_damaged) {
+TEST(truncated_text_is_refused) {
     const auto whole = small_manifest().dump();
     for (std::size_t length = 0; length < whole.size(); ++length)
         CHECK_ERROR(damaged, "truncated", parse_manifest(whole.substr(0, length)));
@@ -68,7 +68,7 @@ TEST(truncated_text_is_damaged) {
     CHECK_ERROR(damaged, "not a JSON object", parse_manifest("{\"a\": \"\xff\"}"));
 }
 
-TEST(messages_say_where) {
+TEST(messages_name_the_field) {
     const auto refused = [](const std::string& pointer, const json& value, const char* message) {
         CHECK_ERROR(damaged, message, parse_manifest(with(pointer, value)));
     };
@@ -84,11 +84,11 @@ TEST(messages_say_where) {
     refused("/contract/input/shape", {"batch"}, "contract.input.shape must be the batch axis");
     refused("/contract/outputs/1/name", "out", "contract.outputs must be named differently");
     refused("/contract/outputs/1/dtype", "uint8", "contract.outputs must be float32");
-    refused("/preprocessing/mean", {1, 2}, "preprocessing.mean must be one number a channel: 3");
+    refused("/preprocessing/mean", {1, 2}, "preprocessing.mean must be one number per channel: 3");
     refused("/preprocessing/std/0", 0, "preprocessing.std must be not zero");
     refused("/preprocessing/scale", 1e300, "preprocessing.scale must be a finite number");
-    refused("/classes/ids", {1, 2}, "classes.ids must be one a column of out: 3");
-    refused("/classes/names", {"a"}, "classes.names must be empty or one a column of out: 3");
+    refused("/classes/ids", {1, 2}, "classes.ids must be one per column of out: 3");
+    refused("/classes/names", {"a"}, "classes.names must be empty or one per column of out: 3");
     refused("/classes/tasks/0", {3, 1}, "classes.tasks[0] must be [first, last]");
     refused("/files", json::object(), "files must be an array");
     auto entry = model_entry("model.onnx");
@@ -101,7 +101,7 @@ TEST(messages_say_where) {
     refused("/files", json::array({entry}), "files[0].path must be there");
 }
 
-TEST(paths_that_leave_the_bundle) {
+TEST(paths_outside_the_bundle_are_refused) {
     for (const auto* path : {"../model.onnx", "/etc/passwd", "golden/../../x", "..", ".", "",
                              "golden/", "a\\..\\b", "./model.onnx"}) {
         CHECK_ERROR(path, "files[0].path leaves the bundle",
@@ -113,11 +113,11 @@ TEST(paths_that_leave_the_bundle) {
                 parse_manifest(with("/files", json::array({model_entry(std::string("a\0b", 3))}))));
 }
 
-TEST(the_file) {
+TEST(missing_and_oversized_files_are_refused) {
     const TemporaryDirectory bundle;
     CHECK_ERROR(missing, "manifest.json", read_manifest(bundle.path()));
     write_file(bundle.path() / "manifest.json", std::string((1 << 20) + 1, ' '));
-    CHECK_ERROR(damaged, "more than", read_manifest(bundle.path()));
+    CHECK_ERROR(damaged, "the limit is 1048576", read_manifest(bundle.path()));
     write_manifest(bundle.path(), small_manifest());
     CHECK(read_manifest(bundle.path()).name == "small");
     CHECK_ERROR(missing, "manifest.json", read_manifest(bundle.path() / "manifest.json"));

@@ -11,7 +11,7 @@ Tensor parse(const std::string& text) {
 }
 }  // namespace
 
-TEST(floats) {
+TEST(float32_arrays_are_read) {
     const float values[] = {1.5F, -2.0F};
     const std::string raw(reinterpret_cast<const char*>(values), sizeof values);
     const auto tensor = parse(npy_bytes(npy_header("<f4", "1, 2"), raw));
@@ -19,19 +19,19 @@ TEST(floats) {
     CHECK(tensor.floats()[0] == 1.5F && tensor.floats()[1] == -2.0F);
 }
 
-TEST(bytes_scalars_and_empty_arrays) {
+TEST(uint8_scalar_and_empty_arrays_are_read) {
     CHECK((parse(npy_bytes(npy_header("|u1", "3,"), "abc")).shape() == Shape{3}));
     CHECK(parse(npy_bytes(npy_header("|u1", ""), "a")).shape().empty());
     CHECK(parse(npy_bytes(npy_header("<f4", "0, 3"), "")).empty());
 }
 
-TEST(keys_in_any_order) {
+TEST(header_keys_may_come_in_any_order) {
     const auto text =
         npy_bytes("{'shape': (2,), 'descr': '|u1', 'fortran_order': False}   \n", "ab");
     CHECK(parse(text).bytes()[1] == 'b');
 }
 
-TEST(what_is_not_read_is_said) {
+TEST(unsupported_files_are_refused) {
     CHECK_ERROR(contract, "'<f8'; valid: '<f4'",
                 parse(npy_bytes(npy_header("<f8", "1,"), "12345678")));
     CHECK_ERROR(contract, "Fortran order",
@@ -41,7 +41,7 @@ TEST(what_is_not_read_is_said) {
     CHECK_ERROR(contract, "version 1.0", parse(version2));
 }
 
-TEST(damaged_files) {
+TEST(damaged_files_are_refused) {
     const auto whole = npy_bytes(npy_header("|u1", "3,"), "abc");
     for (std::size_t length = 0; length < whole.size(); ++length)
         CHECK_ERROR(damaged, "x.npy", parse(whole.substr(0, length)));

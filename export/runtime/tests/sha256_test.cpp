@@ -20,7 +20,7 @@ TEST(published_vectors) {  // FIPS 180-4 examples and NIST's long message
           "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
-TEST(lengths_around_a_block) {  // where padding needs a second block; from Python's hashlib
+TEST(lengths_around_a_block) {  // around the need for a second block; from hashlib
     const auto of = [](std::size_t length) { return sha256(bytes_of(std::string(length, 'a'))); };
     CHECK(of(55) == "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
     CHECK(of(56) == "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");

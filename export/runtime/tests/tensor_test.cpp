@@ -4,7 +4,7 @@
 
 using namespace mammoth;
 
-TEST(a_view_copies_nothing) {
+TEST(view_copies_nothing) {
     const std::vector<float> values(6);
     const TensorView view(values, {2, 3});
     CHECK(view.data() == values.data());
@@ -12,21 +12,21 @@ TEST(a_view_copies_nothing) {
     CHECK(view.dtype() == DType::float32);
 }
 
-TEST(values_must_fill_the_shape) {
+TEST(values_must_match_the_shape) {
     const std::vector<float> values(6);
     CHECK_ERROR(contract, "6 values do not fill the shape [2, 4]", TensorView(values, {2, 4}));
     CHECK_ERROR(contract, "do not fill", Tensor(std::vector<std::uint8_t>(3), {4}));
     CHECK(Tensor(std::vector<float>(1), {}).shape().empty());
 }
 
-TEST(sizes_that_overflow_are_refused) {
+TEST(overflowing_sizes_are_refused) {
     const std::int64_t large = std::int64_t{1} << 40;
     CHECK_ERROR(contract, "too large", element_count({large, large}));
     CHECK_ERROR(contract, "negative", element_count({2, -1}));
     CHECK(element_count({large, 0, large}) == 0);
 }
 
-TEST(a_tensor_knows_its_dtype) {
+TEST(access_with_the_wrong_dtype_is_refused) {
     const Tensor bytes(std::vector<std::uint8_t>{1, 2}, {2});
     CHECK(bytes.bytes()[1] == 2);
     CHECK_ERROR(contract, "uint8, not float32", bytes.floats());

@@ -11,19 +11,19 @@ const char* const usage =
     R"(usage: mammoth-run DIR IMAGE.{png,ppm,pgm,npy}... [options]
        mammoth-run DIR --benchmark [options]
 
-Runs an exported bundle on images, or measures how fast it is. A .npy holds images, uint8 [H, W, C]
-or [B, H, W, C], or the input itself, as the bundle's manifest.json describes it.
+Runs an exported bundle on images, or measures its latency. A .npy file holds images,
+uint8 [H, W, C] or [B, H, W, C], or the input itself as described in the bundle's manifest.json.
 
-  --returnt out|features|both        what to compute (default: out)
-  --backend onnx|aoti|torchscript    what computes (default: onnx)
-  --precision fp32|fp16|int8         which variant of the model (default: fp32)
-  --threads N                        threads of the backend (default: as it likes)
-  --library FILE                     ONNX Runtime, or libmammoth_torch.so
-  --top K                            classes to show for an image (default: 1)
-  --json                             write JSON
-  --benchmark                        write latencies in milliseconds as JSON, the bare backend beside
-  --batch N                          images a call in the benchmark (default: 1)
-  --seconds S                        how long to measure (default: 5)
+  --returnt out|features|both        Outputs to compute (default: out)
+  --backend onnx|aoti|torchscript    Library that runs the model (default: onnx)
+  --precision fp32|fp16|int8         Precision of the model (default: fp32)
+  --threads N                        Threads of the backend (default: its own default)
+  --library FILE                     Path of ONNX Runtime or libmammoth_torch.so
+  --top K                            Classes to print per image (default: 1)
+  --json                             Print JSON
+  --benchmark                        Print latencies in ms, also of the backend alone, as JSON
+  --batch N                          Batch size of the benchmark (default: 1)
+  --seconds S                        Duration of the benchmark (default: 5)
 
 Exit code: 0, or 2 after an error.
 )";
@@ -52,16 +52,16 @@ ReturnType return_type(std::string_view name) {
 
 }  // namespace
 
-Arguments parse(std::span<const char* const> words) {
+Arguments parse(std::span<const char* const> argv) {
     Arguments arguments;
     std::vector<std::filesystem::path> paths;
     std::size_t next = 0;
     std::string_view option;
 
     const auto value = [&]() -> std::string_view {
-        if (next == words.size())
-            throw Error(ErrorCode::contract, std::string(option) + " wants a value");
-        return words[next++];
+        if (next == argv.size())
+            throw Error(ErrorCode::contract, std::string(option) + " needs a value");
+        return argv[next++];
     };
     const std::map<std::string_view, std::function<void()>> options{
         {"--returnt", [&] { arguments.returnt = return_type(value()); }},
@@ -76,8 +76,8 @@ Arguments parse(std::span<const char* const> words) {
         {"--seconds", [&] { arguments.seconds = number(option, value(), 0.01, 3600.0); }},
         {"--help", [&] { arguments.help = true; }},
     };
-    while (next < words.size()) {
-        option = words[next++];
+    while (next < argv.size()) {
+        option = argv[next++];
         const auto found = options.find(option);
         if (found != options.end())
             found->second();
@@ -88,7 +88,7 @@ Arguments parse(std::span<const char* const> words) {
             paths.emplace_back(option);
     }
     if (arguments.help) return arguments;
-    if (paths.empty()) throw Error(ErrorCode::contract, "which bundle? See mammoth-run --help");
+    if (paths.empty()) throw Error(ErrorCode::contract, "no bundle given; see mammoth-run --help");
     arguments.bundle = paths.front();
     arguments.files.assign(paths.begin() + 1, paths.end());
     if (arguments.files.empty() != arguments.benchmark)

@@ -25,7 +25,7 @@ struct Arguments {
 
 extern const char* const usage;
 
-/// Reads the command line without the program's name. Throws Error (contract) with a remedy.
-Arguments parse(std::span<const char* const> words);
+/// Parses the arguments after the program's name. Throws Error (contract) with a remedy.
+Arguments parse(std::span<const char* const> argv);
 
 }  // namespace mammoth::tool

@@ -9,7 +9,7 @@
 namespace mammoth::tool {
 namespace {
 
-/// The images of an array of uint8 [H, W, C] or [B, H, W, C].
+/// Splits an array uint8 [H, W, C] or [B, H, W, C] into images.
 std::vector<Image> images_of(const Tensor& array) {
     Shape shape = array.shape();
     if (shape.size() == 3) shape.insert(shape.begin(), 1);
@@ -27,7 +27,7 @@ std::vector<Image> images_of(const Tensor& array) {
     return images;
 }
 
-/// A batch of one for a single item of the input.
+/// Adds the batch axis to a single input item.
 Tensor with_batch_axis(Tensor input, const Contract& contract) {
     if (input.shape() != contract.input.item) return input;
     Shape shape = input.shape();
@@ -48,7 +48,7 @@ std::vector<Score> best(std::span<const float> scores, const Classes& classes, s
     std::iota(order.begin(), order.end(), 0);
     top = std::min(top, order.size());
     std::ranges::partial_sort(order, order.begin() + static_cast<std::ptrdiff_t>(top),
-                              [&](auto a, auto b) {  // an order even where a score is NaN
+                              [&](auto a, auto b) {  // a valid order even if a score is NaN
                                   return std::weak_order(scores[a], scores[b]) > 0;
                               });
     std::vector<Score> result;
@@ -61,7 +61,7 @@ std::vector<Score> best(std::span<const float> scores, const Classes& classes, s
     return result;
 }
 
-/// The values of image `index` in [batch, ...].
+/// Returns the values of image `index` in [batch, ...].
 std::span<const float> row(const Tensor& tensor, std::size_t index) {
     const auto width = tensor.floats().size() / static_cast<std::size_t>(tensor.shape().front());
     return tensor.floats().subspan(index * width, width);

@@ -12,7 +12,7 @@ namespace {
 using namespace mammoth;
 using Json = nlohmann::ordered_json;
 
-/// Names of files and classes may hold bytes that are no UTF-8; these are replaced.
+/// Prints JSON. Bytes in names of files and classes that are not UTF-8 are replaced.
 void write(const Json& json) {
     std::cout << json.dump(2, ' ', false, Json::error_handler_t::replace) << '\n';
 }
@@ -83,9 +83,9 @@ void run_benchmark(const Bundle& bundle, const tool::Arguments& arguments) {
 
 }  // namespace
 
-int main(int count, char** words) {
+int main(int argc, char** argv) {
     try {
-        const auto arguments = tool::parse({words + 1, words + std::max(count, 1)});
+        const auto arguments = tool::parse({argv + 1, argv + std::max(argc, 1)});
         if (arguments.help) {
             std::cout << tool::usage;
             return 0;

@@ -1,4 +1,4 @@
-// MAMMOTH_API marks what a shared libmammoth_runtime shows to its users; all else stays inside.
+// MAMMOTH_API marks the symbols that a shared libmammoth_runtime exports; all others are hidden.
 #pragma once
 
 #define MAMMOTH_API __attribute__((visibility("default")))

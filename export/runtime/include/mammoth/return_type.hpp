@@ -1,5 +1,5 @@
-// The ReturnTypes contract of mammoth_compiled in C++: what a backbone can be asked for, and the
-// names under which an exported model holds the answers.
+// The ReturnTypes contract of mammoth_compiled in C++: what a backbone can return, and the names of
+// the corresponding outputs of an exported model.
 #pragma once
 
 #include <array>
@@ -14,12 +14,12 @@ enum class ReturnType { out, features, both };
 
 inline constexpr std::array<std::string_view, 3> return_type_names{"out", "features", "both"};
 
-/// The name of `type`, as Python's ReturnTypes spells it.
+/// Returns the name of `type`, as Python's ReturnTypes spells it.
 constexpr std::string_view to_string(ReturnType type) noexcept {
     return return_type_names[static_cast<std::size_t>(type)];
 }
 
-/// Reads a name. Throws std::invalid_argument that lists the valid names.
+/// Parses a name. Throws std::invalid_argument, which lists the valid names.
 inline ReturnType parse_return_type(std::string_view name) {
     for (std::size_t i = 0; i < return_type_names.size(); ++i)
         if (return_type_names[i] == name) return static_cast<ReturnType>(i);
@@ -27,7 +27,8 @@ inline ReturnType parse_return_type(std::string_view name) {
                                 "'; valid: out, features, both");
 }
 
-/// The outputs of an exported model that answer `type`, in the order Python returns them.
+/// Returns the outputs of a model that `type` consists of, in the order in which Python returns
+/// them.
 inline std::vector<std::string> output_names(ReturnType type) {
     if (type == ReturnType::both) return {"out", "features"};
     return {std::string(to_string(type))};

@@ -1,4 +1,4 @@
-// Dense tensors in C order: a view over memory of the caller, and one that owns its values.
+// Dense row-major tensors: a view of the caller's memory, and a tensor that owns its values.
 #pragma once
 
 #include <array>
@@ -18,12 +18,12 @@ enum class DType { float32, uint8 };
 
 inline constexpr std::array<std::string_view, 2> dtype_names{"float32", "uint8"};
 
-/// The name of `dtype`, as numpy spells it.
+/// Returns the name of `dtype`, as NumPy spells it.
 constexpr std::string_view to_string(DType dtype) noexcept {
     return dtype_names[static_cast<std::size_t>(dtype)];
 }
 
-/// Bytes of one value.
+/// Returns the bytes per value.
 constexpr std::size_t size_of(DType dtype) noexcept {
     return dtype == DType::float32 ? 4 : 1;
 }
@@ -31,16 +31,16 @@ constexpr std::size_t size_of(DType dtype) noexcept {
 /// Sizes of the axes, outermost first.
 using Shape = std::vector<std::int64_t>;
 
-/// For messages: `[1, 3, 32, 32]`.
+/// Formats a shape for messages: `[1, 3, 32, 32]`.
 MAMMOTH_API std::string to_string(const Shape& shape);
 
-/// The product of the sizes. Throws Error (contract) if one is negative or the product overflows.
+/// Returns the product of the sizes. Throws Error (contract) if a size is negative or it overflows.
 MAMMOTH_API std::size_t element_count(const Shape& shape);
 
-/// Values that someone else owns and keeps alive while the view is used. Copies nothing.
+/// A view of values that must outlive it. Copies nothing.
 class MAMMOTH_API TensorView {
   public:
-    /// Throws Error (contract) if the number of values is not that of `shape`.
+    /// Throws Error (contract) if the number of values does not match `shape`.
     TensorView(std::span<const float> values, Shape shape);
     TensorView(std::span<const std::uint8_t> values, Shape shape);
 
@@ -56,12 +56,12 @@ class MAMMOTH_API TensorView {
     Shape shape_;
 };
 
-/// Owns its values. A default-constructed one is empty: shape [0], float32.
+/// A tensor that owns its values. A default-constructed one is empty: shape [0], float32.
 class MAMMOTH_API Tensor {
   public:
     Tensor() : Tensor(std::vector<float>{}, {0}) {}
 
-    /// Throws Error (contract) if the number of values is not that of `shape`.
+    /// Throws Error (contract) if the number of values does not match `shape`.
     Tensor(std::vector<float> values, Shape shape);
     Tensor(std::vector<std::uint8_t> values, Shape shape);
 
@@ -69,12 +69,12 @@ class MAMMOTH_API Tensor {
     [[nodiscard]] const Shape& shape() const noexcept { return shape_; }
     [[nodiscard]] bool empty() const noexcept;
 
-    /// The values. Throws Error (contract) if they are of the other dtype.
+    /// Returns the values. Throws Error (contract) if they have the other dtype.
     [[nodiscard]] std::span<const float> floats() const;
     [[nodiscard]] std::span<float> floats();
     [[nodiscard]] std::span<const std::uint8_t> bytes() const;
 
-    /// A view that is valid as long as this tensor lives and is not assigned to.
+    /// Returns a view, valid until this tensor is destroyed or assigned to.
     [[nodiscard]] TensorView view() const;
 
   private:

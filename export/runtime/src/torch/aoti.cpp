@@ -1,4 +1,4 @@
-// The backend aoti: AOTInductor packages with one entry a return type.
+// The backend aoti: AOTInductor packages with one entry per return type.
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>
@@ -24,7 +24,7 @@ class AotiProgram final : public Program {
         auto& entry = entries_[static_cast<std::size_t>(type)];
         std::call_once(entry.once, [&] {
             const std::string name(to_string(type));
-            // As many runs at once as there are cores; they share the weights.
+            // One runner per core, so that calls can run concurrently; runners share the weights.
             const auto runners = std::max(1U, std::thread::hardware_concurrency());
             translate_errors(ErrorCode::damaged, path_ + " cannot be loaded as '" + name + "'",
                              [&] {

@@ -15,8 +15,7 @@ void copy_outputs(const std::vector<at::Tensor>& tensors, std::span<const Output
             return tensor.sizes() == at::IntArrayRef(view.shape);
         });
     if (!fits)
-        throw Error(ErrorCode::backend,
-                    "the model answers with other shapes than manifest.json says");
+        throw Error(ErrorCode::backend, "the model returns other shapes than manifest.json says");
     for (std::size_t i = 0; i < outputs.size(); ++i)
         at::from_blob(outputs[i].values.data(), outputs[i].shape, at::kFloat).copy_(tensors[i]);
 }

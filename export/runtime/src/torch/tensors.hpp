@@ -1,4 +1,4 @@
-// Between the runtime's views and libtorch's tensors.
+// Conversions between the runtime's views and libtorch's tensors.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -13,13 +13,13 @@
 
 namespace mammoth::detail {
 
-/// A CPU tensor over memory of the caller, which must outlive it.
+/// Wraps memory of the caller, which must outlive the result, in a CPU tensor.
 at::Tensor to_tensor(const TensorView& view);
 
 /// Copies the tensors into `outputs`. Throws Error (backend) if number or shapes differ.
 void copy_outputs(const std::vector<at::Tensor>& tensors, std::span<const OutputView> outputs);
 
-/// Calls `function` and turns what libtorch throws into Error, with `code` and `what` before it.
+/// Calls `function`, and converts exceptions of libtorch to Error with `code`, prefixed by `what`.
 template <class Function>
 auto translate_errors(ErrorCode code, const std::string& what, Function function) {
     try {

@@ -1,4 +1,4 @@
-// The backend torchscript: modules with one method a return type, run on the CPU.
+// The backend torchscript: modules with one method per return type, on the CPU.
 #include <c10/core/InferenceMode.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/api/module.h>
@@ -13,7 +13,7 @@
 namespace mammoth::detail {
 namespace {
 
-/// Lets libtorch read the bytes whose hash was compared.
+/// Lets libtorch read the verified bytes instead of the file.
 class BytesReader final : public caffe2::serialize::ReadAdapterInterface {
   public:
     explicit BytesReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
@@ -68,11 +68,11 @@ class TorchScriptProgram final : public Program {
         return module_.get_method(std::string(to_string(type)))({input});
     }
 
-    /// The answer of a method: one tensor or a tuple of them.
-    static std::vector<at::Tensor> tensors(const at::IValue& answer) {
-        if (!answer.isTuple()) return {answer.toTensor()};
+    /// Unpacks the result of a method: a tensor or a tuple of tensors.
+    static std::vector<at::Tensor> tensors(const at::IValue& value) {
+        if (!value.isTuple()) return {value.toTensor()};
         std::vector<at::Tensor> result;
-        for (const auto& element : answer.toTupleRef().elements())
+        for (const auto& element : value.toTupleRef().elements())
             result.push_back(element.toTensor());
         return result;
     }
