@@ -225,7 +225,10 @@ def compiled_functions(monkeypatch):
         return nop(graph, inputs)
 
     backend = aot_autograd(
-        fw_compiler=compile_forward, bw_compiler=nop, partition_fn=partition, keep_inference_input_mutations=True
+        fw_compiler=compile_forward,
+        bw_compiler=nop,
+        partition_fn=partition,
+        keep_inference_input_mutations=True,
     )
 
     def compile_aot(function, **_):

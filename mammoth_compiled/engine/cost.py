@@ -13,9 +13,7 @@ COMPILE_BASE_S = 10.0
 COMPILE_PER_MODULE_S = 0.5
 
 
-def compiling_pays(
-    net: MammothBackbone, images: torch.Tensor, num_steps: int
-) -> tuple[bool, str]:
+def compiling_pays(net: MammothBackbone, images: torch.Tensor, num_steps: int) -> tuple[bool, str]:
     """Estimates from arithmetic alone, so that the same run gets the same answer each time.
 
     Args:

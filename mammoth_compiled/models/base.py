@@ -101,9 +101,7 @@ class ContinualModel(nn.Module):
         config = RunConfig.from_namespace(args)
         self.device = get_device(config.compute.device)
         self.opt = self.get_optimizer()
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=config.compute.amp == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.compute.amp == "fp16")
         self._clip_grad = config.optimizer.clip_grad
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:

@@ -101,7 +101,7 @@ class DERpp(DER):
         return parser
 
     def replay_loss(self) -> torch.Tensor:
-        """Returns DER's replay loss plus beta times the loss on the labels of a second draw, 0-d."""
+        """Returns DER's replay loss plus beta times the loss on a second draw's labels, 0-d."""
         inputs, labels = self._replay("labels")
         return super().replay_loss() + self.args.beta * self.loss(self.net(inputs), labels)
 

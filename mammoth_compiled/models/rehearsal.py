@@ -54,7 +54,7 @@ class RehearsalModel(ContinualModel):
 
     @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
-        """Lets a policy such as "herding" select among all images of the task, by their features."""
+        """Lets a policy such as "herding" select among all images of the task by features."""
         if not self.buffer.selects_after_task:
             return
         loader = dataset.train_loader

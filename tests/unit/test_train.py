@@ -265,7 +265,9 @@ def test_bfloat16_trains(run_tiny, graph_counter, switch):
 def test_own_observe_with_fp16_raises(scripted):
     model, _ = scripted()
     args = type(model.args)(**{**vars(model.args), "amp": "fp16"})
-    with pytest.raises(ConfigError, match="overrides observe: use --amp bf16, or define training_loss"):
+    with pytest.raises(
+        ConfigError, match="overrides observe: use --amp bf16, or define training_loss"
+    ):
         build(args)
 
 
