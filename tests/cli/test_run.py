@@ -171,7 +171,8 @@ def test_list_includes_user_code(command, plugin):
 
 ARGUMENTS = """model dataset backbone lr batch_size n_epochs joint optimizer optim_wd optim_mom
 optim_nesterov device precision deterministic num_workers debug_mode savecheck loadcheck seed
-data_dir compile amp export formats export_variants export_each_task results_path import list explain"""
+data_dir compile amp export formats export_variants export_each_task results_path import list
+explain"""
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
