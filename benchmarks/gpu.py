@@ -182,7 +182,11 @@ def main():
     if not torch.cuda.is_available():
         return write_static_table(args.out)
     start = time.monotonic()
-    results = {"timed": True, "device": torch.cuda.get_device_name(), "chip": chip_name(torch.device("cuda"))}
+    results = {
+        "timed": True,
+        "device": torch.cuda.get_device_name(),
+        "chip": chip_name(torch.device("cuda")),
+    }
     results["mammoth_compiled"] = mammoth_compiled.__version__
     sections = {
         "checks": lambda: run_checks(start + 0.3 * args.budget),

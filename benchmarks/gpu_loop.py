@@ -1,6 +1,6 @@
 """The training loop on a GPU: a plain loop against captured steps, and the launch limit.
 
-    python benchmarks/gpu_loop.py [--device cpu]     (the CPU only tries the script out)
+python benchmarks/gpu_loop.py [--device cpu]     (the CPU only tries the script out)
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """python -m mammoth_compiled.kernels.check: compiles every Triton kernel without a GPU.
 
 Every candidate tile of every kernel is compiled to machine code for each chip. The check fails if
-registers spill, shared memory exceeds the limit of the chip, or a matrix multiplication does not run
-on tensor cores.
+registers spill, shared memory exceeds the limit of the chip, or a matrix multiplication does not
+run on tensor cores.
 """
 
 import argparse
@@ -22,10 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 if all kernels pass, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m mammoth_compiled.kernels.check",
-        description="Compile every tile of every Triton kernel without a GPU and check what it uses.",
+        description="Compile all tiles of the Triton kernels without a GPU and check them.",
     )
     parser.add_argument(
-        "ops", nargs="*", metavar="OP", help=f"Operations (default: all): {', '.join(triton_op_names())}."
+        "ops",
+        nargs="*",
+        metavar="OP",
+        help=f"Operations (default: all): {', '.join(triton_op_names())}.",
     )
     parser.add_argument(
         "--chips",
@@ -35,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SM",
         help="Compute capabilities without the dot (default: %(default)s).",
     )
-    parser.add_argument("--first", action="store_true", help="Check the first case of each op only.")
+    parser.add_argument(
+        "--first", action="store_true", help="Check the first case of each op only."
+    )
     parser.add_argument("--quiet", action="store_true", help="Print failures only.")
     args = parser.parse_args(argv)
-    unknown = (set(args.ops) - set(triton_op_names())) | {c for c in args.chips if c not in SHARED_LIMIT}
+    unknown = (set(args.ops) - set(triton_op_names())) | {
+        c for c in args.chips if c not in SHARED_LIMIT
+    }
     if unknown:
         parser.error(
             f"unknown: {', '.join(map(str, sorted(unknown, key=str)))}; operations are "
@@ -61,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def candidate_launches(
-    op: str, chip: int, *, first: bool = False
-) -> Iterator[tuple[str, Launch]]:
+def candidate_launches(op: str, chip: int, *, first: bool = False) -> Iterator[tuple[str, Launch]]:
     """Yields the launches of an operation's cases with every candidate tile, once each.
 
     Args:

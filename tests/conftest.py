@@ -13,12 +13,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-# Before Triton is imported: without a GPU its kernels are interpreted.
-os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidia0").exists() else "1")
-
 import numpy as np
 import pytest
 import torch
+from hardware import HAS_GPU  # also decides whether Triton's kernels are interpreted
 from hypothesis import settings
 from PIL import Image
 from torch import nn
@@ -45,11 +43,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
+    if HAS_GPU:
         return
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+            item.add_marker(pytest.mark.skip(reason="no supported CUDA device"))
 
 
 @pytest.fixture(autouse=True)

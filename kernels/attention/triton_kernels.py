@@ -84,7 +84,8 @@ def forward_kernel(
     UPCAST: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
-):
+) -> None:
+    """A program computes the output of BLOCK_Q queries of one head, over all keys."""
     num_blocks = tl.cdiv(LQ, BLOCK_Q)
     head = tl.program_id(0) // num_blocks
     query = tl.program_id(0) % num_blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -128,7 +129,8 @@ def delta_kernel(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
-):
+) -> None:
+    """Computes the sum over each row of output times gradient, which all keys share."""
     num_blocks = tl.cdiv(LQ, BLOCK_Q)
     head = tl.program_id(0) // num_blocks
     query = tl.program_id(0) % num_blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -177,7 +179,8 @@ def backward_kernel(
     UPCAST: tl.constexpr,
     BLOCK_OWN: tl.constexpr,  # rows whose gradient a program computes
     BLOCK_STEP: tl.constexpr,  # rows that it reads per iteration
-):
+) -> None:
+    """The first programs of a head compute gradients of keys and values, the others of queries."""
     key_blocks = tl.cdiv(LK, BLOCK_OWN)
     num_blocks = key_blocks + tl.cdiv(LQ, BLOCK_OWN)
     head = tl.program_id(0) // num_blocks

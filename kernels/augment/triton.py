@@ -12,8 +12,8 @@ import triton.language as tl
 
 from mammoth_compiled.kernels.augment import reference
 from mammoth_compiled.kernels.runtime import philox
-from mammoth_compiled.kernels.runtime.tiles import select_tile
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
+from mammoth_compiled.kernels.runtime.tiles import select_tile
 
 
 @triton.jit
@@ -65,7 +65,8 @@ def forward_kernel(
     CHANNELS_LAST: tl.constexpr,
     PLAIN: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
+    """A program computes BLOCK consecutive elements of one image."""
     sample = tl.program_id(0)
     element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     if sample < num_stream:

@@ -25,7 +25,8 @@ def forward(
 
     Returns:
         The pooled values, [B, Cout, H // 2, W // 2], and for each the index of the first maximum in
-        its window, counted row by row, 0 to 3, or 4 if nothing is above 0; int8. Both channels-last.
+        its window, counted row by row, 0 to 3, or 4 if nothing is above 0, int8. Both are
+        channels-last.
     """
     y, argmax = relu_pool.forward(F.conv2d(x, weight, bias, padding=1), *POOL)
     return channels_last(y), channels_last(argmax.to(torch.int8))

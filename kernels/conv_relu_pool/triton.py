@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled.kernels.runtime.tiles import TileConfig, select_tile
 from mammoth_compiled.kernels.conv_relu_pool import triton_kernels as kernels
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
 from mammoth_compiled.kernels.runtime.layouts import empty_images
+from mammoth_compiled.kernels.runtime.tiles import TileConfig, select_tile
 
-# Programs that share the pixels of a weight gradient: about two per multiprocessor of current chips.
-# A constant rather than the chip's own number, so that sums have the same order everywhere.
+# Programs that share the pixels of a weight gradient, about two per multiprocessor. A constant
+# rather than the chip's own number, so that sums have the same order everywhere.
 SPLIT_PROGRAMS = 256
 
 

@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-from mammoth_compiled.kernels.runtime.tiles import select_tile
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
 from mammoth_compiled.kernels.runtime.layouts import empty_images
+from mammoth_compiled.kernels.runtime.tiles import select_tile
 
 Pair = tuple[int, int]
 
@@ -35,7 +35,8 @@ def forward_kernel(
     PW: tl.constexpr,
     BLOCK_CELLS: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
+    """A program computes a block of pooled values and their argmax."""
     cell = tl.program_id(0) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     image = (cell // (OH * OW)).to(tl.int64)
@@ -51,7 +52,7 @@ def forward_kernel(
             there = inside & ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None]
             offset = ((image * H + row) * W + column)[:, None] * C + c[None, :]
             value = tl.load(z + offset, mask=there, other=float("-inf")).to(tl.float32)
-            # Only a greater value replaces the maximum, so the first of equal ones stays. A NaN stays.
+            # Only a greater value replaces it: the first of equal maxima stays, and so does a NaN.
             first = tl.where(value > best, i * KW + j, first)
             best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
     offset = cell.to(tl.int64)[:, None] * C + c[None, :]
@@ -79,7 +80,8 @@ def backward_kernel(
     PW: tl.constexpr,
     BLOCK_CELLS: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+) -> None:
+    """Each element gathers the gradients of the windows whose maximum it is."""
     cell = tl.program_id(0) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     image = (cell // (H * W)).to(tl.int64)
@@ -138,7 +140,17 @@ def backward(
     """
     grad_z = empty_images((*grad.shape[:2], *size), grad)
     tensors = (grad, argmax, grad_z)
-    _launch(backward_kernel, "relu_pool.backward", grad_z, grad, tensors, grad_z, window, stride, padding)
+    _launch(
+        backward_kernel,
+        "relu_pool.backward",
+        grad_z,
+        grad,
+        tensors,
+        grad_z,
+        window,
+        stride,
+        padding,
+    )
     return grad_z
 
 

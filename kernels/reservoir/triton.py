@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from mammoth_compiled.kernels.reservoir.reference import STREAM
-from mammoth_compiled.kernels.runtime.tiles import select_tile
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
+from mammoth_compiled.kernels.runtime.tiles import select_tile
 
 # Tensors that one launch can write; Buffer has no more.
 STORES = 5
@@ -62,7 +62,8 @@ def update_kernel(
     BLOCK4: tl.constexpr,
     BLOCK_ITEMS: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
+    """A program writes a chunk of one item to all stores, unless a later item has its slot."""
     item = tl.program_id(0)
     chunk = tl.program_id(1)
     seed, step, seen = tl.load(state), tl.load(state + 1), tl.load(num_seen)

@@ -136,4 +136,3 @@ def _read_usage(cubin: bytes) -> tuple[int, int]:
     if match is None:
         raise RuntimeError(f"cuobjdump reports no registers: {text!r}")
     return int(match[1]), int(match[2])
-

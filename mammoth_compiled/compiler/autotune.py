@@ -55,11 +55,10 @@ def fastest(case: TuningCase, device: torch.device, names: Sequence[str]) -> str
         device: A CUDA device.
         names: The implementations to choose from.
     """
-    shipped: str | None = tuned_table(chip_name(device)).get("winners", {}).get(case.op, {}).get(
-        str(case)
-    )
+    winners = tuned_table(chip_name(device)).get("winners", {})
+    shipped = winners.get(case.op, {}).get(str(case), "")
     if shipped in names:
-        return shipped
+        return str(shipped)
     path = _cache_path(device)
     cached = _read(path)
     key = f"{case.op} {case}"

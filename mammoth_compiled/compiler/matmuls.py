@@ -20,7 +20,7 @@ _SWAP = (torch.transpose, torch.swapaxes)
 
 @dataclass(frozen=True)
 class MatMul:
-    """A batched matrix multiplication; `right` is [..., N, K] instead of [..., K, N] if transposed."""
+    """A batched matrix multiplication; `right` is [..., N, K], not [..., K, N], if transposed."""
 
     left: Node
     right: Node
@@ -73,7 +73,9 @@ def strip_scale(node: Any) -> tuple[list[Node], Any, float]:
     """
     stripped: list[Node] = []
     scale = 1.0
-    while is_call(node, (*_MULTIPLY, *_DIVIDE), ("mul", "mul_", *_DIVIDE_NAMES)) and not node.kwargs:
+    while (
+        is_call(node, (*_MULTIPLY, *_DIVIDE), ("mul", "mul_", *_DIVIDE_NAMES)) and not node.kwargs
+    ):
         below, factor = node.args[:2]
         if is_call(node, _DIVIDE, _DIVIDE_NAMES):
             factor = 1 / factor if isinstance(factor, (int, float)) and factor else None

@@ -55,7 +55,9 @@ def gpu(monkeypatch, tmp_path):
 
     gpu = Gpu()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(autotune, "tuned_table", lambda chip: gpu.shipped if chip == "sm_90" else {})
+    monkeypatch.setattr(
+        autotune, "tuned_table", lambda chip: gpu.shipped if chip == "sm_90" else {}
+    )
     monkeypatch.setattr(autotune, "_measure", gpu.measure)
     monkeypatch.setattr(autotune, "_cache_path", lambda device: gpu.path)
     autotune._warn_once.cache_clear()

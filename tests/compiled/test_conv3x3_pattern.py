@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from hardware import skip_without_cpp_kernels
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,9 +19,7 @@ CHANNELS = 32
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
-    reason = cpp_library.unavailable_reason()
-    if " need " in reason:
-        pytest.skip(reason)
+    skip_without_cpp_kernels()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
     yield
@@ -156,7 +155,9 @@ def test_graphs_of_machines_with_and_without_kernels_are_kept_apart(monkeypatch)
 
 
 def explained(net, images):
-    return [(m.reason, m.replacement) for m in explain(net, images).matches if m.pattern == "conv3x3"]
+    return [
+        (m.reason, m.replacement) for m in explain(net, images).matches if m.pattern == "conv3x3"
+    ]
 
 
 def test_explanation():

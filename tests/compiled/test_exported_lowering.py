@@ -47,5 +47,7 @@ def test_attention_is_one_kernel(launches):
     assert not {"extern_kernels.bmm", "extern_kernels.baddbmm"} & set(launched)
     # The first has more tokens than pay for one product of queries, keys and values.
     assert launched[: launched.index("forward_kernel_0.run")].count("extern_kernels.mm") == 3
-    between = launched[launched.index("forward_kernel_0.run") : launched.index("forward_kernel_1.run")]
+    between = launched[
+        launched.index("forward_kernel_0.run") : launched.index("forward_kernel_1.run")
+    ]
     assert between.count("extern_kernels.addmm") == 1

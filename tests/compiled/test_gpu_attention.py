@@ -13,7 +13,6 @@ from gpu_on_paper import (
 )
 
 
-
 @pytest.mark.parametrize("products", [bmm, operators, einsum])
 @pytest.mark.parametrize(("winner", "name"), [("triton", "attention"), ("sdpa", "sdpa")])
 def test_attention_in_three_styles(gpu, products, winner, name):

@@ -96,3 +96,14 @@ def test_a_gpu_without_support_is_left_alone(gpu, monkeypatch):
     matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {}
     assert "compute capability 8.0" in matches[0].reason
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_cases_have_the_layouts_of_the_run(gpu, layout):
+    net = Modules().to(memory_format=layout)
+    assert_same_numbers(net, torch.rand(2, 3, 8, 8))
+    nhwc = int(layout == torch.channels_last)
+    first, second = (case.split()[-2:] for case in gpu.cases)
+    # The images come contiguous from the loader; the second layer reads what the first one wrote.
+    assert first == ["nhwc_images=0", f"nhwc_weight={nhwc}"]
+    assert second == ["nhwc_images=1", f"nhwc_weight={nhwc}"]

@@ -1,15 +1,15 @@
-"""How kernels are tested: on a GPU if there is one, else in Triton's interpreter on the CPU."""
+"""Kernels are tested on a GPU if there is one, else in Triton's interpreter on the CPU."""
 
 import ctypes
 import os
 
 import pytest
 import torch
+from hardware import DEVICE, skip_without_cpp_kernels, skip_without_triton
 
 from mammoth_compiled.kernels.runtime import cpp_library
-from mammoth_compiled.kernels.runtime.device import has_triton
 
-# A library that was built with sanitizers, see .ci/run.
+# A library built with sanitizers, see .ci/run.
 if _path := os.environ.get("MAMMOTH_TEST_KERNELS"):
     _sanitized = ctypes.CDLL(_path)
     cpp_library._library = lambda: _sanitized
@@ -17,29 +17,25 @@ if _path := os.environ.get("MAMMOTH_TEST_KERNELS"):
 
 @pytest.fixture(scope="session")
 def device():
-    """Where the kernels run in the tests."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device on which kernels run in tests."""
+    return DEVICE
 
 
 @pytest.fixture(scope="session")
 def triton_kernels():
     """Skips a test where Triton is not installed."""
-    if not has_triton():
-        pytest.skip("Triton is not installed")
+    skip_without_triton()
 
 
 @pytest.fixture(scope="session")
 def cpp_kernels():
     """Skips a test on a processor without C++ kernels; fails it if they do not build."""
-    reason = cpp_library.unavailable_reason()
-    if " need " in reason:
-        pytest.skip(reason)
-    assert not reason
+    skip_without_cpp_kernels()
 
 
 @pytest.fixture
 def with_threads():
-    """Returns a function that calls another with so many threads of torch."""
+    """Returns a function that calls another with a number of threads of torch."""
     before = torch.get_num_threads()
 
     def run(count, function):
@@ -52,10 +48,10 @@ def with_threads():
 
 @pytest.fixture(scope="session")
 def looping_kernels(triton_kernels, device):
-    """Skips where Triton's interpreter cannot count to a number known only at run time.
+    """Skips a test where Triton's interpreter cannot loop to a bound known only at run time.
 
-    That of Triton 3.6 cannot: it makes a number of an array, of which numpy warns since 1.25 and
-    which it refuses since 2.4.
+    Triton 3.6 cannot: it converts an array to a number, which numpy deprecated in 1.25 and refuses
+    since 2.4.
     """
     if device.type == "cuda":
         return
@@ -75,10 +71,10 @@ def looping_kernels(triton_kernels, device):
 
 @pytest.fixture(scope="session")
 def assert_as_exact():
-    """Returns a check: the error against float64 is at most `factor` times torch's own.
+    """Returns a check that the error against float64 is at most `factor` times that of torch.
 
-    `torch_result` is what torch computes in the kernel's dtype. The rule is that of the tests of
-    flash-attention; one unit in the last place of the largest value is always allowed.
+    `torch_result` is torch's result in the dtype of the kernel. The tests of flash-attention use
+    the same rule; one unit in the last place of the largest value is always allowed.
     """
 
     def check(result, exact, torch_result, factor=2):

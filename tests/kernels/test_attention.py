@@ -4,13 +4,20 @@ import math
 
 import pytest
 import torch
+from hardware import HAS_GPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from mammoth_compiled.kernels.attention import attention_backward_op, attention_op, joint_linear, op, reference
+from mammoth_compiled.kernels.attention import (
+    attention_backward_op,
+    attention_op,
+    joint_linear,
+    op,
+    reference,
+)
 from mammoth_compiled.kernels.attention.cases import attention_work
 from mammoth_compiled.kernels.runtime import device
 from mammoth_compiled.kernels.runtime.launch import record_launches
@@ -23,7 +30,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def _tf32():
     """Lets torch's own float32 products on a GPU be as the kernels' are."""
     before = torch.get_float32_matmul_precision()
-    if torch.cuda.is_available():
+    if HAS_GPU:
         torch.set_float32_matmul_precision("high")
     yield
     torch.set_float32_matmul_precision(before)

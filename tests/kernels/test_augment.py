@@ -200,8 +200,8 @@ def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
 
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_takes_several_programs_an_image(device):
-    from mammoth_compiled.kernels.runtime.tiles import override_tiles
     from mammoth_compiled.kernels.augment import triton
+    from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
     images, index = store(3, 3, 20, 24), torch.tensor([2, 0])
     state, (mean, std) = philox.random_state(1, torch.device("cpu")), moments(3)

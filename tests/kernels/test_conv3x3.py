@@ -208,7 +208,9 @@ class TestMachinesWithoutKernels:
 
         monkeypatch.setattr(cpp_library, "_library", fail)
         x, weight = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3)
-        with pytest.warns(UserWarning, match="could not be built, so torch computes .*: no compiler$"):
+        with pytest.warns(
+            UserWarning, match="could not be built, so torch computes .*: no compiler$"
+        ):
             y = op.conv3x3(x, weight)
         assert torch.equal(y, F.conv2d(x, weight, padding=1))
         assert torch.equal(op.conv3x3(x, weight), y)  # without another warning
@@ -224,7 +226,9 @@ def test_no_memory(monkeypatch):
         conv3x3 = Refusing()
 
     monkeypatch.setattr(cpp_library, "_library", Library)
-    with pytest.raises(MemoryError, match="conv3x3: cannot allocate the working memory .*; lower the batch"):
+    with pytest.raises(
+        MemoryError, match=r"conv3x3: cannot allocate the working memory .*; lower the batch"
+    ):
         cpp.forward(torch.randn(1, 3, 4, 4), torch.randn(5, 3, 3, 3), None)
 
 

@@ -167,7 +167,9 @@ def test_operator_is_the_sequential_rule(problem, seed):
     state = philox.random_state(seed, CPU)
     store, labels = torch.full((capacity, 2), -1.0), torch.full((capacity,), -1)
     rows = torch.arange(batch)
-    update_reservoir([store, labels], [rows[:, None].expand(-1, 2), rows], torch.tensor([num_seen]), state)
+    update_reservoir(
+        [store, labels], [rows[:, None].expand(-1, 2), rows], torch.tensor([num_seen]), state
+    )
     kept = sequential(reference.philox_draws(state, batch, 0).tolist(), num_seen, capacity)
     expected = [kept.get(slot, -1) for slot in range(capacity)]
     assert labels.tolist() == expected
@@ -224,7 +226,9 @@ def test_kernel_leaves_the_same_reservoir_to_the_bit(device, problem, seed, step
     update_reservoir(
         *(expected, tensors, seen.cpu(), state.cpu()), index=index.cpu(), by_index=flags, stream=3
     )
-    laid = [r.contiguous(memory_format=op.storage_format(s)) for s, r in zip(stores, rows, strict=True)]
+    laid = [
+        r.contiguous(memory_format=op.storage_format(s)) for s, r in zip(stores, rows, strict=True)
+    ]
     triton.update(stores, laid, flags, index, seen, state, 3, batch)
     for store, value in zip(stores, expected, strict=True):
         assert torch.equal(store.cpu(), value)
@@ -232,8 +236,8 @@ def test_kernel_leaves_the_same_reservoir_to_the_bit(device, problem, seed, step
 
 @pytest.mark.usefixtures("triton_kernels")
 def test_kernel_looks_beyond_one_tile_for_a_later_item(device):
-    from mammoth_compiled.kernels.runtime.tiles import override_tiles
     from mammoth_compiled.kernels.reservoir import triton
+    from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
     batch, capacity, widest = 150, 2, []
 

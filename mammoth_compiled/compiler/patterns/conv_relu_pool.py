@@ -43,7 +43,7 @@ from mammoth_compiled.kernels.runtime.tiles import representative_size
 
 @dataclass(frozen=True)
 class _Subgraph:
-    """ReLU and pooling: `last` and `first` are the two, `producer` computes their input, `value`."""
+    """ReLU and pooling: `last` and `first` are the two, `producer` computes their input `value`."""
 
     last: Node
     first: Node

@@ -100,7 +100,7 @@ def _why_not(value: torch.Tensor, layers: list[_Layer]) -> str:
 
 
 def _reads_any_strides(user: Node) -> bool:
-    """Returns whether a node reads rows that lie apart; a view may only split the last dimension."""
+    """Returns whether a node reads rows with gaps; a view may only split the last dimension."""
     if is_matmul(user) or is_call(user, _ANY_STRIDES, _ANY_STRIDES_NAMES):
         return True
     if is_call(user, (), ("view",)):
