@@ -18,19 +18,19 @@ THEMES = {
     "light": {"text": "#1f2328", "muted": "#59636e", "bar": "#c2570c"},
     "dark": {"text": "#f0f6fc", "muted": "#9198a1", "bar": "#e8853a"},
 }
-WIDTH, LABEL, ROW, BAR, HEAD, GAP = 720, 150, 30, 16, 34, 18
-SPAN = WIDTH - LABEL - 96  # the longest bar; the figure stands to its right
+WIDTH, LABEL, ROW, BAR, HEAD, GAP = 560, 142, 28, 15, 48, 16
+SPAN = WIDTH - LABEL - 64  # the longest bar; the figure stands to its right
 METHODS = {"sgd": "SGD", "er": "ER", "derpp": "DER++"}
 
 
 def panels():
-    """Returns (title, [(label, spread of the speedup)]) per machine."""
+    """Returns (title, subtitle, [(label, spread of the speedup)]) per machine."""
     gpu = json.loads((RESULTS / "gpu_h100_loops.json").read_text())
     rows = [
         (f"{METHODS[row['model']]}, {row['backbone']}", row["speed_up"]) for row in gpu["loops"]
     ]
     found = gpu["environment"]
-    yield f"{found['gpu']}, torch {version(found)}: training, batch 32", rows
+    yield found["gpu"], f"training steps, batch size 32, torch {version(found)}", rows
     rows = []
     for name in ("train_loop", "train_loop_derpp"):
         cpu = json.loads((RESULTS / f"{name}.json").read_text())
@@ -38,8 +38,8 @@ def panels():
             method, backbone = case.split(":")
             rows.append((f"{METHODS[method]}, {backbone}", row["ours_speed_up"]))
     found = cpu["environment"]
-    title = f"{found['cores']} cores of an {found['cpu']}, torch {version(found)}"
-    yield f"{title}: whole runs, evaluation included, batch 32", rows
+    what = f"whole runs with evaluation, batch size 32, torch {version(found)}"
+    yield f"{found['cores']} cores of an {found['cpu']}", what, rows
 
 
 def version(environment):
@@ -50,9 +50,10 @@ def draw(theme):
     """Returns the chart as SVG."""
     color = THEMES[theme]
     parts, y = [], 0
-    for title, rows in panels():
+    for title, subtitle, rows in panels():
         y += HEAD
-        parts.append(f'<text class="title" x="0" y="{y - 12}">{title}</text>')
+        parts.append(f'<text class="title" x="0" y="{y - 30}">{title}</text>')
+        parts.append(f'<text class="note" x="0" y="{y - 12}">{subtitle}</text>')
         longest = max(spread["p80"] for _, spread in rows)
         top = y
         for label, spread in rows:
@@ -71,8 +72,8 @@ def draw(theme):
         plain = LABEL + SPAN / longest
         parts.append(f'<path class="plain" d="M{plain:.1f} {top}V{y}"/>')
         y += GAP
-    foot = "Speedup over a plain PyTorch training loop (dashed line: 1x). Medians of 3 interleaved"
-    parts.append(f'<text class="note" x="0" y="{y + 4}">{foot} runs.</text>')
+    foot = "Speedup over a plain PyTorch loop (dashed: 1x), medians of 3 interleaved runs"
+    parts.append(f'<text class="note" x="0" y="{y + 4}">{foot}</text>')
     height = y + 14
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" \
 width="{WIDTH}" height="{height}" role="img" aria-labelledby="title">

@@ -220,8 +220,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--parts", nargs="+", default=["latency", "exports"])
-    parser.add_argument("--mammoth_run", type=Path, help="path of the C++ tool; without it, C++ is not measured")
-    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per case of the C++ tool")
+    parser.add_argument(
+        "--mammoth_run", type=Path, help="path of the C++ tool; without it, C++ is not measured"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="seconds per case of the C++ tool"
+    )
     parser.add_argument("--name", default="export")
     args = parser.parse_args()
     torch.set_num_threads(CORES)

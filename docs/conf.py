@@ -37,13 +37,12 @@ nitpick_ignore_regex = [
     ("py:.*", r"(nn|optim|fx)\..*"),
     # Internal types of ours, which appear in signatures.
     ("py:class", r"mammoth_compiled\.(data|export|engine)\.[a-z_.]+\.[A-Z]\w+"),
-
     ("py:.*", r"(optional|callable|Callable|Any|Self|Settings|Target|Images|Labelled|Matrix)"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
-smartquotes = False  # it turns the two dashes of a flag into one
+default_role = "code"  # docstrings put names in single backticks
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

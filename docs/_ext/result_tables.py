@@ -128,7 +128,10 @@ def gpu_data() -> str:
         for row in read("gpu_h100_ops")["data"]
     ]
     return "\n\n".join(
-        [table(["", "PyTorch operations, us", "one Triton kernel, us"], rows), machine("gpu_h100_ops")]
+        [
+            table(["", "PyTorch operations, us", "one Triton kernel, us"], rows),
+            machine("gpu_h100_ops"),
+        ]
     )
 
 
@@ -181,9 +184,7 @@ def accuracy() -> str:
         cells = [f"`{name}`"]
         for key in ("class_il", "task_il", "forgetting_class_il"):
             found = row.get(key)
-            cells.append(
-                f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" if found else "–"
-            )
+            cells.append(f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" if found else "–")
         rows.append(cells)
     head = ["model", "class-IL, %", "task-IL, %", "forgetting (class-IL), %"]
     return "\n\n".join([table(head, rows), machine("accuracy")])
@@ -251,5 +252,11 @@ def export_time() -> str:
                 f"**{found['update_speed_up']:.0f}x**",
             ]
         )
-    head = ["bundle", "ONNX and pt2", "all five formats", "update of all five", "update is faster by"]
+    head = [
+        "bundle",
+        "ONNX and pt2",
+        "all five formats",
+        "update of all five",
+        "update is faster by",
+    ]
     return "\n\n".join([table(head, rows), machine("export_updates")])

@@ -44,8 +44,8 @@ class ContinualModel(nn.Module):
         opt: Its optimizer.
         device: Where it computes.
         compute: How the run computes, set by `load_runner`; see `engine.compute.Compute`.
-        num_classes: K.
-        n_tasks: T.
+        num_classes: Number of classes, K.
+        n_tasks: Number of tasks, T.
         pbar_suffix: Extra values for the progress bar.
 
     Example:

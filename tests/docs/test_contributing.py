@@ -55,8 +55,19 @@ def test_examples_run(tmp_path):
     tests = [path for path in files if path.startswith("tests/")]
     names = [name for text in files.values() for name in REGISTRATION.findall(text)]
     chosen = " or ".join([*(Path(path).name for path in tests), *names])
-    result = run_python(tmp_path, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider",
-        *tests, "tests/contract", "-k", chosen)
+    result = run_python(
+        tmp_path,
+        "-m",
+        "pytest",
+        "-v",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+        *tests,
+        "tests/contract",
+        "-k",
+        chosen,
+    )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr
     for name in [*tests, *(f"[{name}" for name in names)]:
         assert re.search(rf"{re.escape(name)}.* PASSED", result.stdout), name
