@@ -20,6 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from mammoth_compiled import registry
 
 HERE = Path(__file__).parent
+FLAG = re.compile(r"(?<![\w`-])--\w+")
 
 
 class _Collector(argparse.HelpFormatter):
@@ -141,8 +142,23 @@ class Diagram(SphinxDirective):
         return [figure]
 
 
+def mark_flags(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """Sets command-line flags in docstrings as code, except in examples and existing code."""
+
+    def mark(match: re.Match[str]) -> str:
+        is_code = match.string[: match.start()].count("`") % 2 == 1
+        return match[0] if is_code else f"`{match[0]}`"
+
+    for number, line in enumerate(lines):
+        if ">>>" not in line:
+            lines[number] = FLAG.sub(mark, line)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directives."""
+    app.connect("autodoc-process-docstring", mark_flags, priority=400)
     app.add_directive("cli-flags", CliFlags)
     app.add_directive("registry", Registry)
     app.add_directive("results", Results)
