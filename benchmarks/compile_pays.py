@@ -2,9 +2,9 @@
 
     python benchmarks/compile_pays.py [--backbones cnn resnet18] [--rounds 9]
 
-For each backbone it times a training step (forward, loss, backward, SGD) in eager mode, in eager mode
-with channels-last weights and images, and compiled as in `train()`, interleaved and each in its own
-process, and the first compilation with an empty cache.
+For each backbone it times a training step (forward, loss, backward, SGD) in eager mode, in eager
+mode with channels-last weights and images, and compiled as in `train()`, interleaved and each in
+its own process, and the first compilation with an empty cache.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/export.py [--backbones cnn resnet18] [--batches 1 8 32] [--rounds 15]
         [--epochs 1] [--mammoth_run build/bin/mammoth-run] [--parts latency exports]
 
-Each backbone is first trained jointly on all tasks of seq-fmnist-mini, so that the accuracy of fp16 and
-int8 models can be measured on 2,000 test images. Latencies within a process are interleaved; the C++
-tool interleaves its calls with bare calls of its backend. Everything uses as many threads as there are
-cores: leave OMP_NUM_THREADS unset.
+Each backbone is first trained jointly on all tasks of seq-fmnist-mini, so that the accuracy of fp16
+and int8 models can be measured on 2,000 test images. Latencies within a process are interleaved;
+the C++ tool interleaves its calls with bare calls of its backend. Everything uses as many threads
+as there are cores: leave OMP_NUM_THREADS unset.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """A plain continual-learning loop in the style of Mammoth Lite: the baseline of the benchmarks.
 
-Images go one by one through PIL transforms in a DataLoader, the network runs in eager mode, the loss
-is read in every step, the buffer is filled and read image by image, and all tasks seen are evaluated
-after each task at the training batch size.
+Images go one by one through PIL transforms in a DataLoader, the network runs in eager mode, the
+loss is read in every step, the buffer is filled and read image by image, and all tasks seen are
+evaluated after each task at the training batch size.
 """
 
 import numpy as np

@@ -2,9 +2,9 @@
 
     python benchmarks/start_up.py [--cases er:cnn derpp:reduced-resnet18] [--imports 7] [--warm 3]
 
-Every measurement is a new process. A run on seq-fmnist-mini stops after its first compiled step, at the
-earliest after the third step; seconds count from the start of the process. `cold` is a run with an
-empty Inductor cache; `warm` runs follow it with the same cache.
+Every measurement is a new process. A run on seq-fmnist-mini stops after its first compiled step, at
+the earliest after the third step; seconds count from the start of the process. `cold` is a run with
+an empty Inductor cache; `warm` runs follow it with the same cache.
 """
 
 import argparse

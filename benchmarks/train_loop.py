@@ -2,10 +2,10 @@
 
     python benchmarks/train_loop.py [--cases sgd:cnn er:cnn derpp:resnet18] [--pairs 3]
 
-Data: seq-fmnist at 32x32x3, one epoch, batch size 32, at most `--per_task` training images per task.
-`ours` is a whole run of `train()` with a warm Inductor cache, `ours_first` the first run of the
-process; `ours_bf16` adds `--amp bf16` on CPUs with bfloat16 instructions. Every plain loop runs in its
-own process, in float32.
+Data: seq-fmnist at 32x32x3, one epoch, batch size 32, at most `--per_task` training images per
+task. `ours` is a whole run of `train()` with a warm Inductor cache, `ours_first` the first run of
+the process; `ours_bf16` adds `--amp bf16` on CPUs with bfloat16 instructions. Every plain loop runs
+in its own process, in float32.
 """
 
 import argparse

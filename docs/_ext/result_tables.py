@@ -184,7 +184,7 @@ def accuracy() -> str:
         cells = [f"`{name}`"]
         for key in ("class_il", "task_il", "forgetting_class_il"):
             found = row.get(key)
-            cells.append(f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" if found else "–")
+            cells.append(f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f}" if found else "-")
         rows.append(cells)
     head = ["model", "class-IL, %", "task-IL, %", "forgetting (class-IL), %"]
     return "\n\n".join([table(head, rows), machine("accuracy")])

@@ -1,8 +1,8 @@
 """The Python code of README and of every page of the documentation runs.
 
-The blocks of a page share one namespace and run in order, in an empty folder. To be quick, runs train
-six batches per epoch and stay in eager mode unless the page says otherwise. A block that must not
-run is a `{code-block}` directive instead of a plain fence.
+The blocks of a page share one namespace and run in order, in an empty folder. To be quick, runs
+train six batches per epoch and stay in eager mode unless the page says otherwise. A block that must
+not run is a `{code-block}` directive instead of a plain fence.
 """
 
 import re
