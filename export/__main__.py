@@ -51,64 +51,73 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_export(commands.add_parser("export", help="Export the backbone of a checkpoint (default)"))
-    _add_verify(commands.add_parser("verify", help="Verify a bundle on this machine"))
-    _add_update(commands.add_parser("update", help="Replace the weights of a bundle"))
+    _add_export(
+        commands.add_parser("export", help="Export the backbone of a checkpoint (default).")
+    )
+    _add_verify(commands.add_parser("verify", help="Verify a bundle on this machine."))
+    _add_update(commands.add_parser("update", help="Replace the weights of a bundle."))
     return parser
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run")
-    add("directory", metavar="DIR", help="Output directory: new, empty or a bundle")
+    add("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run.")
+    add("directory", metavar="DIR", help="Output directory: new, empty or a bundle.")
     add(
         "--formats",
         metavar="LIST",
         help=f"Comma-separated formats: {', '.join(FORMATS)} (default: "
-        f"{','.join(default_formats())})",
+        f"{','.join(default_formats())}).",
     )
-    add("--device", default="cpu", metavar="cpu|cuda", help="Device that aoti compiles for")
+    add(
+        "--device",
+        default="cpu",
+        metavar="cpu|cuda",
+        help="Device that aoti compiles for (default: cpu).",
+    )
     add(
         "--fold_preprocessing",
         action="store_true",
-        help="Take uint8 pixels and normalize them in the graph",
+        help="Take uint8 pixels and normalize them in the graph.",
     )
     add(
         "--classes",
         choices=[str(head) for head in Head],
         default=str(Head.ALL),
-        help="Columns of the head: all; only the classes seen; or all, with unseen classes masked",
+        help="Columns of the head: all; only the classes seen; or all, with unseen classes masked.",
     )
-    add("--softmax", action="store_true", help="Output probabilities")
+    add("--softmax", action="store_true", help="Output probabilities.")
     add("--full", action="store_true", help="Also output the stage maps: full_0, full_1, ...")
     add(
         "--variants",
         metavar="LIST",
         default="",
-        help="Comma-separated smaller ONNX models: fp16, int8",
+        help="Comma-separated smaller ONNX models: fp16, int8.",
     )
     _add_calibration(parser)
-    add("--serve-layout", choices=LAYOUTS, help="Also write a model repository for this server")
-    add("--repository", metavar="DIR", help="Model repository to write to (default: DIR-triton)")
+    add("--serve-layout", choices=LAYOUTS, help="Also write a model repository for this server.")
+    add("--repository", metavar="DIR", help="Model repository to write to (default: DIR-triton).")
     _add_import(parser)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="Bundle")
+    parser.add_argument("directory", metavar="DIR", help="Bundle.")
     parser.add_argument(
         "--runtime",
         action="append",
         metavar="NAME",
         help=f"Runtime that must work: {', '.join(runtimes())}; repeatable (default: those that "
-        "this machine has)",
+        "this machine has).",
     )
-    parser.add_argument("--device", default="cpu", help="Device that compiled code runs on")
+    parser.add_argument(
+        "--device", default="cpu", help="Device that compiled code runs on (default: cpu)."
+    )
     _add_import(parser)
 
 
 def _add_update(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="Bundle")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run")
+    parser.add_argument("directory", metavar="DIR", help="Bundle.")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run.")
     _add_calibration(parser)
     _add_import(parser)
 
@@ -118,7 +127,7 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         metavar="FILE.npy",
         help="Training images for int8, 32 or more: uint8 pixels [N, H, W, C], or normalized "
-        "float32 [N, C, H, W]",
+        "float32 [N, C, H, W].",
     )
 
 
@@ -129,7 +138,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         metavar="FILE_OR_MODULE",
         action="append",
         default=[],
-        help="Python code that registers your backbone or format, imported first; repeatable",
+        help="Python code that registers your backbone or format, imported first; repeatable.",
     )
 
 

@@ -48,8 +48,8 @@ std::unique_ptr<detail::Engine> make_engine(Backend backend, const Options& opti
 Backend parse_backend(std::string_view name) {
     const auto* known = std::ranges::find(backend_names, name);
     if (known == backend_names.end())
-        throw Error(ErrorCode::contract,
-                    "unknown backend '" + std::string(name) + "'; valid: onnx, aoti, torchscript");
+        throw Error(ErrorCode::contract, "unknown backend '" + std::string(name) + "'; valid: " +
+                                             join({backend_names.begin(), backend_names.end()}));
     return static_cast<Backend>(known - backend_names.begin());
 }
 
