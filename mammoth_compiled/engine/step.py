@@ -32,7 +32,8 @@ class EagerStep:
         reason: Why steps are not captured as a CUDA graph.
 
     Attributes:
-        replays: Steps that replayed a captured graph.
+        num_steps: Steps so far.
+        replays: Those of them that replayed a captured graph.
         reason: Why steps run in Python, "" if they are captured.
         host_syncs: Source locations of the host syncs in step SYNC_CHECK_STEP; None before it.
     """
@@ -43,7 +44,7 @@ class EagerStep:
         self.reason = reason
         self.replays = 0
         self.host_syncs: list[str] | None = None
-        self._num_steps = 0
+        self.num_steps = 0
 
     def __enter__(self) -> Self:
         return self
@@ -64,8 +65,8 @@ class EagerStep:
         Raises:
             DataError: If the batch has fewer than three parts.
         """
-        self._num_steps += 1
-        if self._num_steps != SYNC_CHECK_STEP:
+        self.num_steps += 1
+        if self.num_steps != SYNC_CHECK_STEP:
             return self._step(lazy, epoch)
         with record_host_syncs(self.model.device) as self.host_syncs:
             return self._step(lazy, epoch)

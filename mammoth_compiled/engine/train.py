@@ -179,8 +179,9 @@ def _note_step(run: Run, step: EagerStep) -> None:
     if run.model.device.type != "cuda":
         return
     notes = run.results.notes.setdefault(
-        "step", {"replayed": 0, "reason": "", "host_syncs_per_step": None}
+        "step", {"total": 0, "replayed": 0, "reason": "", "host_syncs_per_step": None}
     )
+    notes["total"] += step.num_steps
     notes["replayed"] += step.replays
     notes["reason"] = step.reason or notes["reason"]
     if step.host_syncs is not None:

@@ -43,11 +43,12 @@ class Console(Observer):
         if compiler := notes.get("compiler"):
             say(
                 f"compile: {compiler['graphs']} graphs, {compiler['seconds']:.1f} s, "
-                f"{compiler['graphs_after_first_task']} graphs after task {run.first_task + 1}, "
+                f"{compiler['graphs_after_first_task']} recompilations after task "
+                f"{run.first_task + 1}, "
                 f"{compiler['graph_breaks']} graph breaks"
             )
         if step := notes.get("step"):
-            captured = f"CUDA graph: {step['replayed']:,} steps replayed"
+            captured = f"CUDA graph: {step['replayed']:,} of {step['total']:,} steps replayed"
             if step["reason"]:
                 captured += f" (others ran in Python: {step['reason']})"
             say(f"{captured}, {step['host_syncs_per_step']} host syncs per step")
