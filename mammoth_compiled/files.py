@@ -1,10 +1,21 @@
-"""Files: atomic writes, and the cache folder of the user."""
+"""Files: atomic writes that replace regular files only, locks, and the cache folder of the user."""
 
+import contextlib
 import os
-import tempfile
+import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: no locks
+    fcntl = None  # type: ignore[assignment]
+
+# Size of the probe of `check_writable`, in bytes; an empty file fits on a full disk.
+PROBE_SIZE = 4096
 
 
 def user_cache() -> Path:
@@ -19,23 +30,43 @@ def user_cache() -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that a file can be created, including missing parent directories; creates nothing.
+    """Checks that a file can be written, by writing a temporary file beside it and removing it.
+
+    Missing parent directories are created and removed again. Devices and pipes are not written to.
 
     Raises:
-        MammothError: If it cannot be created; says why.
+        MammothError: If it cannot be written; says why.
     """
+    created: list[Path] = []
     try:
         if path.is_dir():
             raise MammothError(f"cannot write {path}: it is a directory; give a file in it")
-        parent = next(directory for directory in path.resolve().parents if directory.exists())
+        if _is_stream(path):
+            return
+        target = path.resolve()
+        parent = next(directory for directory in target.parents if directory.exists())
         if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
             raise MammothError(f"cannot write {path}: {parent} is not a writable directory")
+        for directory in reversed([d for d in target.parents if not d.exists()]):
+            directory.mkdir(exist_ok=True)
+            created.append(directory)
+        with _temporary(target) as (handle, _):
+            os.write(handle, bytes(PROBE_SIZE))
+            os.fsync(handle)
     except OSError as error:
         raise MammothError(f"cannot write {path}: {error}") from error
+    finally:
+        for directory in reversed(created):
+            with contextlib.suppress(OSError):  # another run has written there meanwhile
+                directory.rmdir()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file completely or not at all; creates missing folders.
+
+    A symbolic link stays, and its target is written. An existing file keeps its mode. A character
+    device, a pipe, and the file that standard output or standard error is redirected to are
+    written to, never replaced.
 
     Args:
         path: The file; an existing one is replaced.
@@ -45,19 +76,149 @@ def write_atomically(path: Path, content: bytes) -> None:
         MammothError: If the file cannot be written. The old file, if any, is unchanged.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if _is_stream(path):
+            _write_stream(path, content)
+            return
+        target = path.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(target) as (handle, temporary):
+            with os.fdopen(os.dup(handle), "wb") as file:
+                file.write(content)
+            if target.exists():
+                os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
+            os.fsync(handle)
+            os.replace(temporary, target)
+    except OSError as error:
+        raise MammothError(f"cannot write {path}: {error}") from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, purpose: str) -> Iterator[None]:
+    """Holds a lock in the name of an output, so that two runs do not overwrite each other's.
+
+    The lock is a file beside the output, `.NAME.lock`; the system releases it when the process
+    ends. Where the file system has no locks, nothing is checked.
+
+    Args:
+        path: The output, a file or a directory.
+        purpose: What the output is, for the message: "results" for example.
+
+    Raises:
+        MammothError: If another run holds the lock.
+    """
+    if fcntl is None or _is_stream(path):
+        yield
+        return
+    target = path.resolve()
+    lock_path = target.with_name(f".{target.name}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = _open_locked(lock_path, wait=False)
+    except BlockingIOError as error:
+        raise MammothError(
+            f"another run is writing {purpose} to {path}: wait until it ends, or give another path"
+        ) from error
     except OSError as error:
         raise MammothError(f"cannot write {path}: {error}") from error
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise MammothError(f"cannot write {path}: {error}") from error
+        yield
+    finally:
+        # Before the lock is released: afterwards the file may be another run's.
+        lock_path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_stream(path: Path) -> bool:
+    """Returns whether a path is written to in place: a device, a pipe, or our own output.
+
+    Raises:
+        MammothError: If it is something that cannot hold a file: a socket or a disk.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISSOCK(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        kind = "a socket" if stat.S_ISSOCK(status.st_mode) else "a block device"
+        raise MammothError(f"cannot write {path}: it is {kind}; give the path of a file")
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+        return True
+    return _own_output(path) is not None
+
+
+def _own_output(path: Path) -> int | None:
+    """Returns the descriptor of standard output or error if the path is where it goes."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+    return None
+
+
+def _write_stream(path: Path, content: bytes) -> None:
+    descriptor = _own_output(path)
+    if descriptor is not None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        file = os.fdopen(os.dup(descriptor), "wb")
+    else:
+        # A pipe that nobody reads is an error (ENXIO) instead of a run that never ends.
+        handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(handle, True)
+        file = os.fdopen(handle, "wb")
+    with file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[tuple[int, Path]]:
+    """Opens the temporary file of a target and removes it in the end, unless it was renamed.
+
+    Its name is fixed, so that what a killed process left behind is used again; a lock keeps
+    writers of the same target apart.
+    """
+    path = target.with_name(f".{target.name}.tmp")
+    handle = _open_locked(path, wait=True)
+    try:
+        os.ftruncate(handle, 0)
+        yield handle, path
+    finally:
+        if _is_same(handle, path):
+            path.unlink()
+        os.close(handle)
+
+
+def _open_locked(path: Path, wait: bool) -> int:
+    """Opens a file, creating it if it is missing, and locks it.
+
+    Raises:
+        BlockingIOError: If another process holds the lock and `wait` is False.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            if fcntl is not None:
+                _lock(handle, wait)
+            # The holder before may have renamed or removed the file.
+            if _is_same(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _lock(handle: int, wait: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
         raise
+    except OSError:  # the file system has no locks
+        return
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
