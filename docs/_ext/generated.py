@@ -71,22 +71,38 @@ def describe(action: argparse.Action) -> str:
     if action.required and action.option_strings:
         text += " Required."
     return "\n".join(
-        [f":::{{option}} {', '.join(names[:1])}{value}", text or "(no description)", ":::"]
+        [
+            f":::{{option}} {', '.join(f'{name}{value}' for name in names)}",
+            text or "(no description)",
+            ":::",
+        ]
     )
 
 
 class CliFlags(SphinxDirective):
-    """Lists the flags that a function returns a parser of: `{cli-flags} module:function [args]`."""
+    """Lists flags from a parser: `{cli-flags} module:function [arguments]`.
+
+    The function returns a parser, or adds flags to the one that it gets if `:adds:` is set.
+    `:subcommand:` names a subparser, `:groups:` restricts the list to some groups.
+    """
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = {"subcommand": directives.unchanged}  # noqa: RUF012
+    option_spec = {  # noqa: RUF012
+        "adds": directives.flag,
+        "subcommand": directives.unchanged,
+        "groups": directives.unchanged,
+    }
 
     def run(self) -> list[nodes.Node]:
         target, *arguments = self.arguments[0].split()
         module, function = target.split(":")
         make: Any = getattr(importlib.import_module(module), function)
-        parser = make(*arguments)
+        if "adds" in self.options:
+            parser = argparse.ArgumentParser(add_help=False)
+            make(parser)
+        else:
+            parser = make(*arguments)
         if command := self.options.get("subcommand"):
             (chooser,) = (
                 action
@@ -95,8 +111,11 @@ class CliFlags(SphinxDirective):
                 if isinstance(action.choices, dict)
             )
             parser = chooser.choices[command]
+        wanted = self.options.get("groups", "").split(", ")
         lines = []
         for heading, actions in actions_by_group(parser).items():
+            if wanted != [""] and heading not in wanted:
+                continue
             lines += [f"**{heading[:1].upper()}{heading[1:]}**", *map(describe, actions)]
         return self.parse_text_to_nodes("\n\n".join(lines))
 
