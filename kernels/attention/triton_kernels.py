@@ -64,7 +64,7 @@ def forward_kernel(
     v,  # [B, H, LK, D]
     o,  # [B, LQ, H, D]
     lse,  # [B, H, LQ], float32
-    scale,  # of base-2 logarithms
+    scale,  # times log2(e)
     H,
     LQ,
     LK,
@@ -155,7 +155,7 @@ def backward_kernel(
     grad_k,  # [B, LK, H, D]
     grad_v,  # [B, LK, H, D]
     scale,
-    scale_2,  # of base-2 logarithms
+    scale_2,  # scale times log2(e)
     H,
     LQ,
     LK,

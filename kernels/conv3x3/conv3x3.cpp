@@ -12,14 +12,14 @@
 
 namespace {
 
-// How the gradient of a weight is shared out: sums over groups of tiles, which are added in the
-// end, and parts of the input channels where the groups are too few for the threads.
-struct Shares {
+// How the gradient of a weight is partitioned: into groups of tiles, whose sums are added at the
+// end, and into parts of the input channels where there are fewer groups than threads.
+struct Partition {
     Index groups, parts;
 
-    Shares(const ConvShape& p, Index tiles, Index sums) {
-        // The groups make the result: they depend on the problem only.
-        const Index memory = 4 * cached / (Index(sizeof(float)) * sums);
+    Partition(const ConvShape& p, Index tiles, Index sums) {
+        // The groups affect rounding, so they depend on the shape only.
+        const Index memory = 4 * l2_bytes / (Index(sizeof(float)) * sums);
         groups = std::clamp<Index>(std::min(tiles / 256, memory), 1, 8);
         parts = std::clamp<Index>(ceil_div(2 * p.threads, groups), 1,
                                   ceil_div(p.in_channels, 4 * block_rows));
@@ -52,28 +52,28 @@ bool conv3x3_weight_grad(const ConvShape& p, const float* x, const float* grad, 
     const Tiles tiles = Tiles::of(p.inputs(), false), results = Tiles::of(p.outputs(), false);
     const Index out_row = Planes::row_for(p.out_channels);
     const Index sum_plane = p.in_channels * out_row + lanes, sums = 16 * sum_plane;
-    const Shares shares(p, tiles.count(), sums);
-    const Index group = ceil_div(tiles.count(), shares.groups);
-    const Index part = ceil_div(ceil_div(p.in_channels, shares.parts), block_rows) * block_rows;
+    const Partition partition(p, tiles.count(), sums);
+    const Index group = ceil_div(tiles.count(), partition.groups);
+    const Index part = ceil_div(ceil_div(p.in_channels, partition.parts), block_rows) * block_rows;
     const Index in_row = Planes::row_for(part);
-    // As long a sum as the cache has room for, but not by the threads' parts.
+    // As long a sum as fits into the cache. The parts do not matter, as they depend on the threads.
     const Index all_rows = Planes::row_for(p.in_channels) + out_row;
-    const Index fit = std::max<Index>(96, cached / (64 * all_rows));
+    const Index fit = std::max<Index>(96, l2_bytes / (64 * all_rows));
     const Index count = ceil_div(group, ceil_div(group, fit));
     const Index in_plane = Planes::plane_for(count, in_row);
     const Index out_plane = Planes::plane_for(count, out_row);
-    const Index own = 16 * (in_plane + out_plane);
+    const Index per_thread = 16 * (in_plane + out_plane);
     const Index vectors = ceil_div(p.out_channels, lanes);
-    const Scratch scratch(p.threads * own + shares.groups * sums);
+    const Scratch scratch(p.threads * per_thread + partition.groups * sums);
     if (!scratch) return false;
-    float* const all_sums = scratch.get() + p.threads * own;
+    float* const all_sums = scratch.get() + p.threads * per_thread;
 #pragma omp parallel num_threads(p.threads)
     {
-        float* const mine = scratch.get() + omp_get_thread_num() * own;
-        const Planes pixels{mine, in_row, in_plane};
-        const Planes grads{mine + 16 * in_plane, out_row, out_plane};
+        float* const memory = scratch.get() + omp_get_thread_num() * per_thread;
+        const Planes pixels{memory, in_row, in_plane};
+        const Planes grads{memory + 16 * in_plane, out_row, out_plane};
 #pragma omp for schedule(dynamic) collapse(2)
-        for (Index g = 0; g < shares.groups; g++)
+        for (Index g = 0; g < partition.groups; g++)
             for (Index from = 0; from < p.in_channels; from += part) {
                 const Index channels = std::min(part, p.in_channels - from);
                 const Index start = g * group, end = std::min(start + group, tiles.count());
@@ -86,8 +86,8 @@ bool conv3x3_weight_grad(const ConvShape& p, const float* x, const float* grad, 
                             const auto width = std::min<Index>(block_vectors, vectors - v);
                             float* to = all_sums + g * sums + k * sum_plane + from * out_row;
                             (first == start
-                                 ? product<false>
-                                 : product<true>)(channels, static_cast<int>(width),
+                                 ? matmul<false>
+                                 : matmul<true>)(channels, static_cast<int>(width),
                                                   {pixels.at + k * in_plane, 1, in_row},
                                                   {grads.at + k * out_plane + v * lanes, out_row},
                                                   {to + v * lanes, out_row}, here);
@@ -98,7 +98,7 @@ bool conv3x3_weight_grad(const ConvShape& p, const float* x, const float* grad, 
         for (Index v = 0; v < vectors; v++)
             for (Index i = 0; i < p.in_channels; i++) {
                 Vector sum[16] = {}, taps[9];
-                for (Index g = 0; g < shares.groups; g++)
+                for (Index g = 0; g < partition.groups; g++)
                     for (int k = 0; k < 16; k++)
                         sum[k] +=
                             load(all_sums + g * sums + k * sum_plane + i * out_row + v * lanes);

@@ -1,4 +1,4 @@
-// Products of small matrices that stay in the cache, blocked in registers.
+// Multiplication of small matrices that stay in the cache, blocked in registers.
 
 #pragma once
 
@@ -6,13 +6,13 @@
 
 namespace {
 
-// Accumulators of a block, rows by vectors: all 32 registers of AVX-512 or 16 of AVX2 are in use,
-// and there are enough independent sums to hide the latency of an addition.
+// Accumulators of a block, rows by vectors. They use all 32 registers of AVX-512 or 16 of AVX2, and
+// are enough independent sums to hide the latency of an addition.
 constexpr int block_rows = 6;
 constexpr int block_vectors = lanes == 16 ? 4 : 2;
 constexpr Index block_width = block_vectors * lanes;
 
-// A matrix read one number at a time, and one read in vectors.
+// The left matrix is read element by element, the right one in vectors.
 struct Left {
     const float* at;
     Index row, step;
@@ -47,7 +47,7 @@ void block(Left a, Right b, Result c, Index depth) {
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; j++) {
             float* to = c.at + i * c.row + j * lanes;
-            // Added last: sums of sums are more exact than one long sum.
+            // Added last, since sums of sums are more exact than one long sum.
             store(to, Add ? load(to) + sum[i][j] : sum[i][j]);
         }
 }
@@ -64,7 +64,7 @@ void row_of_blocks(int vectors, Left a, Right b, Result c, Index depth) {
 
 // c = a b, or c += a b: `rows` rows by `vectors` vectors, at most `block_vectors`.
 template <bool Add>
-void product(Index rows, int vectors, Left a, Right b, Result c, Index depth) {
+void matmul(Index rows, int vectors, Left a, Right b, Result c, Index depth) {
     for (; rows >= block_rows; rows -= block_rows) {
         row_of_blocks<block_rows, Add>(vectors, a, b, c, depth);
         a.at += block_rows * a.row;

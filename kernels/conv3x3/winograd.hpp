@@ -1,8 +1,8 @@
 // The transforms of Winograd's F(2x2, 3x3): Lavin and Gray 2016, arXiv 1509.09308, section 4.1.
 //
-// Images are cut into tiles of 2x2 results, each made of 4x4 pixels. A tile becomes 16 numbers per
-// channel, in which the convolution is 16 products of matrices. Tile t of an image lies in row
-// t / columns, whose pixels begin one before 2 * row, since the padding is 1.
+// Images are divided into tiles of 2x2 results, which depend on 4x4 pixels. A tile is transformed
+// to 16 values per channel, for which the convolution is 16 matrix multiplications. Tile t of an image
+// lies in row t / columns; its pixels begin one before 2 * row, since the padding is 1.
 
 #pragma once
 
@@ -11,12 +11,12 @@
 
 namespace {
 
-// Tiles [count, channels], 16 times: one matrix for each of a tile's numbers.
+// 16 matrices [count, channels], one per transformed value of a tile.
 struct Planes {
     float* at;
     Index row, plane;
 
-    // Rows of a multiple of 256 bytes would share few sets of a cache.
+    // Rows of a multiple of 256 bytes would compete for few sets of the cache.
     static Index row_for(Index channels) {
         const Index row = whole_vectors(channels);
         return row % 64 ? row : row + lanes;
@@ -28,7 +28,7 @@ struct Tiles {
     Images images;
     Index rows, columns;
 
-    // Of all pixels, or of whole 2x2 windows only.
+    // Tiles of all pixels, or of complete 2x2 windows only.
     static Tiles of(Images images, bool whole_windows) {
         const Index more = whole_windows ? 0 : 1;
         return {images, (images.height + more) / 2, (images.width + more) / 2};
@@ -37,7 +37,7 @@ struct Tiles {
     Index image(Index tile) const { return tile / (rows * columns); }
     Index row(Index tile) const { return tile / columns % rows; }
     Index column(Index tile) const { return tile % columns; }
-    // The first pixel of the tile's results.
+    // Offset of the first pixel of the tile's results.
     Index pixel(Index tile) const {
         const Index line = image(tile) * images.height + 2 * row(tile);
         return (line * images.width + 2 * column(tile)) * images.channels;
@@ -52,7 +52,7 @@ inline void input_transform(Vector& a, Vector& b, Vector& c, Vector& d) {
     d = fourth;
 }
 
-// Tiles `first` and following of images, of the channels from `from` on: B^T d B.
+// Transforms `count` tiles of images beginning with `first`, channels from `from` on: B^T d B.
 void transform_images(const float* images, const Tiles& tiles, Index first, Index count, Planes to,
                       Index from, Index channels) {
     const Images& size = tiles.images;
@@ -88,7 +88,7 @@ void transform_images(const float* images, const Tiles& tiles, Index first, Inde
     }
 }
 
-// The four results of a tile for one vector of channels: A^T m A.
+// Computes the four results of a tile for one vector of channels: A^T m A.
 inline void transform_results(const float* from, Index plane, Vector z[4]) {
     Vector m[16], u[8];
 #pragma GCC unroll 16
@@ -105,7 +105,7 @@ inline void transform_results(const float* from, Index plane, Vector z[4]) {
     }
 }
 
-// Tiles of the gradient of results, seen as a 2x2 kernel: G g G^T of F(3x3, 2x2).
+// Transforms tiles of the gradient of results, which act as 2x2 kernels: G g G^T of F(3x3, 2x2).
 void transform_gradients(const float* gradients, const Tiles& tiles, Index first, Index count,
                          Planes to) {
     const Images& size = tiles.images;
@@ -151,12 +151,12 @@ inline void kernel_transform(Vector a, Vector b, Vector c, Vector to[4]) {
     to[3] = c;
 }
 
-// The weight of `lanes` output channels from `out` on and of `count` input channels from `in` on:
-// G g G^T, at to + plane * number + row * input channel.
+// Transforms the weight of `lanes` output channels from `out` on and `count` input channels from
+// `in` on: G g G^T, stored at to + plane * value + row * input channel.
 template <int Most>
 void transform_weight(const float* weight, const ConvShape& shape, Index out, Index in, Index count,
                       float* to, Index row, Index plane) {
-    // Read along what is contiguous in the usual layout, all taps of an input channel.
+    // Reads all taps of an input channel, which are contiguous in the usual layout.
     alignas(64) float taps[Most][9][lanes] = {};
     const Index width = std::min<Index>(lanes, shape.out_channels - out);
     Index offset[9];
@@ -180,7 +180,8 @@ void transform_weight(const float* weight, const ConvShape& shape, Index out, In
     }
 }
 
-// The nine taps of a weight's gradient for one vector of output channels: A^T m A of F(3x3, 2x2).
+// Computes the nine taps of the weight gradient for one vector of output channels: A^T m A of
+// F(3x3, 2x2).
 inline void transform_weight_gradient(const Vector m[16], Vector taps[9]) {
     Vector u[12];
 #pragma GCC unroll 4

@@ -24,7 +24,9 @@ def launch_cases() -> Iterator[LaunchCase]:
         (32, 64, 16, torch.channels_last, every),
         (32, 64, 16, torch.contiguous_format, common),
         (64, 128, 8, torch.channels_last, [*common, strict]),
+        (64, 128, 8, torch.contiguous_format, common),
         (3, 64, 32, torch.channels_last, common),
+        (3, 64, 32, torch.contiguous_format, common),
     ]:
         for dtype, precision in kinds:
             shape = (32, in_channels, size, size)

@@ -7,13 +7,13 @@
 
 extern "C" {
 
-// y = max_pool2d(relu(conv2d(x, weight, bias, padding=1)), 2), and which pixel of its window won.
+// y = max_pool2d(relu(conv2d(x, weight, bias, padding=1)), 2) and its argmax; bias may be null.
 bool conv3x3_relu_pool(const ConvShape& p, const float* x, const float* weight, const float* bias,
-                       float* y, std::int8_t* winner) {
+                       float* y, std::int8_t* argmax) {
     const Tiles tiles = Tiles::of(p.inputs(), true);
     return convolve(p, x, tiles, weight, [=, &p](Vector z[4], Index tile, Index c) {
         const Index n = p.out_channels - c, at = tile * p.out_channels + c;
-        store_pooled(z, bias ? load(bias + c, n) : Vector{}, y + at, winner + at, n);
+        store_pooled(z, bias ? load(bias + c, n) : Vector{}, y + at, argmax + at, n);
     });
 }
 

@@ -1,5 +1,5 @@
-// 3x3 convolution, relu and 2x2 pooling of images with few channels, where Winograd's transforms do
-// not pay: all pixels of some windows are in registers at once.
+// 3x3 convolution, ReLU and 2x2 max pooling of images with few channels, for which Winograd's
+// transforms do not pay off: the pixels of a few windows are in registers together.
 
 #include "conv_relu_pool/padded.hpp"
 #include "conv_relu_pool/pool.hpp"
@@ -8,10 +8,10 @@
 
 namespace {
 
-// Pooled values of `Count` windows side by side, of two vectors of output channels.
+// Computes the pooled values of `Count` adjacent windows for two vectors of output channels.
 template <int Count>
 void windows_of(const float* pixels, Index line, Index channels, const float* kernel, Index row,
-                const float* bias, float* y, std::int8_t* winner, Index out_channels, Index here) {
+                const float* bias, float* y, std::int8_t* argmax, Index out_channels, Index here) {
     Vector sum[4 * Count][2] = {};
     for (int i = 0; i < 3; i++) {
         const float* from = pixels + i * line;
@@ -35,7 +35,7 @@ void windows_of(const float* pixels, Index line, Index channels, const float* ke
             const Vector z[4] = {sum[4 * w][v], sum[4 * w + 1][v], sum[4 * w + 2][v],
                                  sum[4 * w + 3][v]};
             const Index at = w * out_channels + v * lanes;
-            store_pooled(z, bias ? load(bias + v * lanes, n) : Vector{}, y + at, winner + at, n);
+            store_pooled(z, bias ? load(bias + v * lanes, n) : Vector{}, y + at, argmax + at, n);
         }
 }
 
@@ -43,16 +43,16 @@ void windows_of(const float* pixels, Index line, Index channels, const float* ke
 
 extern "C" {
 
-// As conv3x3_relu_pool.
+// Same as conv3x3_relu_pool.
 bool conv3x3_relu_pool_direct(const ConvShape& p, const float* x, const float* weight,
-                              const float* bias, float* y, std::int8_t* winner) {
+                              const float* bias, float* y, std::int8_t* argmax) {
     const Padded padded(p.inputs());
-    constexpr Index at_once = lanes == 16 ? 3 : 1, block = 2 * lanes;
+    constexpr Index together = lanes == 16 ? 3 : 1, block = 2 * lanes;
     const Index channels = p.in_channels, row = ceil_div(p.out_channels, block) * block;
-    const Index kernel_size = 9 * channels * row, own = whole_vectors(padded.size());
-    const Scratch scratch(kernel_size + p.threads * own);
+    const Index kernel_size = 9 * channels * row, per_thread = whole_vectors(padded.size());
+    const Scratch scratch(kernel_size + p.threads * per_thread);
     if (!scratch) return false;
-    // [tap][input channel][output channel], zeros behind the last
+    // [tap][input channel][output channel], zero-padded
     float* const kernel = scratch.get();
     std::fill_n(kernel, kernel_size, 0.0f);
     for (Index o = 0; o < p.out_channels; o++)
@@ -62,19 +62,19 @@ bool conv3x3_relu_pool_direct(const ConvShape& p, const float* x, const float* w
     const Index rows = p.height / 2, columns = p.width / 2;
 #pragma omp parallel for num_threads(p.threads) schedule(dynamic)
     for (Index b = 0; b < p.batch; b++) {
-        float* const image = kernel + kernel_size + omp_get_thread_num() * own;
+        float* const image = kernel + kernel_size + omp_get_thread_num() * per_thread;
         padded.fill(image, x + b * p.inputs().size());
         for (Index r = 0; r < rows; r++)
             for (Index c = 0; c < p.out_channels; c += block)
-                for (Index q = 0; q < columns; q += at_once) {
+                for (Index q = 0; q < columns; q += together) {
                     const Index to = ((b * rows + r) * columns + q) * p.out_channels + c;
                     auto compute = [&]<int Count>() {
                         windows_of<Count>(image + 2 * (r * padded.row() + q * channels),
                                           padded.row(), channels, kernel + c, row,
-                                          bias ? bias + c : nullptr, y + to, winner + to,
+                                          bias ? bias + c : nullptr, y + to, argmax + to,
                                           p.out_channels, p.out_channels - c);
                     };
-                    const Index count = std::min(at_once, columns - q);
+                    const Index count = std::min(together, columns - q);
                     if (count == 1) compute.template operator()<1>();
                     if (count == 2) compute.template operator()<2>();
                     if (count == 3) compute.template operator()<3>();

@@ -1,4 +1,4 @@
-// An image with a border in working memory.
+// An image with a border, in working memory.
 
 #pragma once
 
@@ -7,8 +7,8 @@
 
 namespace {
 
-// An image with a border of one pixel, zeros. Behind it lies a line more, since whole vectors are
-// read from any three pixels on.
+// An image with a border of one zero pixel, and one more line, since complete vectors are read from
+// any three pixels on.
 struct Padded {
     Index height, width, channels;
 

@@ -1,4 +1,4 @@
-// relu and max pooling of the four pixels of a window, which lie in registers.
+// ReLU and max pooling of the four pixels of a window, which are in registers.
 
 #pragma once
 
@@ -8,10 +8,10 @@ namespace {
 
 typedef std::int8_t Bytes __attribute__((vector_size(lanes)));
 
-constexpr int dead = 4;  // the winner where nothing is above 0
+constexpr int dead = 4;  // the argmax where ReLU zeroes the maximum
 
-// The first of equal pixels wins. A NaN is passed on, and counts as dead.
-inline void store_pooled(const Vector z[4], Vector bias, float* y, std::int8_t* winner,
+// The argmax is the first of equal maxima. A NaN is passed on and counts as dead.
+inline void store_pooled(const Vector z[4], Vector bias, float* y, std::int8_t* argmax,
                          Index count) {
     Vector highest = z[0];
     Integers number{};
@@ -24,7 +24,7 @@ inline void store_pooled(const Vector z[4], Vector bias, float* y, std::int8_t* 
     number = highest > 0.0f ? number : Integers{} + dead;
     store(y, highest < 0.0f ? Vector{} : highest, count);
     const Bytes bytes = __builtin_convertvector(number, Bytes);
-    std::memcpy(winner, &bytes, std::min<Index>(count, lanes));
+    std::memcpy(argmax, &bytes, std::min<Index>(count, lanes));
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
-"""The Triton kernels of convolution, relu and pooling in one.
+"""The Triton kernels of convolution, ReLU and pooling.
 
-Implicit matrix products on channels-last images. The products of one output are numbered
-tap * channels + channel. With many channels a step of them lies in one tap and is read as vectors;
-with few, as in a first layer, one step spans taps and is gathered, so that three channels take 32
-products and not nine times 16.
+Implicit matrix multiplications on channels-last images, whose inner dimension is tap * channels +
+channel. With many channels a block of it lies within one tap and is loaded in vectors. With few, as
+in a first layer, a block spans taps and is gathered, so that three channels need a depth of 32
+instead of nine times 16.
 """
 
 import triton
@@ -12,9 +12,9 @@ import triton.language as tl
 
 @triton.jit
 def _taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Returns taps and channels of a block of products; one tap for all if the block lies in it."""
+    """Returns taps and channels of a block of the inner dimension; one tap if it lies in one."""
     if CHANNELS % BLOCK == 0:
-        # Block by block, so that the compiler sees that channels begin at a multiple of BLOCK.
+        # In units of blocks, so that the compiler sees that channels begin at a multiple of BLOCK.
         tap = tl.full((1,), number // (CHANNELS // BLOCK), tl.int32)
         channel = number % (CHANNELS // BLOCK) * BLOCK + tl.arange(0, BLOCK)
     else:
@@ -26,10 +26,10 @@ def _taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _windows(x, cell, first, H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr):
-    """Returns where the 4x4 pixels begin that pooled cells, of which `first` is one, depend on.
+    """Locates the 4x4 input pixels of pooled cells, of which `first` is one.
 
-    As pointer to the image of the first, offset from it, row and column: one 64-bit pointer and
-    32-bit offsets take far fewer registers than many pointers.
+    Returns a pointer to the image of `first`, and for each cell the offset from it, row and column:
+    one 64-bit pointer and 32-bit offsets take far fewer registers than many pointers.
     """
     OH: tl.constexpr = H // 2
     OW: tl.constexpr = W // 2
@@ -55,18 +55,18 @@ def _pixels(
     W: tl.constexpr,
     CIN: tl.constexpr,
 ):
-    """Loads [cells, products] of x for the pixel (I, J) of every window; zero outside an image."""
+    """Loads x, [cells, inner], for the pixel (I, J) of every window; zero outside an image."""
     row = tap // 3 + I
     column = tap % 3 + J
     y = top[:, None] + row[None, :]
     x = left[:, None] + column[None, :]
-    there = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    valid = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
     offset = (row * W + column) * CIN + channel
-    return tl.load(images + (corner[:, None] + offset[None, :]), mask=there, other=0.0)
+    return tl.load(images + (corner[:, None] + offset[None, :]), mask=valid, other=0.0)
 
 
 @triton.jit
-def _product(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def _dot(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     if UPCAST:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
@@ -99,7 +99,7 @@ def forward_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """One accumulator for each pixel of a window: the pool is a maximum of registers."""
+    """Uses one accumulator per pixel of a window, so that the pool is a maximum of registers."""
     BLOCKS_N: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
     first = program // BLOCKS_N * BLOCK_M
@@ -111,32 +111,32 @@ def forward_kernel(
     z1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     z2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     z3 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    # One loop over all products, not taps around channels: only such a loop is pipelined.
+    # A single loop, instead of taps around channels, since only that is pipelined.
     for step in range((9 * CIN + BLOCK_K - 1) // BLOCK_K):
         tap, c = _taps(step, CIN, BLOCK_K)
         k = step * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = n[None, :] * WN + (tap * WT + c * WC)[:, None]
-        there = (k < 9 * CIN)[:, None] & (n < COUT)[None, :]
-        w = tl.load(weight + offset, mask=there, other=0.0)
+        valid = (k < 9 * CIN)[:, None] & (n < COUT)[None, :]
+        w = tl.load(weight + offset, mask=valid, other=0.0)
         inside = (cell < num_cells)[:, None] & (k < 9 * CIN)[None, :]
         a = _pixels(images, corner, top, left, tap, c, inside, 0, 0, H, W, CIN)
-        z0 = _product(a, w, z0, PRECISION, UPCAST)
+        z0 = _dot(a, w, z0, PRECISION, UPCAST)
         a = _pixels(images, corner, top, left, tap, c, inside, 0, 1, H, W, CIN)
-        z1 = _product(a, w, z1, PRECISION, UPCAST)
+        z1 = _dot(a, w, z1, PRECISION, UPCAST)
         a = _pixels(images, corner, top, left, tap, c, inside, 1, 0, H, W, CIN)
-        z2 = _product(a, w, z2, PRECISION, UPCAST)
+        z2 = _dot(a, w, z2, PRECISION, UPCAST)
         a = _pixels(images, corner, top, left, tap, c, inside, 1, 1, H, W, CIN)
-        z3 = _product(a, w, z3, PRECISION, UPCAST)
+        z3 = _dot(a, w, z3, PRECISION, UPCAST)
 
-    # Bias and relu keep order, so they come after the pool, once. The first of equals wins.
+    # Bias and ReLU are monotonic, so they follow the pool. The first of equal maxima wins.
     best = _maximum(_maximum(z0, z1), _maximum(z2, z3))
-    won = tl.where(z0 == best, 0, tl.where(z1 == best, 1, tl.where(z2 == best, 2, 3)))
+    index = tl.where(z0 == best, 0, tl.where(z1 == best, 1, tl.where(z2 == best, 2, 3)))
     if bias is not None:
         best += tl.load(bias + n, mask=n < COUT, other=0.0).to(tl.float32)[None, :]
     offset = cell.to(tl.int64)[:, None] * COUT + n[None, :]
-    there = (cell < num_cells)[:, None] & (n < COUT)[None, :]
-    tl.store(argmax + offset, tl.where(best > 0, won, 4).to(tl.int8), mask=there)
-    tl.store(y + offset, _maximum(best, 0.0).to(y.dtype.element_ty), mask=there)
+    valid = (cell < num_cells)[:, None] & (n < COUT)[None, :]
+    tl.store(argmax + offset, tl.where(best > 0, index, 4).to(tl.int8), mask=valid)
+    tl.store(y + offset, _maximum(best, 0.0).to(y.dtype.element_ty), mask=valid)
 
 
 @triton.jit
@@ -159,7 +159,7 @@ def input_grad_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """The gradient of the convolution is gathered: that of the pooled cell if the pixel won it."""
+    """Gathers the gradient of the convolution: that of the pooled cell whose maximum a pixel is."""
     OH: tl.constexpr = H // 2
     OW: tl.constexpr = W // 2
     BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
@@ -169,7 +169,7 @@ def input_grad_kernel(
     c = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
     y = (pixel // W % H)[:, None] + 1
     x = (pixel % W)[:, None] + 1
-    # The image of the first pixel is a 64-bit pointer, the others are 32-bit offsets from it.
+    # A 64-bit pointer to the image of the first pixel, and 32-bit offsets from it.
     image = first // (H * W)
     grad += image.to(tl.int64) * (OH * OW * COUT)
     argmax += image.to(tl.int64) * (OH * OW * COUT)
@@ -180,21 +180,21 @@ def input_grad_kernel(
         tap, n = _taps(step, COUT, BLOCK_K)
         k = step * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = (n * WN + tap * WT)[:, None] + c[None, :] * WC
-        there = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
-        w = tl.load(weight + offset, mask=there, other=0.0)
-        # An odd last row or column is in no window: it has a cell number past the last.
+        valid = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
+        w = tl.load(weight + offset, mask=valid, other=0.0)
+        # An odd last row or column is in no window: its cell is out of range.
         row = y - (tap // 3)[None, :]
         column = x - (tap % 3)[None, :]
         covered = (row >= 0) & (row < OH * 2) & (column >= 0) & (column < OW * 2)
         covered = covered & (pixel < num_pixels)[:, None] & (k < 9 * COUT)[None, :]
         offset = ((image + (row >> 1)) * OW + (column >> 1)) * COUT + n[None, :]
-        won = tl.load(argmax + offset, mask=covered, other=4)
+        index = tl.load(argmax + offset, mask=covered, other=4)
         dz = tl.load(grad + offset, mask=covered, other=0.0)
-        dz = tl.where(won == (row & 1) * 2 + (column & 1), dz, 0.0)
-        total = _product(dz, w, total, PRECISION, UPCAST)
+        dz = tl.where(index == (row & 1) * 2 + (column & 1), dz, 0.0)
+        total = _dot(dz, w, total, PRECISION, UPCAST)
     offset = pixel.to(tl.int64)[:, None] * CIN + c[None, :]
-    there = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
-    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=there)
+    valid = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
+    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=valid)
 
 
 @triton.jit
@@ -215,10 +215,10 @@ def weight_grad_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """Sums over some pooled cells, each with its four pixels.
+    """Sums over a share of the pooled cells, each with its four pixels.
 
-    Three of the four get no gradient, but which differs from channel to channel: the four products
-    cannot be made one.
+    Three of the four have no gradient, but which ones differs between channels, so that the four
+    multiplications cannot be merged into one.
     """
     BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
     BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
@@ -236,21 +236,21 @@ def weight_grad_kernel(
     for begin in range(start, end, BLOCK_K):
         cell = begin + tl.arange(0, BLOCK_K)
         images, corner, top, left = _windows(x, cell, begin, H, W, CIN)
-        there = (cell < end)[:, None] & (m < COUT)[None, :]
+        valid = (cell < end)[:, None] & (m < COUT)[None, :]
         offset = cell.to(tl.int64)[:, None] * COUT + m[None, :]
-        won = tl.load(argmax + offset, mask=there, other=4)
-        g = tl.load(grad + offset, mask=there, other=0.0)
-        total_bias += tl.where(won < 4, g, 0.0).to(tl.float32)
-        there = (cell < end)[:, None] & (n < 9 * CIN)[None, :]
+        index = tl.load(argmax + offset, mask=valid, other=4)
+        g = tl.load(grad + offset, mask=valid, other=0.0)
+        total_bias += tl.where(index < 4, g, 0.0).to(tl.float32)
+        valid = (cell < end)[:, None] & (n < 9 * CIN)[None, :]
         for q in tl.static_range(4):
-            dz = tl.where(won == q, g, 0.0)
-            b = _pixels(images, corner, top, left, tap, c, there, q // 2, q % 2, H, W, CIN)
-            total = _product(tl.trans(dz), b, total, PRECISION, UPCAST)
+            dz = tl.where(index == q, g, 0.0)
+            b = _pixels(images, corner, top, left, tap, c, valid, q // 2, q % 2, H, W, CIN)
+            total = _dot(tl.trans(dz), b, total, PRECISION, UPCAST)
     partial += split.to(tl.int64) * (COUT * (9 * CIN + 1))
-    there = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
-    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=there)
-    there = (m < COUT) & (block_n == 0)
-    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=there)
+    valid = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
+    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=valid)
+    valid = (m < COUT) & (block_n == 0)
+    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=valid)
 
 
 @triton.jit
@@ -268,15 +268,15 @@ def sum_partial_kernel(
     BLOCK: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ) -> None:
-    """Adds up the parts of a weight gradient, in their order."""
+    """Adds up the partial sums of a weight gradient, in a fixed order."""
     SIZE: tl.constexpr = COUT * 9 * CIN
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK_S, BLOCK), tl.float32)
     for start in range(0, splits, BLOCK_S):
         split = start + tl.arange(0, BLOCK_S)
-        there = (split < splits)[:, None] & (i < SIZE + COUT)[None, :]
+        valid = (split < splits)[:, None] & (i < SIZE + COUT)[None, :]
         offset = split.to(tl.int64)[:, None] * (SIZE + COUT) + i[None, :]
-        total += tl.load(partial + offset, mask=there, other=0.0)
+        total += tl.load(partial + offset, mask=valid, other=0.0)
     value = tl.sum(total, 0).to(grad_weight.dtype.element_ty)
     tap = i // CIN % 9
     offset = i // (9 * CIN) * WN + i % CIN * WC + tap // 3 * WY + tap % 3 * WX

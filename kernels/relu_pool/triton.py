@@ -49,9 +49,9 @@ def forward_kernel(
     for i in tl.static_range(KH):
         for j in tl.static_range(KW):
             row, column = top + i, left + j
-            there = inside & ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None]
+            valid = inside & ((row >= 0) & (row < H) & (column >= 0) & (column < W))[:, None]
             offset = ((image * H + row) * W + column)[:, None] * C + c[None, :]
-            value = tl.load(z + offset, mask=there, other=float("-inf")).to(tl.float32)
+            value = tl.load(z + offset, mask=valid, other=float("-inf")).to(tl.float32)
             # Only a greater value replaces it: the first of equal maxima stays, and so does a NaN.
             first = tl.where(value > best, i * KW + j, first)
             best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
@@ -98,9 +98,9 @@ def backward_kernel(
             covered = (row >= 0) & (row < OH) & (column >= 0) & (column < OW)
             covered = inside & (covered & (dy < KH) & (dx < KW))[:, None]
             offset = ((image * OH + row) * OW + column)[:, None] * C + c[None, :]
-            won = tl.load(argmax + offset, mask=covered, other=KH * KW)
+            index = tl.load(argmax + offset, mask=covered, other=KH * KW)
             value = tl.load(grad + offset, mask=covered, other=0.0).to(tl.float32)
-            total += tl.where(won == (dy * KW + dx)[:, None], value, 0.0)
+            total += tl.where(index == (dy * KW + dx)[:, None], value, 0.0)
     offset = cell.to(tl.int64)[:, None] * C + c[None, :]
     tl.store(grad_z + offset, total.to(grad_z.dtype.element_ty), mask=inside)
 

@@ -1,4 +1,4 @@
-// Vectors of the widest registers, partial loads and stores, working memory.
+// Vectors of the widest registers, partial loads and stores, and working memory.
 
 #pragma once
 
@@ -30,7 +30,7 @@ inline void store(float* to, Vector value) {
     *reinterpret_cast<Unaligned*>(to) = value;
 }
 
-// The first `count` numbers, zeros after them.
+// The first `count` elements, then zeros.
 inline Vector load(const float* from, Index count) {
     if (count >= lanes) return load(from);
     Vector value{};
@@ -51,8 +51,8 @@ constexpr Index whole_vectors(Index count) {
     return ceil_div(count, lanes) * lanes;
 }
 
-// Working memory of one call. It is asked for by the thread that calls, whose allocator keeps what
-// was freed for the next call.
+// Working memory of one call, allocated by the calling thread, whose allocator keeps freed memory
+// for the next call.
 class Scratch {
   public:
     explicit Scratch(Index floats) {
