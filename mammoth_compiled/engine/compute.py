@@ -49,6 +49,7 @@ class Compute:
         self.reason = ""
         self.batch_sizes = {EVAL_BATCH_SIZE}
         self.full_batch = 0
+        self._disabled_because = ""
         self._undeclared: set[int] = set()
         # How many full training steps made each kind of call, and the kinds of the current step.
         self._steps_with: dict[str, int] = {}
@@ -72,7 +73,9 @@ class Compute:
             images: One batch of the run, [B, C, H, W].
             num_steps: Training steps to come.
         """
-        if mode != "auto":
+        if self._disabled_because:
+            self.compile, self.reason = False, self._disabled_because
+        elif mode != "auto":
             self.compile, self.reason = mode == "on", f"--compile {mode}"
         elif self.device.type == "cuda":
             self.compile, self.reason = True, "auto: always on a GPU"
@@ -80,13 +83,13 @@ class Compute:
             self.compile, self.reason = compiling_pays(net, images, num_steps)
 
     def disable(self, net: nn.Module, reason: str) -> None:
-        """Stops compiling for the rest of the run.
+        """Stops compiling, also in later runs of the model and after a resume.
 
         Args:
             net: The network that caused it.
             reason: Why, to follow "because".
         """
-        self.compile, self.reason = False, reason
+        self.compile, self._disabled_because = False, reason
         warnings.warn(
             f"{type(net).__name__} runs eagerly from here on, because {reason}", stacklevel=4
         )
@@ -145,6 +148,7 @@ class Compute:
         """Returns what a resumed run needs to compute exactly like one that never stopped."""
         return {
             "compile": self.compile,
+            "disabled_because": self._disabled_because,
             "full_batch": self.full_batch,
             "undeclared": sorted(self._undeclared),
             "steps_with": dict(sorted(self._steps_with.items())),
@@ -157,8 +161,11 @@ class Compute:
             state: The saved state.
             mode: "on" or "off" overrides the saved compile decision, "auto" keeps it.
         """
+        self._disabled_because = state["disabled_because"]
         self.compile = state["compile"] if mode == "auto" else mode == "on"
         self.reason = "as in the checkpoint" if mode == "auto" else f"--compile {mode}"
+        if self._disabled_because:
+            self.compile, self.reason = False, self._disabled_because
         self.full_batch = state["full_batch"]
         self._undeclared = set(state["undeclared"])
         self.batch_sizes |= self._undeclared

@@ -1,6 +1,7 @@
 """Captures a function as a CUDA graph."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -25,18 +26,23 @@ class GraphCapture(Protocol):
         """
 
 
-class CudaGraphCapture:
-    """Captures CUDA graphs on a stream of its own.
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
-    Every step of a run uses that stream, captured or not: gradients accumulate on the stream that
-    first produced them, and a captured graph must not wait for work on another stream.
+
+class CudaGraphCapture:
+    """Captures CUDA graphs on a separate stream.
+
+    Every step of every task uses that stream, captured or not: gradients accumulate on the stream
+    that first produced them, and a captured graph must not wait for work on another stream.
 
     Args:
         device: The GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _capture_stream(device)
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:

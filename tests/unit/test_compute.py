@@ -123,6 +123,17 @@ def test_a_resumed_run_may_override_the_decision(compute, mode, compiles):
     assert resumed.compile is compiles
 
 
+def test_what_was_disabled_stays_disabled(net):
+    compute = Compute(CPU, compile=True)
+    with pytest.warns(UserWarning, match="because it must"):
+        compute.disable(net, "it must")
+    compute.decide("on", net, torch.rand(8, 3, 8, 8), num_steps=1)
+    assert (compute.compile, compute.reason) == (False, "it must")
+    resumed = Compute(CPU)
+    resumed.load_state_dict(compute.state_dict(), "on")
+    assert (resumed.compile, resumed.reason) == (False, "it must")
+
+
 # --- whether to compile ---
 
 
