@@ -139,13 +139,19 @@ FormatClass = TypeVar("FormatClass", bound=type[Format])
 def register_format(cls: FormatClass) -> FormatClass:
     """Registers a format class under its `name`.
 
+    Registering the same class again, as when a notebook cell runs twice, replaces it.
+
     Raises:
         ExportError: If the name or an alias belongs to another format.
     """
-    taken = {name for other in FORMATS.values() for name in (other.name, *other.aliases)}
-    taken |= {GOLDEN, TEXT}
+    others = [other for other in FORMATS.values() if _origin(type(other)) != _origin(cls)]
+    taken = {name for other in others for name in (other.name, *other.aliases)} | {GOLDEN, TEXT}
     for name in (cls.name, *cls.aliases):
         if name in taken:
             raise ExportError(f"{cls.__qualname__}: the format name {name!r} is already in use")
     FORMATS[cls.name] = cls()
     return cls
+
+
+def _origin(cls: type[Format]) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__

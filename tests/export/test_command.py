@@ -108,10 +108,10 @@ def test_options_and_update(tmp_path, capsys):
     assert bundle.reload()
     assert bundle.manifest.name == "cnn"
     with torch.no_grad():
-        want = second((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).softmax(1)
-    torch.testing.assert_close(bundle(pixels), want, rtol=1e-4, atol=1e-5)
+        expected = second((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).softmax(1)
+    torch.testing.assert_close(bundle(pixels), expected, rtol=1e-4, atol=1e-5)
     half = load_bundle(target, precision="fp16")(pixels)
-    torch.testing.assert_close(half, want, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(half, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_int8_calibration_from_a_file(tmp_path, capsys):

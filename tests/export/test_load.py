@@ -24,8 +24,8 @@ def eager(net, returnt):
         return net(IMAGES, returnt=returnt)
 
 
-def close(got, want):
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("returnt", ["out", ReturnTypes.OUT, "features", "both", ReturnTypes.BOTH])
@@ -117,10 +117,10 @@ def test_preprocess_accepts_both_layouts(small_bundle):
     bundle = load_bundle(small_bundle[1])
     images = torch.randint(0, 256, (2, *SHAPE), dtype=torch.uint8)
     mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.5, 0.25, 2.0])
-    want = (images / 255 - mean[:, None, None]) / std[:, None, None]
-    close(bundle.preprocess(images), want)
-    close(bundle.preprocess(images.permute(0, 2, 3, 1)), want)
-    close(bundle.preprocess(images.permute(0, 2, 3, 1).numpy()), want)
+    expected = (images / 255 - mean[:, None, None]) / std[:, None, None]
+    close(bundle.preprocess(images), expected)
+    close(bundle.preprocess(images.permute(0, 2, 3, 1)), expected)
+    close(bundle.preprocess(images.permute(0, 2, 3, 1).numpy()), expected)
     assert bundle(bundle.preprocess(images)).shape == (2, 4)
     with pytest.raises(ExportError, match="must be uint8"):
         bundle.preprocess(images / 255)

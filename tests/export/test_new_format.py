@@ -168,6 +168,11 @@ def test_name_in_use_raises(name):
     assert "other" not in FORMATS
 
 
+def test_registering_a_class_again_replaces_it(npz):
+    register_format(Npz)
+    assert FORMATS["npz"] is not npz
+
+
 def test_bundle_with_an_unknown_format_raises(bundle):
     del FORMATS["npz"]
     with pytest.raises(ExportError, match=r"format is 'npz'; valid: .*'onnx'"):

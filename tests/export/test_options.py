@@ -49,8 +49,8 @@ def info(small_info):
     return replace(small_info, tasks=((2, 4), (0, 2)), tasks_seen=1)
 
 
-def close(got, want):
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def manifest_of(path):
@@ -142,10 +142,10 @@ def test_stage_maps(tmp_path, small_net):
         logits, maps = net(images, "full")
     for runtime in FORMATS:
         for returnt in (None, "full"):
-            out, got = load_bundle(path, runtime=runtime, returnt=returnt)(images, "full")
+            out, actual = load_bundle(path, runtime=runtime, returnt=returnt)(images, "full")
             close(out, logits)
-            assert isinstance(got, list)
-            close(got, maps)
+            assert isinstance(actual, list)
+            close(actual, maps)
     assert len(read_manifest(path).golden_outputs) == 4
     with pytest.raises(ExportError, match="SmallNet does not answer returnt='full'"):
         export_bundle(small_net, tmp_path / "c", input_shape=SHAPE, full=True)
@@ -225,6 +225,6 @@ def test_all_options_with_aoti(tmp_path, info, require_format):
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
     with torch.no_grad():
         logits, maps = other((pixels.permute(0, 3, 1, 2) / 255 - mean) / std, "full")
-    out, got = bundle(pixels, "full")
+    out, actual = bundle(pixels, "full")
     close(out, logits.softmax(1))
-    close(got, maps)
+    close(actual, maps)

@@ -101,11 +101,11 @@ def test_registered_backbone_roundtrip(name, tmp_path):
     for batch_size in (1, 5):
         images = torch.randn(batch_size, *shape)
         with torch.no_grad():
-            want = net(images, returnt="both")
-        torch.testing.assert_close(bundle(images), want[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(bundle(images, "features"), want[1], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(bundle(images, returnt="both"), want, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(program(images, returnt="both"), want, rtol=1e-4, atol=1e-5)
+            expected = net(images, returnt="both")
+        torch.testing.assert_close(bundle(images), expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bundle(images, "features"), expected[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bundle(images, returnt="both"), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program(images, returnt="both"), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_path_check_detects_a_path():

@@ -64,8 +64,8 @@ def build(seed, **arguments):
     return net
 
 
-def close(got, want):
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+def close(actual, want):
+    torch.testing.assert_close(actual, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +105,17 @@ def test_every_kind_of_weight_is_replaced(bundle, other):
     update_bundle(bundle, other)
     state = other.state_dict()
     assert int(state["bn.num_batches_tracked"]) == 7
-    for got in (
+    for actual in (
         torch.export.load(bundle / "model.pt2").state_dict,
         torchscript._load(bundle / "model.ts.pt", torch.device("cpu")).state_dict(),
     ):
         for name, value in state.items():
-            found = [got[key] for key in got if key.removeprefix("graph.") == f"net.{name}"]
+            found = [actual[key] for key in actual if key.removeprefix("graph.") == f"net.{name}"]
             assert len(found) == 1
             assert torch.equal(found[0], value)
             assert found[0].dtype == value.dtype
-    got = load_file(bundle / "weights.safetensors")
-    assert all(torch.equal(got[name], value) for name, value in state.items())
+    actual = load_file(bundle / "weights.safetensors")
+    assert all(torch.equal(actual[name], value) for name, value in state.items())
     for runtime in loaded.values():
         assert runtime.reload()
         with torch.no_grad():
@@ -129,12 +129,12 @@ def test_updated_program_equals_one_that_was_loaded_and_saved(exported, bundle, 
             value.copy_(other.state_dict()[name.removeprefix("net.")])
     expected = program.module()(IMAGES)
     update_bundle(bundle, other)
-    got = torch.export.load(bundle / "model.pt2")
-    assert got.state_dict.keys() == program.state_dict.keys()
-    assert str(got.graph) == str(program.graph)
-    first, second = (got.state_dict[f"net.{name}.weight"] for name in ("first", "second"))
+    actual = torch.export.load(bundle / "model.pt2")
+    assert actual.state_dict.keys() == program.state_dict.keys()
+    assert str(actual.graph) == str(program.graph)
+    first, second = (actual.state_dict[f"net.{name}.weight"] for name in ("first", "second"))
     assert first.data_ptr() == second.data_ptr()
-    outputs = got.module()(IMAGES)
+    outputs = actual.module()(IMAGES)
     assert all(torch.equal(outputs[name], expected[name]) for name in expected)
 
 

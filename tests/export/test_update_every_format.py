@@ -24,8 +24,8 @@ def eager(net, returnt, images=IMAGES):
         return net(images, returnt=returnt)
 
 
-def close(got, want):
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

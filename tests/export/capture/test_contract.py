@@ -131,8 +131,8 @@ def test_backbone_without_returnt_has_one_output(tmp_path):
 def test_backbone_without_both_supports_both(tmp_path):
     net = NoBoth().eval()
     bundle = load_bundle(export_bundle(net, tmp_path / "b", input_shape=SHAPE))
-    want = (eager(net, "out"), eager(net, "features"))
-    torch.testing.assert_close(bundle(IMAGES, "both"), want, rtol=1e-4, atol=1e-5)
+    expected = (eager(net, "out"), eager(net, "features"))
+    torch.testing.assert_close(bundle(IMAGES, "both"), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_named_like_outputs_do_not_collide(tmp_path):

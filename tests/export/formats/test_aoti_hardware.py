@@ -9,7 +9,7 @@ import torch
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import load_bundle, verify_bundle
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
-from mammoth_compiled.export.formats import aoti
+from mammoth_compiled.export.formats import FORMATS, aoti
 
 pytestmark = pytest.mark.usefixtures("aoti_installed")
 
@@ -74,3 +74,14 @@ def test_cpu_runs_packages_for_lesser_capabilities(every_format, monkeypatch, ha
             with pytest.raises(ExportError, match=f"needs isa {isa}") as caught:
                 aoti.check_hardware(package, torch.device("cpu"))
             assert caught.value.code == "hardware"
+
+
+def test_missing_compiler_raises_before_the_export():
+    from torch._inductor import config
+
+    with (
+        config.patch({"cpp.cxx": ("/nowhere/c++",)}),
+        pytest.raises(ExportError, match=r"needs a C\+\+ compiler.*Install g\+\+") as caught,
+    ):
+        FORMATS["aoti"].check_installed()
+    assert caught.value.code == "backend"
