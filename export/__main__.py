@@ -154,7 +154,7 @@ def _export(args: argparse.Namespace) -> str:
         classes=args.classes,
         softmax=args.softmax,
         full=args.full,
-        variants=[kind for kind in args.variants.split(",") if kind],
+        variants=args.variants,
         calibration=read_images(args.calibration, info) if args.calibration else None,
         name=name,
     )

@@ -22,6 +22,7 @@ from mammoth_compiled.export.formats import FORMATS, check_operators, format_nam
 from mammoth_compiled.export.parity.measure import measure_parity
 from mammoth_compiled.export.parity.reference import Images, LabeledImages, collect_reference
 from mammoth_compiled.export.variants.add import add_variants
+from mammoth_compiled.export.variants.convert import variant_names
 from mammoth_compiled.types import DatasetInfo
 
 
@@ -38,7 +39,7 @@ def export_bundle(
     classes: str = "all",
     softmax: bool = False,
     full: bool = False,
-    variants: Sequence[str] = (),
+    variants: str | Sequence[str] = (),
     calibration: Images | None = None,
     test_set: LabeledImages | None = None,
     name: str | None = None,
@@ -71,7 +72,8 @@ def export_bundle(
             columns of unseen classes to the lowest float32.
         softmax: Output probabilities in `out`.
         full: Also output the stage maps of a backbone with FULL, as `full_0`, `full_1`, ...
-        variants: `fp16`, `int8`: smaller ONNX models beside the float32 one.
+        variants: `fp16`, `int8`: smaller ONNX models beside the float32 one; a sequence or a
+            comma-separated string.
         calibration: Training images that set the activation ranges of int8, normalized float32
             [N, C, H, W], or a function that returns them.
         test_set: Test images, likewise, and class ids int64 [N], or a function that returns both.
@@ -97,6 +99,7 @@ def export_bundle(
     """
     target = check_target(path)
     writers = [FORMATS[key] for key in format_names(formats)]
+    kinds = variant_names(variants)
     options = Options(fold_preprocessing, _head(classes), softmax, full)
     for writer in writers:
         writer.check_installed()
@@ -118,7 +121,7 @@ def export_bundle(
             check_operators(source.program(), net)
         files = [file for writer in writers for file in writer.write(source, directory)]
         files = measure_parity(directory, files, reference, device)
-        files = add_variants(directory, files, variants, reference, manifest)
+        files = add_variants(directory, files, kinds, reference, manifest)
         finalize_bundle(directory, replace(manifest, files=tuple(files)), reference.golden)
     return target
 

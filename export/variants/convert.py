@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,14 +75,18 @@ def convert(kind: str, model: bytes, calibration: np.ndarray | None = None) -> b
     return data
 
 
-def variant_names(given: str | None) -> tuple[str, ...]:
-    """Resolves a comma-separated list of variants, without duplicates; None means none.
+def variant_names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Resolves names of variants, without duplicates.
+
+    Args:
+        given: Names, as a sequence or a comma-separated string. None means none.
 
     Raises:
         ExportError: If a variant is unknown; lists the valid ones.
     """
-    words = (word.strip() for word in (given or "").split(","))
-    return tuple(dict.fromkeys(_check_kind(word) for word in words if word))
+    names = given.split(",") if isinstance(given, str) else given or ()
+    stripped = (name.strip() for name in names)
+    return tuple(dict.fromkeys(_check_kind(name) for name in stripped if name))
 
 
 def _check_kind(kind: str) -> str:

@@ -159,6 +159,7 @@ def test_stage_maps(tmp_path, small_net):
         ({"classes": "masked"}, "classes='masked' needs to know"),
         ({"classes": "some"}, "unknown classes='some'; valid: 'all', 'seen', 'masked'"),
         ({"device": "cuda", "formats": "aoti"}, "there is no device 'cuda'"),
+        ({"variants": "fp16,int4"}, "unknown variant 'int4'; valid: 'fp16', 'int8'"),
         ({"variants": ["fp16"], "formats": "pt2"}, "'fp16' is made from ONNX: add onnx"),
     ],
 )
