@@ -40,6 +40,7 @@ class Compute:
         reason: Why, for the user to read; "" before `decide`.
         batch_sizes: Batch sizes known to recur: declared by the model, and that of evaluation.
         full_batch: Images in a full batch of the stream, 0 before the first step.
+        has_compiled: Whether any call was to run compiled so far.
     """
 
     def __init__(self, device: torch.device, amp: str = "off", compile: bool = False) -> None:
@@ -49,6 +50,7 @@ class Compute:
         self.reason = ""
         self.batch_sizes = {EVAL_BATCH_SIZE}
         self.full_batch = 0
+        self.has_compiled = False
         self._disabled_because = ""
         self._undeclared: set[int] = set()
         # How many full training steps made each kind of call, and the kinds of the current step.
@@ -125,6 +127,7 @@ class Compute:
         is_known = batch_size in self.batch_sizes
         learns = torch.is_grad_enabled()
         if self._this_step is None and not learns:
+            self.has_compiled |= is_known
             return is_known
         mode = ("train" if training else "eval") + ("" if learns else " no_grad")
         kind = f"{returnt} {batch_size} {mode}"
@@ -134,7 +137,9 @@ class Compute:
         else:
             self._this_step.add(kind)
             is_known = is_known or self._learn(batch_size, steps)
-        return is_known and steps > 0
+        compiles = is_known and steps > 0
+        self.has_compiled |= compiles
+        return compiles
 
     def _learn(self, batch_size: int, steps: int) -> bool:
         """Adds an undeclared batch size that keeps recurring; returns whether it was added."""

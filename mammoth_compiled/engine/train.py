@@ -1,6 +1,7 @@
 """The training loop over tasks, epochs and batches."""
 
 import time
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -14,7 +15,7 @@ from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.captured_step import training_step
-from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.engine.compute import UNDECLARED_STEPS, Compute
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import out_of_memory
@@ -125,6 +126,7 @@ def _train_task(run: Run, observers: Observers) -> None:
             observers.notify("end_epoch", run)
     losses.read()
     _note_step(run, step)
+    _warn_if_nothing_compiles(run, step)
     model.end_task(dataset)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
@@ -172,6 +174,22 @@ def _decide_compile(run: Run) -> None:
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
     num_steps = run.steps_per_epoch * experiment.n_epochs * run.num_tasks
     run.compute.decide(run.config.compute.compile, net, images, num_steps)
+
+
+def _warn_if_nothing_compiles(run: Run, step: EagerStep) -> None:
+    if (
+        run.compute.compile
+        and not run.compute.has_compiled
+        and step.num_steps > UNDECLARED_STEPS
+        and run.task == run.first_task
+    ):
+        warnings.warn(
+            f"{type(run.model).__name__}: compilation is on, but no call of the backbone in task "
+            f"{run.task + 1} could be compiled. Call self.net(x) or self.net(x, returnt=...): "
+            "calls of net.forward, of submodules and of a network that replaces self.net run "
+            "eagerly",
+            stacklevel=2,
+        )
 
 
 def _note_step(run: Run, step: EagerStep) -> None:

@@ -271,6 +271,30 @@ def test_own_observe_with_fp16_raises(scripted):
         build(args)
 
 
+@pytest.fixture
+def bypasses(tiny):
+    """A model that calls `net.forward`, which compilation does not see."""
+
+    @register_model("bypasses")
+    class Bypasses(ContinualModel):
+        def training_loss(self, batch):
+            return self.loss(self.net.forward(batch.inputs), batch.labels)
+
+    return "bypasses"
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_nothing_to_compile_warns(run_tiny, bypasses, graph_counter, switch):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_tiny(bypasses, compile=switch, n_epochs=5)
+    messages = [str(w.message) for w in caught]
+    expected = (
+        "Bypasses: compilation is on, but no call of the backbone in task 1 could be compiled"
+    )
+    assert [m.startswith(expected) for m in messages] == ([True] if switch == "on" else [])
+
+
 # --- checkpoints of a run --------------------------------------------------------------------
 
 
