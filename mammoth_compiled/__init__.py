@@ -6,6 +6,8 @@ The public names: those of Mammoth Lite, and `evaluate`, `export_bundle`, `load_
 
 from importlib.metadata import PackageNotFoundError, version
 
+# First, because the other imports take seconds and Ctrl-C may come in between.
+import mammoth_compiled.startup  # noqa: F401  # isort: split
 from mammoth_compiled.backbones import MammothBackbone
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.config import add_rehearsal_args, get_avail_args

@@ -1,6 +1,6 @@
 """The errors of the package; each message says what is wrong and where, and names the remedy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -48,6 +48,20 @@ class ExportError(MammothError):
     def __init__(self, message: str, code: str = "export") -> None:
         super().__init__(message)
         self.code = code
+
+
+def raise_first(errors: Sequence[BaseException]) -> None:
+    """Raises the first of several errors; its message includes those of the others.
+
+    Raises:
+        BaseException: The first error, if there is one. Several errors of this package become one.
+    """
+    if not errors:
+        return
+    if len(errors) > 1 and all(isinstance(error, MammothError) for error in errors):
+        message = "; ".join(dict.fromkeys(map(str, errors)))
+        raise type(errors[0])(message) from errors[0]
+    raise errors[0]
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str], suggestions: int = 1) -> str:

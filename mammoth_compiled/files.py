@@ -37,7 +37,6 @@ def check_writable(path: Path) -> None:
     Raises:
         MammothError: If it cannot be written; says why.
     """
-    created: list[Path] = []
     try:
         if path.is_dir():
             raise MammothError(f"cannot write {path}: it is a directory; give a file in it")
@@ -47,18 +46,11 @@ def check_writable(path: Path) -> None:
         parent = next(directory for directory in target.parents if directory.exists())
         if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
             raise MammothError(f"cannot write {path}: {parent} is not a writable directory")
-        for directory in reversed([d for d in target.parents if not d.exists()]):
-            directory.mkdir(exist_ok=True)
-            created.append(directory)
-        with _temporary(target) as (handle, _):
+        with _directories(target.parent), _temporary(target) as (handle, _):
             os.write(handle, bytes(PROBE_SIZE))
             os.fsync(handle)
     except OSError as error:
         raise MammothError(f"cannot write {path}: {error}") from error
-    finally:
-        for directory in reversed(created):
-            with contextlib.suppress(OSError):  # another run has written there meanwhile
-                directory.rmdir()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -93,7 +85,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, purpose: str) -> Iterator[None]:
+def lock(path: Path, content: str, argument: str) -> Iterator[None]:
     """Holds a lock in the name of an output, so that two runs do not overwrite each other's.
 
     The lock is a file beside the output, `.NAME.lock`; the system releases it when the process
@@ -101,7 +93,8 @@ def lock(path: Path, purpose: str) -> Iterator[None]:
 
     Args:
         path: The output, a file or a directory.
-        purpose: What the output is, for the message: "results" for example.
+        content: What is written there, for the message: "results" for example.
+        argument: The argument that chooses another path.
 
     Raises:
         MammothError: If another run holds the lock.
@@ -111,21 +104,36 @@ def lock(path: Path, purpose: str) -> Iterator[None]:
         return
     target = path.resolve()
     lock_path = target.with_name(f".{target.name}.lock")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = _open_locked(lock_path, wait=False)
-    except BlockingIOError as error:
-        raise MammothError(
-            f"another run is writing {purpose} to {path}: wait until it ends, or give another path"
-        ) from error
-    except OSError as error:
-        raise MammothError(f"cannot write {path}: {error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_directories(target.parent))
+            handle = _open_locked(lock_path, wait=False)
+        except BlockingIOError as error:
+            raise MammothError(
+                f"another run is writing {content} to {path}: wait until it ends, or give another "
+                f"{argument}"
+            ) from error
+        except OSError as error:
+            raise MammothError(f"cannot write {path}: {error}") from error
+        try:
+            yield
+        finally:
+            # Before the lock is released: afterwards the file may be another run's.
+            lock_path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _directories(path: Path) -> Iterator[None]:
+    """Creates missing directories and removes them in the end if they are empty."""
+    created = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        # Before the lock is released: afterwards the file may be another run's.
-        lock_path.unlink(missing_ok=True)
-        os.close(handle)
+        for directory in created:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
 
 def _is_stream(path: Path) -> bool:

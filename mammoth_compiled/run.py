@@ -11,15 +11,14 @@ from mammoth_compiled.config.commands import add_command_args, help_text, listin
 from mammoth_compiled.console import say
 from mammoth_compiled.engine import Observer
 from mammoth_compiled.engine.explain import explain_backbone
+from mammoth_compiled.engine.interruption import signals_end_process
 from mammoth_compiled.errors import ConfigError, MammothError
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
 from mammoth_compiled.observers import BundleExporter, FinalTable, ResultsWriter, RunSummary
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import datasets, models
 from mammoth_compiled.runner import build
 from mammoth_compiled.training import train
-
-# The exit code of a process that Ctrl-C ends.
-INTERRUPTED = 130
 
 
 def run(argv: Sequence[str]) -> int:
@@ -45,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
             say(explain_backbone(*build(args)))
         else:
             return _train(args)
-    return 0
+    return SUCCESS
 
 
 def _parse_command(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -76,7 +75,7 @@ def _train(args: Namespace) -> int:
     # Before the model is built: an observer raises at once if it cannot write its output.
     observers = _observers(RunConfig.from_namespace(args))
     results = train(*build(args), observers=observers)
-    return INTERRUPTED if results.interrupted else 0
+    return INTERRUPTED if results.interrupted else SUCCESS
 
 
 def _observers(config: RunConfig) -> list[Observer]:
@@ -95,13 +94,17 @@ def _observers(config: RunConfig) -> list[Observer]:
 
 
 def main() -> None:
-    """Ends the process: 0 on success, 2 with one message after an error, 130 if interrupted."""
-    try:
-        code = run(sys.argv[1:])
-    except MammothError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        code = 2
-    sys.exit(code)
+    """Ends the process: 0 on success, 2 with one message after an error, 128 + n after signal n."""
+    with signals_end_process():
+        try:
+            code = run(sys.argv[1:])
+        except MammothError as error:
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            code = ERROR
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            code = INTERRUPTED
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Run:
         epoch: Current epoch of the task, from 0.
         step: Current step of the epoch, from 1.
         steps_per_epoch: Steps of each epoch of the task.
+        stop_signal: Number of the signal that asked the run to stop after its current step.
         last_loss: Loss of the step read last.
         lr: Learning rate of the first parameter group at that step.
     """
@@ -49,6 +50,7 @@ class Run:
     epoch: int = 0
     step: int = 0
     steps_per_epoch: int = 0
+    stop_signal: int | None = None
     last_loss: float = float("nan")
     lr: float = float("nan")
 
@@ -107,7 +109,11 @@ class Observer:
         """
 
     def end_run(self, run: Run) -> None:
-        """Called after the last task, and when the user interrupts (`run.results.interrupted`)."""
+        """Called when the run ends, also if an observer before this one failed.
+
+        After an interruption or an error, `run.results.interrupted` is True; after an error it is
+        called only if a task was finished.
+        """
 
     def close(self, run: Run) -> None:
         """Called last, also after an error: release files and the terminal here."""
@@ -147,3 +153,13 @@ class Observers:
         """Calls one hook of every observer."""
         for call in self._hooks[hook]:
             call(run, *args)
+
+    def notify_all(self, hook: str, run: Run) -> list[BaseException]:
+        """Calls one hook of every observer, also after one fails, and returns what they raised."""
+        errors: list[BaseException] = []
+        for call in self._hooks[hook]:
+            try:
+                call(run)
+            except BaseException as error:
+                errors.append(error)
+        return errors

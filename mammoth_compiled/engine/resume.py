@@ -25,6 +25,20 @@ def checkpoint_directory(config: RunConfig) -> Path:
     return Path(config.files.checkpoint_path or Path(base_path()) / "checkpoints")
 
 
+def checkpoint_path(config: RunConfig, num_tasks: int | None = None) -> Path:
+    """Returns the path of the checkpoint after a number of tasks; None for what all have in common.
+
+    Args:
+        config: All arguments; the name contains model, dataset, backbone and seed.
+        num_tasks: Number of finished tasks.
+    """
+    experiment = config.experiment
+    seed = "" if experiment.seed is None else f"_seed{experiment.seed}"
+    name = f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
+    suffix = "" if num_tasks is None else f"_task{num_tasks}.pt"
+    return checkpoint_directory(config) / f"{name}{suffix}"
+
+
 def save(run: Run) -> SavedCheckpoint:
     """Writes a checkpoint of the run after the tasks in its results.
 
@@ -33,11 +47,6 @@ def save(run: Run) -> SavedCheckpoint:
     """
     args = run.config.to_namespace()
     num_done = len(run.results.class_il)
-    seed = "" if args.seed is None else f"_seed{args.seed}"
-    path = (
-        checkpoint_directory(run.config)
-        / f"{args.model}_{args.dataset}_{args.backbone}{seed}_task{num_done}.pt"
-    )
     names = [p.name for p in backbones[args.backbone].parameters]
     state = model_state(run.model)
     content = {
@@ -54,7 +63,9 @@ def save(run: Run) -> SavedCheckpoint:
         "results": run.results.state_dict(),
         "tasks_done": num_done,
     }
-    return SavedCheckpoint(write_checkpoint(path, content), state["left_out"])
+    return SavedCheckpoint(
+        write_checkpoint(checkpoint_path(run.config, num_done), content), state["left_out"]
+    )
 
 
 def resume(run: Run, path: str) -> None:

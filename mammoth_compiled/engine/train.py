@@ -1,5 +1,6 @@
 """The training loop over tasks, epochs and batches."""
 
+import signal
 import time
 import warnings
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.engine.compute import UNDECLARED_STEPS, Compute
 from mammoth_compiled.engine.evaluate import evaluate
+from mammoth_compiled.engine.interruption import Interruption
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import out_of_memory
 from mammoth_compiled.engine.numerics import numerics, resolve_precision
@@ -24,6 +26,7 @@ from mammoth_compiled.engine.observer import Observer, Observers, Run
 from mammoth_compiled.engine.resume import resume
 from mammoth_compiled.engine.schedule import schedule
 from mammoth_compiled.engine.step import EagerStep
+from mammoth_compiled.errors import raise_first
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.results import Results, plain_arguments
 
@@ -40,6 +43,9 @@ def run_tasks(
 
     This is the bare loop: it prints nothing and writes no file, observers do. On a CPU the process
     keeps freed memory from then on; see `device.keep_freed_memory`.
+
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP stop it after the current step; `results.interrupted` is
+    then True. SIGTERM and SIGHUP act as usual once the observers have written what there is.
 
     Args:
         model: The model, as `load_runner` returns it.
@@ -68,16 +74,32 @@ def run_tasks(
             if config.files.loadcheck:
                 resume(run, config.files.loadcheck)
             watching.notify("begin_run", run)
-            try:
-                _train_tasks(run, watching)
-            except torch.OutOfMemoryError as error:
-                raise out_of_memory(run) from error
-            except KeyboardInterrupt:
-                results.interrupted = True
-        watching.notify("end_run", run)
+            errors = _train_and_report(run, watching)
     finally:
-        watching.notify("close", run)
+        closing = watching.notify_all("close", run)
+    raise_first([*errors, *closing])
+    if run.stop_signal not in (None, signal.SIGINT):
+        signal.raise_signal(run.stop_signal)
     return results
+
+
+def _train_and_report(run: Run, observers: Observers) -> list[BaseException]:
+    """Trains, lets the observers write what there is, and returns the errors of both."""
+    errors: list[BaseException] = []
+    try:
+        with Interruption(run):
+            _train_tasks(run, observers)
+    except torch.OutOfMemoryError as error:
+        errors.append(out_of_memory(run).with_traceback(error.__traceback__))
+    except KeyboardInterrupt:
+        run.results.interrupted = True
+    except Exception as error:
+        errors.append(error)
+    if errors:
+        run.results.interrupted = True
+        if not run.results.class_il:
+            return errors
+    return errors + observers.notify_all("end_run", run)
 
 
 def _train_tasks(run: Run, observers: Observers) -> None:
@@ -87,6 +109,7 @@ def _train_tasks(run: Run, observers: Observers) -> None:
         _train_task(run, observers)
         if task == run.first_task:
             after_first = counters.read()
+        _stop_if_asked(run)
     if run.compute.compile and run.first_task < run.num_tasks:
         total = counters.read() - begin
         run.results.notes["compiler"] = {
@@ -163,7 +186,13 @@ def _train_epoch(
         losses.add(result.loss)
         num_images += result.num_images
         observers.notify("end_step", run, *result)
+        _stop_if_asked(run)
     return num_images
+
+
+def _stop_if_asked(run: Run) -> None:
+    if run.stop_signal is not None:
+        raise KeyboardInterrupt
 
 
 def _decide_compile(run: Run) -> None:

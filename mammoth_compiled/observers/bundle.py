@@ -18,6 +18,7 @@ from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.summary import report
 from mammoth_compiled.export.formats import FORMATS, format_names
 from mammoth_compiled.export.variants.convert import variant_names
+from mammoth_compiled.files import check_writable
 from mammoth_compiled.types import Evaluation
 
 CALIBRATION_IMAGES = 256
@@ -46,6 +47,7 @@ class BundleExporter(Observer):
     ) -> None:
         self.path = Path(path)
         check_target(self.path)
+        check_writable(self.path.parent / f".{self.path.name}.manifest.json")
         self.formats = format_names(formats)
         for name in self.formats:
             FORMATS[name].check_installed()

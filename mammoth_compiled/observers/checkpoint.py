@@ -1,39 +1,52 @@
 """CheckpointWriter: saves the run after each task, or after the last one."""
 
+from contextlib import ExitStack
+
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
-from mammoth_compiled.engine.resume import checkpoint_directory, save
-from mammoth_compiled.files import check_writable
+from mammoth_compiled.engine.resume import checkpoint_path, save
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.files import check_writable, lock
 from mammoth_compiled.types import Evaluation
 
 
 class CheckpointWriter(Observer):
-    """Writes checkpoints.
+    """Writes checkpoints. If one cannot be written, training continues and the run fails later.
 
     Args:
-        when: "task" for one after each task, "last" for one after the last.
+        when: "task" for one after each task, "last" for one after the last, or after the task in
+            which the run is interrupted.
     """
 
     def __init__(self, when: str) -> None:
         self.when = when
+        self._error: MammothError | None = None
+        self._locked = ExitStack()
 
     def begin_run(self, run: Run) -> None:
-        """Checks that checkpoints can be written.
+        """Checks that checkpoints can be written, and locks their names.
 
         Raises:
-            MammothError: If they cannot.
+            MammothError: If they cannot, or another run writes checkpoints of the same names.
         """
-        check_writable(checkpoint_directory(run.config) / "checkpoint.pt")
+        path = checkpoint_path(run.config, run.num_tasks)
+        check_writable(path)
+        self._locked.enter_context(
+            lock(checkpoint_path(run.config), "checkpoints", "--checkpoint_path")
+        )
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
-        """Writes a checkpoint and prints its path.
-
-        Raises:
-            MammothError: If it cannot be written.
-        """
-        if self.when == "last" and run.task + 1 < run.num_tasks:
+        """Writes a checkpoint and prints its path, or why it cannot be written."""
+        is_last = run.task + 1 == run.num_tasks or run.stop_signal is not None
+        if self.when == "last" and not is_last:
             return
-        saved = save(run)
+        try:
+            saved = save(run)
+        except MammothError as error:
+            self._error = error
+            say(f"checkpoint: {error}")
+            return
+        self._error = None
         if saved.left_out:
             say(
                 f"checkpoint: {', '.join(saved.left_out)} of {run.config.experiment.model} is not "
@@ -41,3 +54,16 @@ class CheckpointWriter(Observer):
                 "starts without it"
             )
         say(f"checkpoint: {saved.path}")
+
+    def end_run(self, run: Run) -> None:
+        """Fails if the last checkpoint could not be written.
+
+        Raises:
+            MammothError: Says why.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def close(self, run: Run) -> None:
+        """Releases the lock."""
+        self._locked.close()

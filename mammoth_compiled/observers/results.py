@@ -1,10 +1,11 @@
 """ResultsWriter: writes the results of a run to a JSON file."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
-from mammoth_compiled.files import check_writable
+from mammoth_compiled.files import check_writable, lock
 
 
 class ResultsWriter(Observer):
@@ -20,6 +21,15 @@ class ResultsWriter(Observer):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         check_writable(self.path)
+        self._locked = ExitStack()
+
+    def begin_run(self, run: Run) -> None:
+        """Locks the file.
+
+        Raises:
+            MammothError: If another run writes to it.
+        """
+        self._locked.enter_context(lock(self.path, "results", "--results_path"))
 
     def end_run(self, run: Run) -> None:
         """Writes the file and prints its path.
@@ -29,3 +39,7 @@ class ResultsWriter(Observer):
         """
         run.results.write_json(self.path)
         say(f"results: {self.path}")
+
+    def close(self, run: Run) -> None:
+        """Releases the lock."""
+        self._locked.close()

@@ -17,8 +17,8 @@ PACKAGE = "mammoth_compiled"
 
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
-    {"types", "errors", "kernels", "console"},
-    {"files", "signatures"},
+    {"types", "errors", "kernels", "console", "exit_codes"},
+    {"files", "signatures", "startup"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"results"},
     {"config"},

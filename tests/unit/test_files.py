@@ -203,22 +203,22 @@ def test_writers_of_the_same_file_do_not_mix(tmp_path):
 
 def test_lock_is_exclusive_and_leaves_no_file(tmp_path):
     path = tmp_path / "new" / "results.json"
-    with lock(path, "results"):
+    with lock(path, "results", "--results_path"):
         with (
             pytest.raises(MammothError, match="another run is writing results to"),
-            lock(path, "results"),
+            lock(path, "results", "--results_path"),
         ):
             raise AssertionError("both hold the lock")
-        with lock(tmp_path / "other", "results"):
+        with lock(tmp_path / "other", "results", "--results_path"):
             pass
-    assert os.listdir(path.parent) == []
-    with lock(path, "results"):
+    assert os.listdir(tmp_path) == []
+    with lock(path, "results", "--results_path"):
         pass
 
 
 def test_lock_of_a_dead_process_is_free(tmp_path):
     (tmp_path / ".file.lock").touch()
-    with lock(tmp_path / "file", "results"):
+    with lock(tmp_path / "file", "results", "--results_path"):
         pass
 
 
@@ -227,11 +227,12 @@ def test_lock_without_support_of_the_file_system(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with lock(tmp_path / "file", "results"):
+    with lock(tmp_path / "file", "results", "--results_path"):
         write_atomically(tmp_path / "file", b"content")
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_devices_are_not_locked():
-    with lock(Path("/dev/null"), "results"), lock(Path("/dev/null"), "results"):
+    held = [lock(Path("/dev/null"), "results", "--results_path") for _ in range(2)]
+    with held[0], held[1]:
         pass

@@ -362,7 +362,7 @@ def test_full_disk_leaves_no_file(run_tiny, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(MammothError, match=r"cannot write .*task1\.pt: no space"):
+    with pytest.raises(MammothError, match=r"cannot write .*task3\.pt: no space"):
         run_tiny(savecheck="task", checkpoint_path=str(tmp_path / "checks"))
     assert os.listdir(tmp_path / "checks") == []
 

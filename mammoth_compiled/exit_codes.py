@@ -1,0 +1,7 @@
+"""Exit codes of the command line."""
+
+SUCCESS = 0
+ERROR = 2
+# A signal n ends a process with 128 + n, as a shell reports it; Ctrl-C is signal 2.
+SIGNAL = 128
+INTERRUPTED = SIGNAL + 2

@@ -1,0 +1,34 @@
+"""Ends `python -m mammoth_compiled.run` with one line if Ctrl-C comes while modules are imported.
+
+The package imports this module first and the others, which take seconds, afterwards. It does
+nothing in any other program.
+"""
+
+import itertools
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from mammoth_compiled.exit_codes import INTERRUPTED
+
+COMMAND = "mammoth_compiled.run"
+
+
+def end_with_one_line(number: int, frame: object) -> NoReturn:
+    """Ends the process; no file is open yet, and an import that fails may hide an exception."""
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+def is_command_line(argv: list[str]) -> bool:
+    """Returns whether the interpreter was started for the command line.
+
+    Args:
+        argv: `sys.orig_argv`.
+    """
+    return ("-m", COMMAND) in itertools.pairwise(argv)
+
+
+if is_command_line(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, end_with_one_line)

@@ -1,0 +1,109 @@
+"""The command line in a process of its own that gets signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+RUN = (
+    *("--model", "sgd", "--dataset", "seq-fmnist-mini", "--backbone", "mnistmlp"),
+    *("--compile", "off", "--n_epochs", "8", "--seed", "0"),
+)
+HANGING_MODEL = '''
+import time
+from mammoth_compiled import register_model
+from mammoth_compiled.models.sgd import SGD
+
+@register_model("hanging")
+class Hanging(SGD):
+    """Never ends a step."""
+    def observe(self, *args, **kwargs):
+        print("step", flush=True)
+        while True:
+            time.sleep(1)
+'''
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Returns a function that starts the command line and ends with it at the latest."""
+    processes = []
+
+    def start(*words, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mammoth_compiled.run", *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} was not printed: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_keeps_partial_results(start, tmp_path, number):
+    path = tmp_path / "results.json"
+    process = start(
+        *RUN, "--results_path", path, "--checkpoint_path", "saved", "--savecheck", "task"
+    )
+    wait_for(process, "Accuracy after task 1")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err == f"{number.name}: stopping after the current step; a second signal ends at once\n"
+    assert "Training interrupted" in out
+    content = json.loads(path.read_text())
+    assert content["interrupted"] is True
+    assert 1 <= len(content["class_il"]) < 5
+    assert len(list((tmp_path / "saved").iterdir())) == len(content["class_il"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_at_once(start, tmp_path, number):
+    (tmp_path / "hanging.py").write_text(HANGING_MODEL)
+    process = start("--import", "hanging.py", "--model", "hanging", *RUN[2:])
+    wait_for(process, "step")
+    process.send_signal(number)
+    assert process.stderr.readline().startswith(f"{number.name}: stopping after the current step")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert err == ""
+
+
+def test_interrupt_while_modules_are_imported(start, tmp_path):
+    (tmp_path / "tqdm.py").write_text("import time; print('importing', flush=True); time.sleep(99)")
+    process = start(*RUN, PYTHONPATH=str(tmp_path))
+    wait_for(process, "importing")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "interrupted\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("number", "err"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")]
+)
+def test_signal_before_training(start, tmp_path, number, err):
+    (tmp_path / "slow.py").write_text("import time; print('importing', flush=True); time.sleep(99)")
+    process = start("--import", "slow.py", *RUN)
+    wait_for(process, "importing")
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == err
+    assert process.returncode == 128 + number
