@@ -25,7 +25,7 @@ from torch.nn import functional as F
 import mammoth_compiled  # noqa: F401  registers the backbones
 from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.compute import Compute
-from mammoth_compiled.engine.cost import compiling_pays, forward_flops
+from mammoth_compiled.engine.cost import compiling_pays, forward_profile
 from mammoth_compiled.registry import backbones
 
 KINDS = ("eager", "eager_channels_last", "compiled")
@@ -41,7 +41,7 @@ def prepare(kind, name, batch):
     facts = {
         "batch": batch,
         "leaf_modules": sum(1 for m in net.modules() if not any(m.children())),
-        "forward_gflop": forward_flops(net, inputs) / 1e9,
+        "forward_gflop": forward_profile(net, inputs).total / 1e9,
         "auto_for_1000_steps": compiling_pays(net, inputs, 1000)[1],
     }
     if kind == "eager_channels_last":

@@ -1,8 +1,8 @@
 """Fixtures of all tests: seed, folder for files, clean registries, a small dataset and backbone.
 
-The dataset: colour images of 8x8 pixels in which a class is a pattern plus noise, so that a few
-steps learn it. Three tasks of two classes, 36 training images a task: with batches of 8 the last
-batch of an epoch is ragged.
+The dataset: color images of 8x8 pixels, each a pattern of its class plus noise, which a few steps
+can learn. Three tasks of two classes, 36 training images per task: with batches of 8 the last batch
+of an epoch is ragged.
 """
 
 import os
@@ -10,6 +10,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,8 @@ from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.types import ReturnTypes
 
+# What tests compile is not noted in the user's cache.
+os.environ["MAMMOTH_CACHE_DIR"] = tempfile.mkdtemp(prefix="mammoth-tests-")
 # One thread: tests share a small machine, and sums then do not depend on its number of cores.
 torch.set_num_threads(1)
 # The same examples in every run: a gate must not fail by chance.

@@ -10,6 +10,7 @@ from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
+from mammoth_compiled.engine.compiled_before import CompiledBefore
 from mammoth_compiled.engine.cost import compiling_pays
 from mammoth_compiled.engine.forward import NetRunner
 
@@ -52,6 +53,7 @@ class Compute:
         self.full_batch = 0
         self.has_compiled = False
         self._disabled_because = ""
+        self._compiled_before: CompiledBefore | None = None
         self._undeclared: set[int] = set()
         # How many full training steps made each kind of call, and the kinds of the current step.
         self._steps_with: dict[str, int] = {}
@@ -67,7 +69,10 @@ class Compute:
         self.batch_sizes |= set(batch_sizes)
 
     def decide(self, mode: str, net: MammothBackbone, images: torch.Tensor, num_steps: int) -> None:
-        """Decides whether to compile; the same run decides the same each time.
+        """Decides whether to compile.
+
+        The decision follows from the run and from whether this machine has compiled the backbone
+        before. A resumed run keeps the decision of its checkpoint.
 
         Args:
             mode: "on", "off" or "auto": always on a GPU, on a CPU if it saves time.
@@ -75,6 +80,7 @@ class Compute:
             images: One batch of the run, [B, C, H, W].
             num_steps: Training steps to come.
         """
+        self._compiled_before = CompiledBefore(net, self.batch_sizes, self.amp)
         if self._disabled_because:
             self.compile, self.reason = False, self._disabled_because
         elif mode != "auto":
@@ -82,7 +88,14 @@ class Compute:
         elif self.device.type == "cuda":
             self.compile, self.reason = True, "auto: always on a GPU"
         else:
-            self.compile, self.reason = compiling_pays(net, images, num_steps)
+            is_cached = bool(self._compiled_before)
+            self.compile, self.reason = compiling_pays(net, images, num_steps, is_cached)
+
+    def remember_compilation(self) -> None:
+        """Notes that the backbone was compiled, for the decision of later runs."""
+        if self.compile and self.has_compiled and self._compiled_before is not None:
+            self._compiled_before.remember()
+            self._compiled_before = None
 
     def disable(self, net: nn.Module, reason: str) -> None:
         """Stops compiling, also in later runs of the model and after a resume.

@@ -162,6 +162,7 @@ def _train_task(run: Run, observers: Observers) -> None:
         eval_s=time.perf_counter() - trained,
         images=num_images,
     )
+    run.compute.remember_compilation()
     run.results.notes["compile"] = run.compute.compile  # compiling may have failed meanwhile
     run.results.notes["precision"] = resolve_precision(config.compute.precision, model.device)
     observers.notify("end_task", run, evaluation)

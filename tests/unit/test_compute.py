@@ -6,13 +6,16 @@ import torch
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
 from mammoth_compiled.engine.compute import MAX_UNDECLARED_SIZES, UNDECLARED_STEPS, Compute
-from mammoth_compiled.engine.cost import forward_flops
+from mammoth_compiled.engine.cost import forward_profile
+from mammoth_compiled.registry import backbones
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def net(tiny):
+def net(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("MAMMOTH_CACHE_DIR", str(tmp_path))  # nothing was compiled before
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     return tiny.Net(6)
 
 
@@ -139,9 +142,25 @@ def test_what_was_disabled_stays_disabled(net):
 
 def test_flops_by_hand(net):
     # Two per multiply-add: 8x8 pixels with 4 channels of 3x3x3 weights; 64 features to 6 classes.
-    convolution = 2 * 64 * 4 * 27
-    head = 2 * 64 * 6
-    assert forward_flops(net, torch.rand(5, 3, 8, 8)) == 5 * (convolution + head)
+    profile = forward_profile(net, torch.rand(5, 3, 8, 8))
+    assert profile.flops == {"narrow pooled": 5 * 2 * 64 * 4 * 27, "mm": 5 * 2 * 64 * 6}
+    assert profile.total == sum(profile.flops.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("cnn", {"narrow pooled", "mm"}),
+        ("cnn-wide", {"narrow pooled", "pooled", "mm"}),
+        ("resnet18", {"convolution", "mm"}),
+        ("attention-cnn", {"convolution", "bmm", "mm"}),
+        ("mnistmlp", {"mm"}),
+    ],
+)
+def test_kinds_of_operations(name, kinds):
+    net = backbones[name].target(num_classes=10)
+    shape = (1, 28, 28) if name == "mnistmlp" else (3, 32, 32)
+    assert set(forward_profile(net, torch.rand(2, *shape)).flops) == kinds
 
 
 def test_counting_flops_changes_nothing(net):
@@ -149,7 +168,7 @@ def test_counting_flops_changes_nothing(net):
     modes = [m.training for m in net.modules()]
     state = {key: value.clone() for key, value in net.state_dict().items()}
     random = torch.get_rng_state()
-    forward_flops(net, torch.zeros(2, 3, 8, 8))
+    forward_profile(net, torch.zeros(2, 3, 8, 8))
     assert [m.training for m in net.modules()] == modes
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
@@ -174,8 +193,29 @@ def test_auto_compiles_on_a_gpu(net):
 def test_auto_compiles_long_runs_on_a_cpu(net):
     short, long = decide(net, num_steps=10), decide(net, num_steps=10**9)
     assert (short.compile, long.compile) == (False, True)
-    assert "auto: 10 steps of about" in short.reason
-    assert "compiling saves about 0 s and costs about" in short.reason
+    assert "auto: in 10 steps on the CPU compiling saves about 0 s and costs about" in short.reason
+
+
+def test_auto_compiles_sooner_what_was_compiled_before(net):
+    def first_compiled(steps=range(10_000, 10_000_000, 10_000)):
+        return next(n for n in steps if decide(net, num_steps=n).compile)
+
+    cold = first_compiled()
+    assert not decide(net, num_steps=cold // 2).compile
+    compute = decide(net, num_steps=cold)
+    compute.has_compiled = True  # as in a run, whose first task then notes it
+    compute.remember_compilation()
+    again = decide(net, num_steps=cold // 2)
+    assert again.compile
+    assert "from the cache" in again.reason
+    wider = type(net)(6, width=8)
+    assert not decide(wider, num_steps=100).compile
+
+
+def test_what_did_not_compile_is_not_remembered(net):
+    compute = decide(net, num_steps=10**9)
+    compute.remember_compilation()
+    assert "from the cache" not in decide(net).reason
 
 
 @pytest.mark.parametrize(
@@ -185,5 +225,5 @@ def test_auto_counts_the_steps_of_the_run(tiny, capsys, args, steps):
     # Batches of 2 of 36 images per task, two epochs, three tasks.
     args = {"seed": 0, "batch_size": 2, "n_epochs": 2, "device": "cpu", **args}
     results = train(*load_runner("sgd", "seq-tiny", args))
-    assert f"compile: off (auto: {steps} steps of about" in capsys.readouterr().out
+    assert f"compile: off (auto: in {steps} steps on the CPU" in capsys.readouterr().out
     assert results.notes["compile"] is False

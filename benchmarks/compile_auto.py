@@ -1,0 +1,134 @@
+"""Is `--compile auto` right on a CPU? What it decides for runs of several lengths, and what pays.
+
+    python benchmarks/compile_auto.py [--backbones cnn resnet18] [--batch 32]
+
+For each backbone, in fresh processes: the time of an eager and of a compiled training step
+(interleaved), and the seconds that the first compiled steps cost with an empty cache and with the
+cache that this leaves. From these follow the times of runs with N steps, compiled and not, and how
+much longer the choice of `auto` takes than the better of the two.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from statistics import median
+
+import torch
+from common import write_results
+from torch.nn import functional as F
+
+import mammoth_compiled  # noqa: F401 (registers the backbones)
+from mammoth_compiled.device import keep_freed_memory
+from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.engine.cost import compiling_pays
+from mammoth_compiled.registry import backbones
+
+NUM_STEPS = (100, 400, 1_900, 10_000)
+NAMES = ("mnistmlp", "cnn", "cnn-wide", "attention-cnn", "reduced-resnet18", "resnet18")
+
+
+def build(name, batch):
+    """Returns a backbone and a batch for it."""
+    torch.manual_seed(0)
+    shape = (1, 28, 28) if name == "mnistmlp" else (3, 32, 32)
+    return backbones[name].target(num_classes=10), torch.randn(batch, *shape)
+
+
+def stepper(name, batch, compiled):
+    """Returns a function that runs one training step."""
+    net, inputs = build(name, batch)
+    labels = torch.randint(0, 10, (batch,))
+    if compiled:
+        compute = Compute(torch.device("cpu"), compile=True)
+        compute.declare({batch})
+        compute.attach(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+
+    def step():
+        optimizer.zero_grad()
+        F.cross_entropy(net(inputs), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def timed(function, calls=1):
+    """Returns seconds per call."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+def child(name, batch, rounds):
+    """Prints the cost of compiling, and medians of an eager and a compiled step, s."""
+    keep_freed_memory()
+    eager, compiled = stepper(name, batch, False), stepper(name, batch, True)
+    eager()
+    compiled()
+    compile_s = timed(compiled)  # the second call is compiled
+    compiled()
+    eager_s, compiled_s = [], []
+    for _ in range(rounds):
+        calls = max(1, int(0.1 / max(1e-4, timed(compiled))))
+        eager_s.append(timed(eager, calls))
+        compiled_s.append(timed(compiled, calls))
+    print(compile_s - median(compiled_s), median(eager_s), median(compiled_s))
+
+
+def measure(name, batch):
+    net, images = build(name, batch)
+    row = {"batch": batch, "threads": torch.get_num_threads(), "runs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
+        for cache, rounds in (("cold", 2), ("warm", 15)):
+            command = [sys.executable, __file__, "--child", name, str(batch), str(rounds)]
+            printed = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+            compile_s, eager_s, compiled_s = map(float, printed.split()[-3:])
+            row[f"{cache}_compile_s"] = compile_s
+    row |= {"eager_ms": 1e3 * eager_s, "compiled_ms": 1e3 * compiled_s}
+    for cache in ("cold", "warm"):
+        for steps in NUM_STEPS:
+            on = row[f"{cache}_compile_s"] + steps * compiled_s
+            off = steps * eager_s
+            compiles, _ = compiling_pays(net, images, steps, is_cached=cache == "warm")
+            excess = (on if compiles else off) / min(on, off) - 1
+            row["runs"].append(
+                {"steps": steps, "cache": cache, "on_s": on, "off_s": off, "auto": compiles}
+                | {"excess": excess}
+            )
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbones", nargs="+", default=NAMES)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args.child[0], *map(int, args.child[1:]))
+        return
+    results = {}
+    for name in args.backbones:
+        r = results[name] = measure(name, args.batch)
+        print(
+            f"{name:18s} eager {r['eager_ms']:7.2f} ms  compiled {r['compiled_ms']:7.2f} ms  "
+            f"compiling {r['cold_compile_s']:5.1f} s cold, {r['warm_compile_s']:4.1f} s warm  auto "
+            + " ".join(
+                f"{run['cache'][0]}{run['steps']}:{'on' if run['auto'] else 'off'}"
+                f"+{100 * run['excess']:.0f}%"
+                for run in r["runs"]
+            ),
+            flush=True,
+        )
+    print("written:", write_results("compile_auto", {"backbones": results}))
+
+
+if __name__ == "__main__":
+    main()
