@@ -32,6 +32,10 @@ class TrainingError(MammothError):
     """Training cannot continue, for example because the loss is not finite."""
 
 
+class OutputError(MammothError):
+    """Standard output cannot be written."""
+
+
 class ExportError(MammothError):
     """A backbone cannot be exported, or a bundle cannot be used.
 
@@ -64,6 +68,25 @@ def raise_first(errors: Sequence[BaseException]) -> None:
     raise errors[0]
 
 
+def shorten(value: object, limit: int = 80) -> str:
+    """Returns the `repr` of a value for a message, cut in the middle if it is long.
+
+    Args:
+        value: Any value; one that has no `repr` is described by its type.
+        limit: Maximum number of characters.
+
+    Example:
+        >>> shorten("a" * 100, limit=11)
+        "'aaa...aaa'"
+    """
+    try:
+        text = repr(value)
+    except Exception:  # of user code
+        text = f"a {type(value).__name__}"
+    half = (limit - 3) // 2
+    return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
+
+
 def unknown_name(kind: str, name: object, valid: Iterable[str], suggestions: int = 1) -> str:
     """Returns the message for an unknown name: the nearest valid names first, then all.
 
@@ -78,6 +101,8 @@ def unknown_name(kind: str, name: object, valid: Iterable[str], suggestions: int
         "unknown model 'dir'. Did you mean 'der'? Valid: der, sgd"
     """
     valid = sorted(valid)
-    nearest = [repr(near) for near in get_close_matches(str(name), valid, n=suggestions)]
+    # Comparing takes time quadratic in the length.
+    start = name[:99] if isinstance(name, str) else ""
+    nearest = [repr(near) for near in get_close_matches(start, valid, n=suggestions)]
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
-    return f"unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or '(none)'}"
+    return f"unknown {kind} {shorten(name)}.{hint} Valid: {', '.join(valid) or '(none)'}"

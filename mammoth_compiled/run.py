@@ -1,5 +1,6 @@
 """python -m mammoth_compiled.run: runs one experiment from the command line."""
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
@@ -8,12 +9,12 @@ from typing import Any
 
 from mammoth_compiled.config import Parser, RunConfig, resolve
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
-from mammoth_compiled.console import say
+from mammoth_compiled.console import begin_output, discard_output, output_failure, say
 from mammoth_compiled.engine import Observer
 from mammoth_compiled.engine.explain import explain_backbone
 from mammoth_compiled.engine.interruption import signals_end_process
-from mammoth_compiled.errors import ConfigError, MammothError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
+from mammoth_compiled.errors import ConfigError, MammothError, OutputError
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.observers import BundleExporter, FinalTable, ResultsWriter, RunSummary
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import datasets, models
@@ -94,17 +95,32 @@ def _observers(config: RunConfig) -> list[Observer]:
 
 
 def main() -> None:
-    """Ends the process: 0 on success, 2 with one message after an error, 128 + n after signal n."""
+    """Ends the process: 0 on success, else after one message.
+
+    The exit code is 2 after an error, 1 if standard output cannot be written, and 128 + n after
+    signal n.
+    """
+    begin_output()
     with signals_end_process():
         try:
             code = run(sys.argv[1:])
+            if output_failure() and code == SUCCESS:
+                raise OutputError(f"cannot write to standard output: {output_failure()}")
         except MammothError as error:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-            code = ERROR
+            _report(f"error: {' '.join(str(error).split())}")
+            code = NO_OUTPUT if isinstance(error, OutputError) else ERROR
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
+            _report("interrupted")
             code = INTERRUPTED
+        if code == NO_OUTPUT or output_failure():
+            discard_output()
         sys.exit(code)
+
+
+def _report(line: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # nowhere left to say it
+            sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

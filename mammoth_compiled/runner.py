@@ -1,10 +1,13 @@
 """Builds the dataset, the backbone and the model of a run from their names."""
 
 import inspect
+import math
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.contract import probe
@@ -12,7 +15,8 @@ from mammoth_compiled.config import RunConfig, resolve
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import computes_bf16, get_device, set_seed
 from mammoth_compiled.engine.compute import Compute
-from mammoth_compiled.errors import ConfigError, ContractError
+from mammoth_compiled.errors import ConfigError, ContractError, shorten
+from mammoth_compiled.memory import check_fits, limited_allocations
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.registry import Entry, backbones, datasets, models
 from mammoth_compiled.signatures import InputShape, Parameter
@@ -44,6 +48,11 @@ def load_runner(
         >>> model.args.lr, model.args.buffer_size, dataset.N_TASKS
         (0.1, 500, 5)
     """
+    if args is not None and not isinstance(args, Mapping):
+        raise ConfigError(
+            "load_runner: args must be a dictionary of arguments by name, got the "
+            f"{type(args).__name__} {shorten(args)}"
+        )
     return build(resolve(model, dataset, args or {}))
 
 
@@ -126,8 +135,12 @@ def _build_backbone(args: Namespace, entry: Entry, dataset: ContinualDataset) ->
     options = _options(args, entry)
     if "num_classes" in inspect.signature(entry.target).parameters:
         options["num_classes"] = dataset.N_CLASSES
+    given = " ".join(f"--{name} {value}" for name, value in _options(args, entry).items())
     try:
-        net = entry.target(**options)
+        with limited_allocations(f"backbone {entry.name!r}", f"Choose a smaller one than {given}"):
+            net = entry.target(**options)
+    except ConfigError:  # is a ValueError too
+        raise
     except (RuntimeError, ValueError) as error:  # torch's errors for invalid sizes
         raise ContractError(
             f"backbone {entry.name!r} ({entry.origin}) could not be built with {options}: {error}"
@@ -155,6 +168,7 @@ def _build_model(
         ConfigError: If it does not.
     """
     name = models[config.experiment.model].name
+    _check_buffer(config, dataset)
     target: Any = models[name].target
     model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
     if dataset.SETTING not in model.COMPATIBILITY:
@@ -168,3 +182,16 @@ def _build_model(
             "--amp bf16, or define training_loss instead of observe"
         )
     return model
+
+
+def _check_buffer(config: RunConfig, dataset: ContinualDataset) -> None:
+    """Checks that the images of a full replay buffer fit on the device.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    buffer_size, shape = config.extra.get("buffer_size"), dataset.input_shape()
+    if isinstance(buffer_size, int) and shape is not None:
+        image_bytes = math.prod(shape) * torch.float32.itemsize
+        what = f"a buffer of {buffer_size:,} images"
+        check_fits(buffer_size * image_bytes, what, "Lower --buffer_size", dataset.device)

@@ -29,6 +29,13 @@ class InputShape(Enum):
     FLAT = "flat"
 
 
+@dataclass(frozen=True)
+class Minimum:
+    """The smallest valid value of a number: `num_filters: Annotated[int, Minimum(1)]`."""
+
+    value: float
+
+
 _BY_NAME = {"in_channels": InputShape.CHANNELS, "input_size": InputShape.SIZE}
 
 
@@ -43,6 +50,7 @@ class Parameter:
         required: True if the signature gives no default.
         is_list: True if the parameter takes several values.
         input_shape: What it means in terms of the input images, None if unrelated to them.
+        minimum: Smallest valid value, None if there is none.
         description: Its entry in the docstring, "" if there is none.
     """
 
@@ -52,6 +60,7 @@ class Parameter:
     required: bool = False
     is_list: bool = False
     input_shape: InputShape | None = None
+    minimum: float | None = None
     description: str = ""
 
 
@@ -82,13 +91,17 @@ def infer_parameters(target: Callable[..., Any], reserved: Iterable[str]) -> tup
 
 def _parameter(parameter: inspect.Parameter) -> Parameter:
     annotation, input_shape = parameter.annotation, _BY_NAME.get(parameter.name)
+    minimum = None
     if typing.get_origin(annotation) is Annotated:
         annotation, *notes = typing.get_args(annotation)
         input_shape = next((n for n in notes if isinstance(n, InputShape)), input_shape)
+        minimum = next((n.value for n in notes if isinstance(n, Minimum)), None)
+    if minimum is None and input_shape is not None:
+        minimum = 1  # no image has fewer channels or pixels
     required = parameter.default is parameter.empty
     default = None if required else parameter.default
     kind, is_list = _value_type(annotation, default)
-    return Parameter(parameter.name, kind, default, required, is_list, input_shape)
+    return Parameter(parameter.name, kind, default, required, is_list, input_shape, minimum)
 
 
 def _descriptions(target: Any) -> dict[str, str]:

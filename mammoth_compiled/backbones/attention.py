@@ -1,6 +1,6 @@
 """A CNN with self-attention over the pixels of its feature maps."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.registry import register_backbone
+from mammoth_compiled.signatures import Minimum
 from mammoth_compiled.types import ReturnTypes
 
 
@@ -65,6 +66,8 @@ class AttentionCNN(MammothBackbone):
 
 
 @register_backbone("attention-cnn")
-def attention_cnn(num_classes: int, num_channels: int = 64, in_channels: int = 3) -> AttentionCNN:
+def attention_cnn(
+    num_classes: int, num_channels: Annotated[int, Minimum(1)] = 64, in_channels: int = 3
+) -> AttentionCNN:
     """CNN with self-attention over 1024 and 256 tokens for 32x32 images."""
     return AttentionCNN(num_classes, num_channels, in_channels)

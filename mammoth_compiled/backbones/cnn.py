@@ -1,6 +1,6 @@
 """The small CNN for 32x32 images: two convolutions with pooling and a linear head."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.registry import register_backbone
+from mammoth_compiled.signatures import Minimum
 from mammoth_compiled.types import ReturnTypes
 
 
@@ -41,7 +42,10 @@ class CNN(MammothBackbone):
 
 @register_backbone("cnn")
 def cnn(
-    num_classes: int, num_channels: int = 32, input_size: int = 32, in_channels: int = 3
+    num_classes: int,
+    num_channels: Annotated[int, Minimum(1)] = 32,
+    input_size: int = 32,
+    in_channels: int = 3,
 ) -> CNN:
     """Two-convolution CNN, 32 and 64 channels; 60,362 parameters for 10 classes."""
     return CNN(num_classes, num_channels, input_size, in_channels)
@@ -49,7 +53,10 @@ def cnn(
 
 @register_backbone("cnn-wide")
 def cnn_wide(
-    num_classes: int, num_channels: int = 64, input_size: int = 32, in_channels: int = 3
+    num_classes: int,
+    num_channels: Annotated[int, Minimum(1)] = 64,
+    input_size: int = 32,
+    in_channels: int = 3,
 ) -> CNN:
     """Two-convolution CNN, 64 and 128 channels; 157,578 parameters for 10 classes."""
     return CNN(num_classes, num_channels, input_size, in_channels)

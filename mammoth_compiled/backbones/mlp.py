@@ -7,7 +7,7 @@ from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.registry import register_backbone
-from mammoth_compiled.signatures import InputShape
+from mammoth_compiled.signatures import InputShape, Minimum
 from mammoth_compiled.types import ReturnTypes
 
 
@@ -28,7 +28,7 @@ class MNISTMLP(MammothBackbone):
         self,
         num_classes: int,
         input_size: Annotated[int, InputShape.FLAT] = 28 * 28,
-        hidden_size: int = 100,
+        hidden_size: Annotated[int, Minimum(1)] = 100,
     ) -> None:
         super().__init__()
         self.backbone = nn.Sequential(

@@ -3,7 +3,7 @@
 Source: He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.registry import register_backbone
+from mammoth_compiled.signatures import Minimum
 from mammoth_compiled.types import ReturnTypes
 
 
@@ -92,14 +93,18 @@ class ResNet(MammothBackbone):
 
 
 @register_backbone("resnet18")
-def resnet18(num_classes: int, num_filters: int = 64, in_channels: int = 3) -> ResNet:
+def resnet18(
+    num_classes: int, num_filters: Annotated[int, Minimum(1)] = 64, in_channels: int = 3
+) -> ResNet:
     """ResNet-18 for 32x32 images; 11,173,962 parameters for 10 classes."""
     widths = [num_filters * 2**i for i in range(4)]
     return ResNet(BasicBlock, [2, 2, 2, 2], widths, num_classes, in_channels)
 
 
 @register_backbone("reduced-resnet18")
-def reduced_resnet18(num_classes: int, num_filters: int = 20, in_channels: int = 3) -> ResNet:
+def reduced_resnet18(
+    num_classes: int, num_filters: Annotated[int, Minimum(1)] = 20, in_channels: int = 3
+) -> ResNet:
     """ResNet-18 with 20 filters in the first stage, common in online continual learning."""
     return resnet18(num_classes, num_filters, in_channels)
 
@@ -111,7 +116,9 @@ def resnet32(num_classes: int, in_channels: int = 3) -> ResNet:
 
 
 @register_backbone("resnet50")
-def resnet50(num_classes: int, num_filters: int = 64, in_channels: int = 3) -> ResNet:
+def resnet50(
+    num_classes: int, num_filters: Annotated[int, Minimum(1)] = 64, in_channels: int = 3
+) -> ResNet:
     """ResNet-50 for 32x32 images; 23,520,842 parameters for 10 classes."""
     widths = [num_filters * 2**i for i in range(4)]
     return ResNet(Bottleneck, [3, 4, 6, 3], widths, num_classes, in_channels)

@@ -9,7 +9,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mammoth_compiled.config.parser import Parser
 from mammoth_compiled.config.schema import SECTIONS
-from mammoth_compiled.config.values import boolean, positive_int
+from mammoth_compiled.config.values import (
+    any_int,
+    boolean,
+    finite_float,
+    float_from,
+    int_from,
+    positive_int,
+)
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.registry import Entry, Parameter, backbones, datasets, models
 
@@ -99,7 +106,7 @@ def _parameter_options(parameter: Parameter, from_dataset: bool) -> dict[str, An
     if not required:
         text += f" (default: {default})"
     return {
-        "type": boolean if parameter.type is bool else parameter.type,
+        "type": _converter(parameter),
         "default": None if from_dataset else parameter.default,
         "required": required,
         "nargs": "+" if parameter.is_list else None,
@@ -107,6 +114,14 @@ def _parameter_options(parameter: Parameter, from_dataset: bool) -> dict[str, An
         # Argparse formats help texts with %.
         "help": text.replace("%", "%%") + ".",
     }
+
+
+def _converter(parameter: Parameter) -> Any:
+    if parameter.type is int:
+        return any_int if parameter.minimum is None else int_from(int(parameter.minimum))
+    if parameter.type is float:
+        return finite_float if parameter.minimum is None else float_from(parameter.minimum)
+    return boolean if parameter.type is bool else parameter.type
 
 
 def build_parser(

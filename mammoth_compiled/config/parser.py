@@ -2,16 +2,28 @@
 
 import argparse
 import contextlib
+import os
 from argparse import Action, ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mammoth_compiled.config.values import boolean
-from mammoth_compiled.errors import ConfigError, unknown_name
+import numpy as np
+
+from mammoth_compiled.config.values import (
+    boolean,
+    check_text,
+    comma_list,
+    file_path,
+    non_empty,
+    non_negative_int,
+)
+from mammoth_compiled.errors import ConfigError, shorten, unknown_name
 
 # Actions for which giving a flag twice is a mistake; append, extend and count are not among them.
 _SINGLE = ("store", "store_const", "store_true", "store_false")
+# Converters whose values are texts; a dictionary must not give them numbers.
+_TEXTS = (str, non_empty, comma_list, file_path)
 
 
 class _Group:
@@ -137,7 +149,9 @@ class Parser(ArgumentParser):
                 if name not in self.arguments:
                     raise ConfigError(unknown_name("argument", name, self.arguments, 3))
             values = {name: value for name, value in given.items() if value is not None}
-            return {name: self._convert(name, value) for name, value in values.items()}
+            values = {name: self._convert(name, value) for name, value in values.items()}
+            self._check_values(values)
+            return values
         values, unknown = self.read_known(given)
         if unknown:
             valid = [f"--{name}" for name in self.arguments]
@@ -156,7 +170,25 @@ class Parser(ArgumentParser):
         # Argparse sets no default for what the namespace has already; None means not given.
         names = {*self.arguments, *self.own_defaults}
         args, unknown = self.parse_known_args(list(words), Namespace(**dict.fromkeys(names)))
-        return {name: value for name, value in vars(args).items() if value is not None}, unknown
+        values = {name: value for name, value in vars(args).items() if value is not None}
+        self._check_values(values)
+        return values, unknown
+
+    def _check_values(self, values: Mapping[str, Any]) -> None:
+        """Checks what no argument may be, whatever its own type accepts."""
+        for name, value in values.items():
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(item, float) and item != item:
+                    raise ConfigError(f"argument {self._flag(name)}: must be a number, got nan")
+                if isinstance(item, str):
+                    try:
+                        check_text(item)
+                    except argparse.ArgumentTypeError as error:
+                        raise ConfigError(f"argument {self._flag(name)}: {error}") from None
+
+    def _flag(self, name: str) -> str:
+        action = self.arguments.get(name)
+        return action.option_strings[0] if action and action.option_strings else name
 
     def _reject_repeated(self, words: Iterable[str]) -> None:
         used = Counter(word.split("=")[0] for word in words)
@@ -168,15 +200,33 @@ class Parser(ArgumentParser):
 
     def _convert(self, name: str, value: Any) -> Any:
         """Converts a value, or every value of a list, as the command line converts its text."""
-        action = self.arguments[name]
-        flag = (action.option_strings or [name])[0]
+        action, flag = self.arguments[name], self._flag(name)
         if action.nargs == 0:  # the dictionary holds the value, not whether the flag is given
-            is_boolean = isinstance(action.const, bool)
-            return convert_value(flag, value, boolean) if is_boolean else value
+            if isinstance(action.const, bool):
+                return convert_value(flag, value, boolean)
+            return convert_value(flag, value, non_negative_int) if action.const is None else value
         if action.nargs in ("+", "*") or isinstance(action.nargs, int):
-            values = value if isinstance(value, (list, tuple)) else [value]
+            values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
+            if isinstance(action.nargs, int) and len(values) != action.nargs:
+                raise ConfigError(
+                    f"argument {flag}: expected {action.nargs} values, got {len(values)}"
+                )
+            if action.nargs == "+" and not values:
+                raise ConfigError(f"argument {flag}: expected at least one value")
             return [convert_value(flag, v, action.type, action.choices) for v in values]
         return convert_value(flag, value, action.type, action.choices)
+
+
+def _check_scalar(flag: str, value: Any, convert: Any) -> None:
+    """Raises `ConfigError` for a value of a dictionary that is not a text or a number."""
+    texts = (str, os.PathLike)
+    expected, valid = "a text", texts
+    if convert not in _TEXTS:
+        expected, valid = "one text or number", (*texts, int, float, np.number, np.bool_)
+    if not isinstance(value, valid):
+        raise ConfigError(
+            f"argument {flag}: must be {expected}, got the {type(value).__name__} {shorten(value)}"
+        )
 
 
 def convert_value(flag: str, value: Any, convert: Any, choices: Iterable[Any] | None = None) -> Any:
@@ -191,16 +241,22 @@ def convert_value(flag: str, value: Any, convert: Any, choices: Iterable[Any] | 
     Raises:
         ConfigError: If the value cannot be converted or is not one of the choices.
     """
+    if convert is not None or choices is not None:
+        _check_scalar(flag, value, convert)
     if convert is not None:
         try:
             value = convert(str(value))
         except argparse.ArgumentTypeError as error:
             raise ConfigError(f"argument {flag}: {error}") from None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             kind = getattr(convert, "__name__", repr(convert))
-            raise ConfigError(f"argument {flag}: invalid {kind} value: {str(value)!r}") from None
+            raise ConfigError(
+                f"argument {flag}: invalid {kind} value: {shorten(str(value))}"
+            ) from None
     valid = None if choices is None else list(choices)
     if valid is not None and value not in valid:
         names = ", ".join(map(str, valid))
-        raise ConfigError(f"argument {flag}: invalid choice: {value!r} (choose from {names})")
+        raise ConfigError(
+            f"argument {flag}: invalid choice: {shorten(value)} (choose from {names})"
+        )
     return value

@@ -12,8 +12,8 @@ from mammoth_compiled.config.cli import build_parser, default_backbone
 from mammoth_compiled.config.parser import Parser
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.config.validate import validate
-from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.registry import backbones, datasets, models
+from mammoth_compiled.errors import ConfigError, shorten
+from mammoth_compiled.registry import backbones, datasets, models, normalize_name
 
 
 def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) -> Namespace:
@@ -28,7 +28,9 @@ def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) 
         ConfigError: If an argument is unknown, missing, of the wrong type or out of range.
         RegistryError: If a name is unknown.
     """
-    backbone = _given_backbone(given) or default_backbone(dataset)
+    backbone = _given_backbone(given)
+    if backbone is None:
+        backbone = default_backbone(dataset)
     parser = build_parser(model, dataset, backbone)
     required = {name: action for name, action in parser.arguments.items() if action.required}
     values = parser.read(given)
@@ -39,6 +41,7 @@ def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) 
     }
     method: Any = models[model].target
     source: Any = datasets[dataset].target
+    _reject_other_names(values, names)
     defaults = parser.defaults()
     merged = {
         **defaults,
@@ -60,6 +63,16 @@ def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) 
     args = Namespace(**merged)
     validate(RunConfig.from_namespace(args))
     return args
+
+
+def _reject_other_names(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    for name in ("model", "dataset"):
+        given = values.get(name, names[name])
+        if normalize_name(given) != names[name]:
+            raise ConfigError(
+                f"argument --{name}: {shorten(given)} contradicts the {name} {names[name]!r}, "
+                "which is built: give one of them"
+            )
 
 
 def _given_backbone(given: Mapping[str, Any] | Sequence[str]) -> str | None:

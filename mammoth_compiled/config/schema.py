@@ -10,10 +10,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from mammoth_compiled.config.values import (
+    comma_list,
+    file_path,
+    fraction,
+    non_empty,
     non_negative_float,
     non_negative_int,
     positive_float,
     positive_int,
+    seed_int,
 )
 
 
@@ -31,7 +36,7 @@ def _argument(
     Args:
         default: Its default value.
         help: Its help text.
-        parse: Converts the text of one value; None for strings, booleans and choices.
+        parse: Converts the text of one value; None for booleans and choices.
         metavar: Placeholder of its value in the help.
         required: True if every command line must give it.
     """
@@ -43,10 +48,10 @@ def _argument(
 class ExperimentConfig:
     """What to train, on what, and for how long."""
 
-    model: str = _argument("", "Continual-learning method.", metavar="NAME", required=True)
-    dataset: str = _argument("", "Dataset, a sequence of tasks.", metavar="NAME", required=True)
+    model: str = _argument("", "Continual-learning method.", non_empty, "NAME", required=True)
+    dataset: str = _argument("", "Dataset, a sequence of tasks.", non_empty, "NAME", required=True)
     backbone: str | None = _argument(
-        None, "Network architecture (default: chosen by the dataset).", metavar="NAME"
+        None, "Network architecture (default: chosen by the dataset).", non_empty, "NAME"
     )
     batch_size: int = _argument(
         32, "Training batch size (default: best known, else 32).", positive_int, "N"
@@ -56,7 +61,7 @@ class ExperimentConfig:
     )
     joint: bool = _argument(False, "Train on all tasks jointly (upper bound).")
     seed: int | None = _argument(
-        None, "Seed for all random number generators (default: unseeded).", non_negative_int, "N"
+        None, "Seed for all random number generators (default: unseeded).", seed_int, "N"
     )
     debug_mode: bool = _argument(False, "Stop every epoch after 6 batches.")
 
@@ -70,7 +75,7 @@ class OptimizerConfig:
         0.03, "Learning rate (default: best known, else 0.03).", positive_float, "LR"
     )
     optim_wd: float = _argument(0.0, "Weight decay.", non_negative_float, "WD")
-    optim_mom: float = _argument(0.0, "SGD momentum.", non_negative_float, "M")
+    optim_mom: float = _argument(0.0, "SGD momentum.", fraction, "M")
     optim_nesterov: bool = _argument(False, "Use Nesterov momentum; requires --optim_mom.")
     clip_grad: float | None = _argument(
         None, "Clip the gradient norm to this value (default: no clipping).", positive_float, "NORM"
@@ -91,7 +96,7 @@ class ComputeConfig:
     """Device, precision and compilation."""
 
     device: str | None = _argument(
-        None, "Device: cpu, cuda or cuda:N (default: the first GPU, else cpu)."
+        None, "Device: cpu, cuda or cuda:N (default: the first GPU, else cpu).", non_empty
     )
     compile: Literal["auto", "on", "off"] = _argument(
         "auto", "Compile the backbone; auto: always on a GPU, where it pays off on a CPU."
@@ -122,32 +127,36 @@ class FilesConfig:
     """Where to read data and write checkpoints, exports and results."""
 
     data_dir: str | None = _argument(
-        None, "Directory to read or download datasets (default: ./data).", metavar="DIR"
+        None, "Directory to read or download datasets (default: ./data).", file_path, "DIR"
     )
     savecheck: Literal["task", "last"] | None = _argument(
         None, "Save a checkpoint after every task, or after the last one."
     )
     checkpoint_path: str | None = _argument(
-        None, "Directory to write checkpoints (default: ./data/checkpoints).", metavar="DIR"
+        None, "Directory to write checkpoints (default: ./data/checkpoints).", file_path, "DIR"
     )
-    loadcheck: str | None = _argument(None, "Resume from this checkpoint.", metavar="PATH")
+    loadcheck: str | None = _argument(None, "Resume from this checkpoint.", file_path, "PATH")
     export: str | None = _argument(
-        None, "Export the trained backbone to this directory.", metavar="DIR"
+        None, "Export the trained backbone to this directory.", file_path, "DIR"
     )
     formats: str | None = _argument(
         None,
         "Comma-separated export formats (default: onnx,pt2,safetensors); python -m "
         "mammoth_compiled.export export --help lists them.",
-        metavar="LIST",
+        comma_list,
+        "LIST",
     )
     export_variants: str | None = _argument(
-        None, "Comma-separated smaller ONNX models to export as well: fp16, int8.", metavar="LIST"
+        None,
+        "Comma-separated smaller ONNX models to export as well: fp16, int8.",
+        comma_list,
+        "LIST",
     )
     export_each_task: bool = _argument(
         False, "Export after the first task and update the bundle's weights after every later one."
     )
     results_path: str | None = _argument(
-        None, "Write the results to this JSON file.", metavar="PATH"
+        None, "Write the results to this JSON file.", file_path, "PATH"
     )
 
 

@@ -1,11 +1,13 @@
 """Checks that the arguments of a run fit each other."""
 
-from mammoth_compiled.config.schema import RunConfig
-from mammoth_compiled.device import get_device
-from mammoth_compiled.errors import ConfigError
+import argparse
+import os
+from pathlib import Path
 
-# torch.manual_seed takes a signed 64-bit integer.
-MAX_SEED = 2**63
+from mammoth_compiled.config.schema import RunConfig
+from mammoth_compiled.config.values import file_path
+from mammoth_compiled.device import base_path, get_device
+from mammoth_compiled.errors import ConfigError, shorten
 
 
 def validate(config: RunConfig) -> None:
@@ -15,8 +17,7 @@ def validate(config: RunConfig) -> None:
         ConfigError: If two arguments contradict each other, or the device does not exist.
     """
     optimizer, compute, files = config.optimizer, config.compute, config.files
-    if (config.experiment.seed or 0) >= MAX_SEED:
-        raise ConfigError(f"--seed must be below 2**63, got {config.experiment.seed}")
+    _check_directories(config)
     device = get_device(compute.device)
     if compute.amp == "fp16" and device.type == "cpu":
         raise ConfigError("--amp fp16 needs a GPU; valid on the CPU: off, bf16")
@@ -31,3 +32,27 @@ def validate(config: RunConfig) -> None:
     minibatch_size = config.extra.get("minibatch_size")
     if buffer_size and minibatch_size and minibatch_size > buffer_size:
         raise ConfigError(f"--minibatch_size {minibatch_size} exceeds --buffer_size {buffer_size}")
+
+
+def _check_directories(config: RunConfig) -> None:
+    """Checks that the directory of the data can exist and be read.
+
+    Raises:
+        ConfigError: If not; names the argument or the environment variable that sets it.
+    """
+    if config.files.data_dir is not None:
+        source, text = "--data_dir", config.files.data_dir
+    else:
+        source, text = "environment variable MAMMOTH_BASE_PATH", base_path()
+    try:
+        path = Path(file_path(text)).absolute()
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    try:
+        existing = next(part for part in (path, *path.parents) if part.exists())
+    except OSError as error:
+        raise ConfigError(f"{source} {shorten(text)}: {error.strerror}") from error
+    if not existing.is_dir():
+        raise ConfigError(f"{source} {shorten(text)}: {existing} is not a directory")
+    if not os.access(existing, os.R_OK | os.X_OK):
+        raise ConfigError(f"{source} {shorten(text)}: no permission to read {existing}")

@@ -3,32 +3,64 @@
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
+from mammoth_compiled.errors import shorten
+
 Number = TypeVar("Number", int, float)
+
+# Counts and sizes; larger ones overflow the 32-bit indices of libraries below torch.
+MAX_COUNT = 2**31 - 1
+# torch.manual_seed and tensor sizes take signed 64-bit integers.
+MAX_INT64 = 2**63 - 1
+# Limits of Linux file systems, in bytes.
+MAX_FILE_NAME = 255
+MAX_PATH = 4095
 
 _BOOLEANS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
-def _in_range(
-    kind: type[Number], is_valid: Callable[[Number], bool], expected: str
+def _number(
+    kind: type[Number],
+    is_valid: Callable[[Number], bool],
+    expected: str,
+    maximum: float = math.inf,
 ) -> Callable[[str], Number]:
     def convert(text: str) -> Number:
         value = None
-        with contextlib.suppress(ValueError):
-            value = kind(text)
+        # Python also reads 1_000 and digits of other scripts, which are typing errors here.
+        if text.isascii() and "_" not in text:
+            with contextlib.suppress(ValueError):
+                value = kind(text)
         if value is None or not is_valid(value):
-            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {shorten(text)}")
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"must be at most {maximum:,}, got {shorten(text)}")
         return value
 
     return convert
 
 
-positive_int = _in_range(int, lambda value: value >= 1, "an integer >= 1")
-non_negative_int = _in_range(int, lambda value: value >= 0, "an integer >= 0")
-positive_float = _in_range(float, lambda value: 0 < value < math.inf, "a number > 0")
-non_negative_float = _in_range(float, lambda value: 0 <= value < math.inf, "a number >= 0")
+def int_from(minimum: int) -> Callable[[str], int]:
+    """Returns a converter to integers that are at least `minimum` and at most 2**31 - 1."""
+    return _number(int, lambda value: value >= minimum, f"an integer >= {minimum}", MAX_COUNT)
+
+
+def float_from(minimum: float) -> Callable[[str], float]:
+    """Returns a converter to finite numbers that are at least `minimum`."""
+    return _number(float, lambda value: minimum <= value < math.inf, f"a number >= {minimum:g}")
+
+
+positive_int = int_from(1)
+non_negative_int = int_from(0)
+seed_int = _number(int, lambda value: value >= 0, "an integer >= 0", MAX_INT64)
+any_int = _number(int, lambda value: value >= -MAX_INT64, "an integer", MAX_INT64)
+positive_float = _number(float, lambda value: 0 < value < math.inf, "a number > 0")
+non_negative_float = float_from(0)
+finite_float = _number(float, math.isfinite, "a finite number")
+fraction = _number(float, lambda value: 0 <= value < 1, "a number >= 0 and below 1")
 
 
 def boolean(text: str) -> bool:
@@ -39,5 +71,64 @@ def boolean(text: str) -> bool:
     """
     value = _BOOLEANS.get(text.lower())
     if value is None:
-        raise argparse.ArgumentTypeError(f"must be 0 or 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 0 or 1, got {shorten(text)}")
     return value
+
+
+def non_empty(text: str) -> str:
+    """Checks that a text is not empty.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty; leave the argument out instead")
+    return text
+
+
+def comma_list(text: str) -> str:
+    """Checks comma-separated names.
+
+    Raises:
+        argparse.ArgumentTypeError: If there is none, one is empty or one is given twice.
+    """
+    items = [item.strip() for item in non_empty(text).split(",")]
+    if not all(items):
+        raise argparse.ArgumentTypeError(f"has an empty item, got {shorten(text)}: remove a comma")
+    if len(set(items)) < len(items):
+        raise argparse.ArgumentTypeError(f"names an item twice, got {shorten(text)}")
+    return text
+
+
+def file_path(text: str) -> str:
+    """Checks that a file or directory may have this path; it need not exist.
+
+    Raises:
+        argparse.ArgumentTypeError: If the path is empty, too long for the file system, or not valid
+            UTF-8, which the JSON and ONNX files of a run could not name.
+    """
+    encoded = os.fsencode(check_text(non_empty(text)))
+    longest = max(len(part) for part in encoded.split(b"/"))
+    if longest > MAX_FILE_NAME or len(encoded) > MAX_PATH:
+        raise argparse.ArgumentTypeError(
+            f"is too long for a path ({len(encoded):,} bytes): at most {MAX_FILE_NAME} bytes per "
+            f"name and {MAX_PATH:,} in all"
+        )
+    return text
+
+
+def check_text(text: str) -> str:
+    """Returns a text unchanged.
+
+    Raises:
+        argparse.ArgumentTypeError: If it contains a null byte or bytes that are not valid UTF-8.
+    """
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"contains a null byte, got {shorten(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"is not valid UTF-8, got {shorten(text)}: rename it"
+        ) from None
+    return text

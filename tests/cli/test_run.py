@@ -424,14 +424,14 @@ def test_error_as_a_module(run_python):
         (("--model", "sgd", *TINY, "--backbone", "needs-depth"), "--depth is required"),
         (
             ("--model", "sgd", *TINY, "--backbone", "needs-depth", "--depth", "x"),
-            "invalid int value: 'x'",
+            "must be an integer, got 'x'",
         ),
         (
             ("--model", "sgd", *TINY, "--backbone", "flat-net", "--width", -3),
             "backbone 'flat-net' (plugin.flat_net) could not be built with {'width': -3",
         ),
         (("--model", "sgd", "--model", "er", *TINY), "argument --model is given 2 times"),
-        (("--model", "sgd", "--dataset", "seq-noise", "--seed", 2**63), "--seed must be below"),
+        (("--model", "sgd", "--dataset", "seq-noise", "--seed", 2**63), "--seed: must be at most"),
         (("--model", "sgd", *TINY, "--backbone", "liar"), "returnt='both' must be the tuple"),
         (("--model", "sgd", *TINY, "--backbone", "five-classes"), "must have shape [B, 4]"),
         (("--model", "sgd", *TINY, "--loadcheck", "nowhere.pt"), "no checkpoint at nowhere.pt"),

@@ -17,8 +17,8 @@ PACKAGE = "mammoth_compiled"
 
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
-    {"types", "errors", "kernels", "console", "exit_codes"},
-    {"files", "signatures", "startup"},
+    {"types", "errors", "kernels", "exit_codes"},
+    {"console", "files", "memory", "signatures", "startup"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"results"},
     {"config"},
