@@ -11,6 +11,11 @@ import torch
 from mammoth_compiled.errors import ConfigError
 
 
+def default_device() -> torch.device:
+    """Returns the device of a run that names none: the first GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def get_device(name: str | None = None) -> torch.device:
     """Returns a device by name.
 
@@ -25,7 +30,7 @@ def get_device(name: str | None = None) -> torch.device:
         device(type='cpu')
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return default_device()
     available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     try:
         device = torch.device(name)

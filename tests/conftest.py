@@ -71,6 +71,16 @@ def _isolated(monkeypatch, tmp_path):
 
 
 @pytest.fixture(autouse=True)
+def _runs_on_cpu(request, monkeypatch):
+    """Lets runs use the CPU unless they name a device, also on a machine with a GPU.
+
+    What a GPU does differently is the subject of the tests marked `gpu`.
+    """
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr("mammoth_compiled.device.default_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
 def _registries():
     """Undoes what a test registers."""
     with models.restored(), datasets.restored(), backbones.restored():

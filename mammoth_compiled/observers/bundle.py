@@ -73,7 +73,7 @@ class BundleExporter(Observer):
             f"bundle after task {run.task + 1}: {action} in "
             f"{time.perf_counter() - started:.1f} s, {len(models)} models, "
             f"{len(manifest.info.classes_seen)} of {manifest.info.num_classes} classes seen, "
-            f"off by {worst:.1e}" + ("" if accuracy is None else f", Class-IL {accuracy:.2%}")
+            f"max error {worst:.1e}" + ("" if accuracy is None else f", Class-IL {accuracy:.2%}")
         )
 
     def end_run(self, run: Run) -> None:

@@ -9,6 +9,7 @@ import torch
 from mammoth_compiled import base_path, get_device
 from mammoth_compiled.device import (
     computes_bf16,
+    default_device,
     keep_freed_memory,
     random_state,
     set_random_state,
@@ -22,7 +23,8 @@ def draw():
 
 
 def test_default_device():
-    assert get_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert get_device() == torch.device("cpu")  # as tests that are not for a GPU expect
 
 
 def test_device_by_name():
