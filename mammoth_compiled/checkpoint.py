@@ -1,5 +1,6 @@
 """The checkpoint file: written atomically, and read without running code."""
 
+import hashlib
 import io
 import pickle
 import zipfile
@@ -8,13 +9,16 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.checkpoint_schema import check_checkpoint
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.files import write_atomically
 
 FORMAT = "mammoth_compiled checkpoint"
 VERSION = 2
-# Required entries; `mammoth_compiled.engine.resume` defines their contents.
-KEYS = ("net", "backbone", "data", "model", "random", "args", "results", "tasks_done", "compute")
+# The file ends with the SHA-256 of all bytes before it, as the comment of its zip archive:
+# `torch.load` reads the file as well.
+CHECKSUM_LABEL = b"sha256:"
+CHECKSUM_SIZE = 64
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
@@ -22,18 +26,42 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
 
     Args:
         path: The file.
-        content: The entries named in `KEYS`: tensors, numbers, strings, lists and dictionaries.
+        content: The entries of `checkpoint_schema.CHECKPOINT`.
 
     Returns:
         The path of the file.
 
     Raises:
+        CheckpointError: If an entry violates the schema.
         MammothError: If the file cannot be written. An old file is unchanged.
     """
+    try:
+        check_checkpoint(content)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} cannot be saved, because it could not be read: {error}"
+        ) from error
     stream = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, stream)
-    write_atomically(Path(path), stream.getvalue())
+    write_atomically(Path(path), add_checksum(stream.getvalue()))
     return Path(path)
+
+
+def add_checksum(archive: bytes) -> bytes:
+    """Returns a zip archive without a comment with its checksum as the comment."""
+    size = len(CHECKSUM_LABEL) + CHECKSUM_SIZE
+    # The last two bytes of an archive are the length of its comment.
+    body = archive[:-2] + size.to_bytes(2, "little") + CHECKSUM_LABEL
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def _has_checksum(content: bytes) -> bool:
+    return content[:-CHECKSUM_SIZE].endswith(CHECKSUM_LABEL)
+
+
+def _is_intact(content: bytes) -> bool:
+    digest = hashlib.sha256(memoryview(content)[:-CHECKSUM_SIZE]).hexdigest()
+    return digest.encode() == content[-CHECKSUM_SIZE:]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -43,38 +71,65 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        The entries named in `KEYS`.
+        The entries of `checkpoint_schema.CHECKPOINT`.
 
     Raises:
         CheckpointError: If the file is missing, damaged, contains pickled code, is not a
-            checkpoint, or has another version.
+            checkpoint, has another version, or violates the schema; says which field.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: --savecheck task|last writes one")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} is truncated or not a checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    # Before anything else reads the contents.
+    if _has_checksum(raw) and not _is_intact(raw):
+        raise CheckpointError(f"{path} is damaged: its checksum does not match its contents")
+    if not _is_archive(raw):
+        raise CheckpointError(f"{path} is truncated or not a checkpoint")
+    content = _load(path, raw)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of mammoth_compiled")
+    _check_version(path, content.get("version"))
+    if not _has_checksum(raw):
+        raise CheckpointError(f"{path} is damaged: it has no checksum")
+    try:
+        check_checkpoint(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is not a valid checkpoint: {error}") from error
+    return content
+
+
+def _is_archive(content: bytes) -> bool:
+    try:
+        return zipfile.is_zipfile(io.BytesIO(content))
+    except zipfile.BadZipFile:
+        return False
+
+
+def _load(path: Path, raw: bytes) -> Any:
+    try:
+        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} contains pickled code, which is not run: use a file written by --savecheck"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of mammoth_compiled")
-    if content["version"] > VERSION:
+
+
+def _check_version(path: Path, version: Any) -> None:
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise CheckpointError(f"{path} is not a valid checkpoint: version must be an integer")
+    if version > VERSION:
         raise CheckpointError(
-            f"{path} has version {content['version']}, but this release reads version {VERSION}: "
+            f"{path} has version {version}, but this release reads version {VERSION}: "
             "update mammoth_compiled"
         )
-    if content["version"] < VERSION:
+    if version < VERSION:
         raise CheckpointError(
-            f"{path} was written by an earlier release (version {content['version']}, this release "
+            f"{path} was written by an earlier release (version {version}, this release "
             f"reads {VERSION}): load it with that release"
         )
-    missing = [key for key in KEYS if key not in content]
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
-    return content

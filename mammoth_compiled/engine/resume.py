@@ -8,7 +8,7 @@ from mammoth_compiled.config import RunConfig
 from mammoth_compiled.device import base_path, random_state, set_random_state
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.errors import CheckpointError
-from mammoth_compiled.models.state import model_state, restore_model
+from mammoth_compiled.models.state import load_weights, model_state, restore_model
 from mammoth_compiled.registry import backbones
 from mammoth_compiled.results import plain_arguments
 
@@ -77,7 +77,7 @@ def resume(run: Run, path: str) -> None:
     saved = read_checkpoint(path)
     _check_same_kind(run, path, saved)
     try:
-        run.model.net.load_state_dict(saved["net"])
+        load_weights(run.model.net, saved["net"])
     except RuntimeError as error:
         raise CheckpointError(
             f"{path} does not fit backbone {run.config.experiment.backbone!r} as built here: "

@@ -71,12 +71,14 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
             if getattr(model, part, None) is None and saved["like_net"]:
                 setattr(model, part, copy.deepcopy(model.net))
             module = getattr(model, part)
-            module.load_state_dict(saved["state"])
+            load_weights(module, saved["state"])
             module.train(saved["training"])
             _freeze(module, saved["frozen"])
         for part, saved in state["parameters"].items():
+            parameter = getattr(model, part)
+            _check_dtype(part, saved, parameter)
             with torch.no_grad():
-                getattr(model, part).copy_(saved)
+                parameter.copy_(saved)
         for part, saved in state["tensors"].items():
             model.register_buffer(part, saved.to(model.device))
         for part, saved in state["values"].items():
@@ -87,10 +89,27 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
         _freeze(model.net, state["frozen"])
         model.opt.load_state_dict(state["optimizer"])
         model.scaler.load_state_dict(state["scaler"])
-    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit {type(model).__name__}.{part}: {error}"
         ) from error
+
+
+def load_weights(module: nn.Module, state: dict[str, Any]) -> None:
+    """Loads a state dict into a module; `load_state_dict` alone would convert other dtypes.
+
+    Raises:
+        RuntimeError: If names, shapes or dtypes differ.
+    """
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, torch.Tensor) and name in state:
+            _check_dtype(name, state[name], tensor)
+    module.load_state_dict(state)
+
+
+def _check_dtype(name: str, saved: torch.Tensor, own: torch.Tensor) -> None:
+    if saved.dtype != own.dtype:
+        raise RuntimeError(f"{name} is {saved.dtype}, but must be {own.dtype}")
 
 
 def _detached(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """python -m mammoth_compiled.export: export, update, and one-line errors."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mammoth_compiled.checkpoint import KEYS, write_checkpoint
+from mammoth_compiled.checkpoint import FORMAT, VERSION, add_checksum
+from mammoth_compiled.device import random_state
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import __main__ as command
 from mammoth_compiled.export import load_bundle
@@ -52,12 +54,31 @@ def plugged(width: int = 4):
 
 
 def checkpoint(path, net, name="cnn", arguments=ARGUMENTS, **changes):
-    content = dict.fromkeys(KEYS, 0) | {
+    measured = "class_il task_il loss train_s compile_s eval_s train_images"
+    parts = "scaler parameters tensors modules buffers values"
+    content = {
         "net": net.state_dict(),
         "backbone": {"name": name, "arguments": arguments},
         "data": DATA,
+        "model": {
+            "name": "sgd",
+            "state": {
+                "optimizer": {"state": {}, "param_groups": []},
+                "frozen": [],
+                "left_out": [],
+                **{part: {} for part in parts.split()},
+            },
+        },
+        "random": random_state(),
+        "args": {},
+        "results": {"notes": {}, **{name: [] for name in measured.split()}},
+        "tasks_done": 0,
+        "compute": {"compile": False, "full_batch": 0, "undeclared": [], "steps_with": {}},
     }
-    return str(write_checkpoint(path / "last.pt", content | changes))
+    stream = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **content, **changes}, stream)
+    (path / "last.pt").write_bytes(add_checksum(stream.getvalue()))
+    return str(path / "last.pt")
 
 
 def build():
@@ -189,8 +210,8 @@ def test_import_registers_user_backbones(tmp_path, capsys, monkeypatch):
         ({"arguments": ARGUMENTS | {"num_channels": 3}}, "do not fit backbone 'cnn'"),
         ({"arguments": {"depth": 3}}, "do not fit backbone 'cnn'"),
         ({"name": "cnm"}, "unknown backbone 'cnm'. Did you mean 'cnn'?"),
-        ({"data": {"name": "seq-digits"}}, "does not describe its backbone (KeyError"),
-        ({"backbone": {"name": "cnn"}}, "does not describe its backbone (KeyError: 'arguments')"),
+        ({"data": {"name": "seq-digits"}}, "lacks data.input_shape, data.mean"),
+        ({"backbone": {"name": "cnn"}}, "lacks backbone.arguments"),
         ({"data": DATA | {"num_classes": 5}}, "do not fit backbone 'cnn'"),
         ({"data": DATA | {"input_shape": [3, 8, 8]}}, "returns no logits"),
     ],

@@ -18,7 +18,7 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes"},
-    {"console", "files", "memory", "signatures", "startup"},
+    {"console", "files", "memory", "signatures", "startup", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"results"},
     {"config"},
