@@ -10,12 +10,11 @@ from typing import Any
 from mammoth_compiled.config import Parser, RunConfig, resolve
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
 from mammoth_compiled.console import begin_output, discard_output, output_failure, say
-from mammoth_compiled.engine import Observer
 from mammoth_compiled.engine.explain import explain_backbone
 from mammoth_compiled.engine.interruption import signals_end_process
 from mammoth_compiled.errors import ConfigError, MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
-from mammoth_compiled.observers import BundleExporter, FinalTable, ResultsWriter, RunSummary
+from mammoth_compiled.observers import command_line_observers
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import datasets, models
 from mammoth_compiled.runner import build
@@ -74,24 +73,9 @@ def _resolve(parts: Mapping[str, str | None], rest: list[str]) -> Namespace:
 
 def _train(args: Namespace) -> int:
     # Before the model is built: an observer raises at once if it cannot write its output.
-    observers = _observers(RunConfig.from_namespace(args))
+    observers = command_line_observers(RunConfig.from_namespace(args))
     results = train(*build(args), observers=observers)
     return INTERRUPTED if results.interrupted else SUCCESS
-
-
-def _observers(config: RunConfig) -> list[Observer]:
-    """Returns the observers that the arguments ask for, in the order of their output."""
-    files = config.files
-    observers: list[Observer] = [FinalTable()]
-    if files.results_path:
-        observers.append(ResultsWriter(files.results_path))
-    if files.export:
-        observers.append(
-            BundleExporter(
-                files.export, files.formats, files.export_variants, files.export_each_task
-            )
-        )
-    return [*observers, RunSummary()]
 
 
 def main() -> None:

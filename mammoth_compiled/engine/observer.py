@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, ClassVar
 
 import torch
 
@@ -61,6 +62,13 @@ class Observer:
     An observer must not change the run and must not cause host syncs while a task is trained: read
     no tensor of the model in `end_step`, use the losses of `read_losses`.
 
+    A run includes every subclass whose `from_config` returns an observer. So a module with a
+    subclass adds an observer to the package, and a file with one to a run, by `--import`.
+
+    Attributes:
+        ORDER: Observers are notified from low to high numbers.
+        COMMAND_LINE_ONLY: True to leave it out of runs that `train` starts from Python.
+
     Example:
         >>> from mammoth_compiled.engine.observer import Observer
         >>> class LossHistory(Observer):
@@ -70,6 +78,18 @@ class Observer:
         ...     def read_losses(self, run, losses):
         ...         self.losses += losses
     """
+
+    ORDER: ClassVar[int] = 50
+    COMMAND_LINE_ONLY: ClassVar[bool] = False
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> "Observer | None":
+        """Returns an observer if the arguments of a run ask for it, else None (the default).
+
+        Args:
+            config: All arguments.
+        """
+        return None
 
     def begin_run(self, run: Run) -> None:
         """Called before the first task, after a checkpoint was loaded."""
@@ -119,7 +139,11 @@ class Observer:
         """Called last, also after an error: release files and the terminal here."""
 
 
-HOOKS = tuple(name for name in vars(Observer) if not name.startswith("_"))
+HOOKS = tuple(
+    name
+    for name, value in vars(Observer).items()
+    if isinstance(value, FunctionType) and not name.startswith("_")
+)
 
 
 class Observers:

@@ -2,10 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.device import random_state, set_random_state
@@ -37,6 +38,17 @@ class BundleExporter(Observer):
         ExportError: If the directory contains other files or cannot be written, a format or a
             variant is unknown, or a package that a format needs is missing.
     """
+
+    ORDER: ClassVar[int] = 80
+    COMMAND_LINE_ONLY: ClassVar[bool] = True
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for `--export`."""
+        files = config.files
+        if not files.export:
+            return None
+        return cls(files.export, files.formats, files.export_variants, files.export_each_task)
 
     def __init__(
         self,

@@ -1,7 +1,9 @@
 """CheckpointWriter: saves the run after each task, or after the last one."""
 
 from contextlib import ExitStack
+from typing import ClassVar
 
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.resume import checkpoint_path, save
@@ -17,6 +19,13 @@ class CheckpointWriter(Observer):
         when: "task" for one after each task, "last" for one after the last, or after the task in
             which the run is interrupted.
     """
+
+    ORDER: ClassVar[int] = 10
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for `--savecheck`."""
+        return cls(config.files.savecheck) if config.files.savecheck else None
 
     def __init__(self, when: str) -> None:
         self.when = when

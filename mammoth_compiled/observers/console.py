@@ -1,7 +1,9 @@
 """Console: one line for each event of a run."""
 
 import time
+from typing import ClassVar
 
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.metrics import average
@@ -10,6 +12,13 @@ from mammoth_compiled.types import Evaluation
 
 class Console(Observer):
     """Prints what is decided, the accuracy after each task, and how steps were computed."""
+
+    ORDER: ClassVar[int] = 0
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for every run."""
+        return cls()
 
     def begin_run(self, run: Run) -> None:
         """Prints what a resumed run continues from."""
@@ -60,6 +69,14 @@ class RunSummary(Observer):
     The total time counts from the construction of the observer.
     """
 
+    ORDER: ClassVar[int] = 90
+    COMMAND_LINE_ONLY: ClassVar[bool] = True
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for every run from the command line."""
+        return cls()
+
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
@@ -89,6 +106,14 @@ class RunSummary(Observer):
 
 class FinalTable(Observer):
     """Prints the accuracy matrix when the run ends or is interrupted."""
+
+    ORDER: ClassVar[int] = 60
+    COMMAND_LINE_ONLY: ClassVar[bool] = True
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for every run from the command line."""
+        return cls()
 
     def end_run(self, run: Run) -> None:
         """Prints the table, one row per task."""

@@ -1,11 +1,12 @@
 """ProgressBar: epochs and steps of the current task, on a terminal or in a notebook."""
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tqdm.auto import tqdm
 
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.types import Evaluation
 
@@ -17,6 +18,13 @@ def is_interactive() -> bool:
 
 class ProgressBar(Observer):
     """Shows a bar with the loss read last, the learning rate and the model's `pbar_suffix`."""
+
+    ORDER: ClassVar[int] = 20
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one if someone watches."""
+        return cls() if is_interactive() else None
 
     def __init__(self) -> None:
         self._bar: Any = None

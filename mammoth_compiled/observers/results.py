@@ -2,7 +2,9 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
+from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.files import check_writable, lock
@@ -17,6 +19,14 @@ class ResultsWriter(Observer):
     Raises:
         MammothError: If the file cannot be written.
     """
+
+    ORDER: ClassVar[int] = 70
+    COMMAND_LINE_ONLY: ClassVar[bool] = True
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for `--results_path`."""
+        return cls(config.files.results_path) if config.files.results_path else None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

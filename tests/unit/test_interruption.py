@@ -11,7 +11,8 @@ from mammoth_compiled.engine.interruption import SIGNALS, end_process, signals_e
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import lock
-from mammoth_compiled.observers import ResultsWriter, checkpoint
+from mammoth_compiled.observers import checkpoint
+from mammoth_compiled.observers.results import ResultsWriter
 from mammoth_compiled.startup import is_command_line
 
 

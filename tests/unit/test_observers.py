@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from mammoth_compiled import load_runner, train
-from mammoth_compiled.engine import Observer
+from mammoth_compiled.config.schema import FilesConfig, RunConfig
+from mammoth_compiled.engine import Observer, run_tasks
 from mammoth_compiled.engine.observer import HOOKS
 from mammoth_compiled.errors import ConfigError, MammothError, TrainingError
-from mammoth_compiled.observers import ProgressBar, ResultsWriter
+from mammoth_compiled.observers import command_line_observers, default_observers, observer_classes
+from mammoth_compiled.observers.progress import ProgressBar
+from mammoth_compiled.observers.results import ResultsWriter
 
 
 class Recorder(Observer):
@@ -103,6 +106,65 @@ def test_observers_change_no_numbers(runner):
     watched = train(*runner(), observers=[Recorder(), ProgressBar()])
     assert watched.loss == plain.loss
     assert watched.class_il == plain.class_il
+
+
+def every_observer(tmp_path):
+    """Returns the observers of the package, with arguments that ask for all of them."""
+    files = FilesConfig(
+        savecheck="task",
+        checkpoint_path=str(tmp_path),
+        results_path=str(tmp_path / "results.json"),
+        export=str(tmp_path / "bundle"),
+        formats="safetensors",
+        export_each_task=True,
+    )
+    config = RunConfig(files=files)
+    return [*default_observers(config), *command_line_observers(config)]
+
+
+def test_every_observer_of_the_package_changes_no_numbers(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr("mammoth_compiled.observers.progress.is_interactive", lambda: True)
+    observers = every_observer(tmp_path)
+    classes = [cls for cls in observer_classes() if cls.__module__.startswith("mammoth_compiled.")]
+    assert {type(observer) for observer in observers} == {
+        cls for cls in classes if cls.from_config.__func__ is not Observer.from_config.__func__
+    }
+    plain = train(*runner())
+    model, dataset = runner()
+    config = RunConfig.from_namespace(model.args)
+    watched = run_tasks(model, dataset, config, observers)
+    assert watched.loss == plain.loss
+    assert watched.class_il == plain.class_il
+    assert (tmp_path / "results.json").exists()
+    assert (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_an_observer_that_the_arguments_ask_for_is_added(runner):
+    class Asked(Observer):
+        seen = ()
+
+        @classmethod
+        def from_config(cls, config):
+            return cls() if config.experiment.n_epochs == 3 else None
+
+        def end_task(self, run, evaluation):
+            Asked.seen += (run.task,)
+
+    train(*runner(n_epochs=2))
+    assert Asked.seen == ()
+    train(*runner(n_epochs=3))
+    assert Asked.seen == (0, 1, 2)
+
+
+def test_a_class_defined_again_replaces_the_first():
+    def define():
+        class Again(Observer):
+            pass
+
+        return Again
+
+    kept = [define(), define()]
+    assert [cls for cls in observer_classes() if cls.__name__ == "Again"] == kept[1:]
 
 
 def test_what_is_not_an_observer_is_refused(runner):
