@@ -1,8 +1,8 @@
-"""A GPU on paper, and graphs as torch.export makes them."""
+"""A fake GPU, and graphs of torch.export."""
 
 import pytest
 import torch
-from gpu_on_paper import Gpu
+from fake_gpu import Gpu
 from torch.export import Dim
 
 from mammoth_compiled.compiler import autotune
@@ -13,10 +13,10 @@ from mammoth_compiled.kernels.runtime import device as kernel_device
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU for graphs only; see `gpu_on_paper`."""
+    """A fake GPU; see `fake_gpu`."""
     gpu = Gpu()
-    # Strict float32 has no kernel for attention. For the kernels only: on some CPUs the setting of
-    # torch changes the numbers, too.
+    # Attention has no kernel for strict float32. The setting of torch would also change results on
+    # some CPUs.
     monkeypatch.setattr(attention_op, "input_precision", gpu.input_precision)
     monkeypatch.setattr(attention_cases, "input_precision", gpu.input_precision)
     monkeypatch.setattr(kernel_device, "supports_triton", lambda device: device.type == "cuda")
@@ -26,7 +26,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def exported():
-    """Returns a function that captures a net in eval mode, for any batch if it takes any."""
+    """Returns a function that exports a net in eval mode with a dynamic batch."""
 
     def capture(net, images):
         with torch.no_grad():

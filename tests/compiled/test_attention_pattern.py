@@ -1,4 +1,4 @@
-"""Attention written out: every spelling is replaced, look-alikes are left alone, numbers stay."""
+"""Attention written out: every spelling is replaced, lookalikes are left alone."""
 
 import copy
 
@@ -15,7 +15,7 @@ B, H, N, D = 2, 2, 6, 4
 
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch):
-    """Lets the pattern take short sequences, which it leaves alone for speed."""
+    """Lets the pattern replace short sequences, which are faster unfused."""
     monkeypatch.setattr(op, "MIN_CPU_TOKENS", 2)
     torch._dynamo.reset()
     yield
@@ -124,7 +124,7 @@ def test_every_spelling_is_replaced_after_export(exported, spelling):
     assert [match.reason for match in matches] == [""]
 
 
-# What looks alike but is something else, or what the fused form cannot do.
+# Graphs that resemble attention but compute something else or do not support the fused form.
 LEFT_ALONE = {
     "softmax over the queries": lambda m, q, k, v: (q @ k.mT).softmax(1) @ v,
     "masked": lambda m, q, k, v: (q @ k.mT + torch.ones(N, N).tril()).softmax(-1) @ v,
@@ -149,14 +149,14 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)
-def test_look_alikes_keep_their_numbers(name):
+def test_lookalikes_compute_the_same(name):
     matches = replaced(LEFT_ALONE[name], torch.randn(B, N, D))
     assert all(match.reason for match in matches)
 
 
-# torch.export follows the value that was changed: to it this is a factor like any other.
+# torch.export tracks the mutated value, so that there this is a factor like any other.
 @pytest.mark.parametrize("name", [n for n in LEFT_ALONE if n != "scores changed in place"])
-def test_look_alikes_are_left_alone_after_export(exported, name):
+def test_lookalikes_are_left_alone_after_export(exported, name):
     x = torch.randn(B, N, D)
     matches = replaced_after_export(exported, LEFT_ALONE[name], x)
     reasons = [match.reason for match in replaced(LEFT_ALONE[name], x)]
@@ -171,7 +171,7 @@ def test_scores_changed_in_place_are_scaled_after_export(exported):
 
 
 @pytest.mark.parametrize("method", ["mT", "transpose"])
-def test_transposed_values_keep_their_numbers(method):
+def test_transposed_values_compute_the_same(method):
     def formula(m, q, k, v):
         values = v[:, :D].mT if method == "mT" else v[:, :D].transpose(1, 2)
         return (q @ k[:, :D].mT).softmax(-1) @ values
@@ -179,7 +179,7 @@ def test_transposed_values_keep_their_numbers(method):
     replaced(formula, torch.randn(B, N, D))
 
 
-def test_keys_shared_by_heads_keep_their_numbers():
+def test_keys_shared_by_heads_compute_the_same():
     # Multi-query attention: one key and value head for all query heads.
     replaced(lambda m, q, k, v: (q @ k[:, :1].mT).softmax(-1) @ v, torch.randn(B, H, N, D))
     replaced(lambda m, q, k, v: (q @ k[:, :1].mT).softmax(-1) @ v[:, :1], torch.randn(B, H, N, D))

@@ -38,7 +38,7 @@ class Case(TuningCase):
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """A GPU on paper: `shipped` is its table, `times` are measurements, `measured` logs them."""
+    """A fake GPU: `shipped` is its table, `times` are measurements, `measured` logs them."""
 
     class Gpu:
         def __init__(self):

@@ -1,4 +1,4 @@
-"""The backend "mammoth" through Inductor: found by name, and near eager over a whole run."""
+"""The backend "mammoth": registration, caches, and results close to eager over a whole run."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from mammoth_compiled.registry import backbones
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
-    # A cache of its own: a kernel compiled before would prove nothing.
+    # A new cache, since code compiled earlier would prove nothing.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
     yield
@@ -49,9 +49,9 @@ def test_cnn_equals_eager_forward_and_backward():
 
 
 @pytest.mark.slow
-def test_a_compiled_run_follows_eager(tiny):
+def test_compiled_run_follows_eager(tiny):
     args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "lr": 0.02}
-    # Without dropout: Inductor draws other masks than eager.
+    # Without dropout, for which Inductor draws other masks than eager mode.
     args |= {"backbone": "cnn", "input_size": 8, "num_channels": 4, "buffer_size": 20}
     eager = train(*load_runner("er", "seq-tiny", {**args, "compile": "off"}))
     model, dataset = load_runner("er", "seq-tiny", {**args, "compile": "on"})
@@ -78,7 +78,7 @@ print(counters["aot_autograd"]["autograd_cache_hit"], counters["inductor"]["fxgr
 
 
 @pytest.mark.slow
-def test_the_next_process_finds_the_graphs_and_not_those_of_stock(run_python, tmp_path):
+def test_next_process_reuses_our_graphs_but_not_those_of_inductor(run_python, tmp_path):
     cache = str(tmp_path / "inductor")
 
     def hits(backend):

@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from gpu_on_paper import READS
+from fake_gpu import READS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 

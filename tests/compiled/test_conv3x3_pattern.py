@@ -1,4 +1,4 @@
-"""3x3 convolutions on a CPU: which are replaced in compiled graphs, and that numbers stay."""
+"""3x3 convolutions on a CPU: which ones are replaced in compiled graphs, and their results."""
 
 import copy
 from collections import Counter
@@ -40,7 +40,7 @@ def calls(monkeypatch):
 
 
 class Residual(nn.Module):
-    """A residual block, and a `view` that eager would refuse of a channels-last result."""
+    """A residual block, and a `view` that eager mode refuses for channels-last tensors."""
 
     def __init__(self, bias=False, flat=True, **settings):
         super().__init__()
@@ -58,8 +58,8 @@ class Residual(nn.Module):
         return y.view(len(y), -1) if self.flat else y
 
 
-def assert_same_numbers(net, images, **options):
-    """Compares value and gradients of a compiled network with eager's; returns it, compiled."""
+def assert_same_results(net, images, **options):
+    """Compares value and gradients of a compiled network with eager mode; returns it, compiled."""
     other = copy.deepcopy(net)
     compiled = torch.compile(net, backend="mammoth", **options)
     one, two = images.clone().requires_grad_(), images.clone().requires_grad_()
@@ -84,10 +84,10 @@ ALL = {"conv3x3": 4, "conv3x3_weight_grad": 2}  # an input gradient is a convolu
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
 def test_forward_and_backward(calls, bias, layout):
-    # Of a result in channels-last eager cannot make a view either.
+    # Eager mode cannot view a channels-last tensor either.
     net = Residual(bias, flat=layout == "contiguous_format")
     images = torch.randn(3, CHANNELS, 6, 7).contiguous(memory_format=getattr(torch, layout))
-    compiled = assert_same_numbers(net, images)
+    compiled = assert_same_results(net, images)
     assert calls == ALL
     calls.clear()
     with torch.no_grad():
@@ -96,9 +96,9 @@ def test_forward_and_backward(calls, bias, layout):
 
 
 @pytest.mark.slow
-def test_with_sizes_left_open(calls):
+def test_dynamic_sizes(calls):
     net = Residual()
-    compiled = assert_same_numbers(net, torch.randn(3, CHANNELS, 6, 6), dynamic=True)
+    compiled = assert_same_results(net, torch.randn(3, CHANNELS, 6, 6), dynamic=True)
     assert compiled(torch.randn(5, CHANNELS, 8, 8)).shape == (5, CHANNELS * 64)
 
 
@@ -107,7 +107,7 @@ def test_frozen_weights_get_no_gradient(calls):
     net = Residual(bias=True)
     net.conv2.requires_grad_(False)
     net.conv1.bias.requires_grad_(False)
-    assert_same_numbers(net, torch.randn(2, CHANNELS, 5, 5))
+    assert_same_results(net, torch.randn(2, CHANNELS, 5, 5))
     assert calls == {"conv3x3": 4, "conv3x3_weight_grad": 1}
 
 
@@ -117,9 +117,9 @@ def test_frozen_weights_get_no_gradient(calls):
     [{"stride": 2}, {"padding": 0}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "circular"}],
     ids=str,
 )
-def test_other_convolutions_stay_beside_it(calls, settings):
-    assert_same_numbers(Residual(**settings), torch.randn(2, CHANNELS, 8, 8))
-    # One of the two is left; one with circular padding is padded apart, without padding of its own.
+def test_unsupported_convolutions_are_left_alone(calls, settings):
+    assert_same_results(Residual(**settings), torch.randn(2, CHANNELS, 8, 8))
+    # One of the two is left; circular padding is a separate operation before the convolution.
     assert calls == {"conv3x3": 2, "conv3x3_weight_grad": 1}
 
 
@@ -134,11 +134,11 @@ def test_autocast_stays_with_torch(calls):
 
 @pytest.mark.slow
 def test_float64_stays_with_torch(calls):
-    assert_same_numbers(Residual().double(), torch.randn(2, CHANNELS, 5, 5).double())
+    assert_same_results(Residual().double(), torch.randn(2, CHANNELS, 5, 5).double())
     assert not calls
 
 
-def test_the_users_own_option_wins(calls):
+def test_user_options_take_precedence(calls):
     net = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
     options = {"post_grad_custom_pre_pass": None}
     compiled = torch.compile(net, backend="mammoth", options=options)
@@ -146,7 +146,7 @@ def test_the_users_own_option_wins(calls):
     assert not calls
 
 
-def test_graphs_of_machines_with_and_without_kernels_are_kept_apart(monkeypatch):
+def test_cache_separates_machines_with_and_without_cpp_kernels(monkeypatch):
     tensor, other = torch.zeros(1), torch.zeros(1, device="meta")
     with_kernels = backend._cache_tag([tensor])
     assert backend._cache_tag([other]) == backend._cache_tag([3]) != with_kernels
@@ -169,13 +169,13 @@ def test_explanation():
     assert explained(few, images) == [("it has fewer than 32 channels", "")]
     wide = "its input is not a float32 batch of images"
     assert explained(Residual().double(), images.double()) == [(wide, "")] * 2
-    # Those with relu and pooling are one place.
+    # A convolution with ReLU and pooling is one match.
     pooled = nn.Sequential(nn.Conv2d(CHANNELS, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     (match,) = explain(pooled, images).matches
     assert (match.pattern, match.replacement) == ("conv-relu-pool", "one C++ kernel")
 
 
-def test_explanation_without_kernels(monkeypatch):
+def test_explanation_without_cpp_kernels(monkeypatch):
     monkeypatch.setattr(cpp_library, "unavailable_reason", lambda: "there are none")
     images = torch.randn(1, CHANNELS, 4, 4)
     assert explained(Residual(), images) == [("there are none", "")] * 2

@@ -1,4 +1,4 @@
-"""Patterns are found and ordered without a list, and sources decide what caches are valid."""
+"""Discovery and order of patterns, and the hash of the sources that invalidates caches."""
 
 import importlib
 import pkgutil

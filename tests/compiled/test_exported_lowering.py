@@ -1,4 +1,4 @@
-"""What Inductor launches on a GPU for exported graphs that were rewritten, without a GPU."""
+"""The kernels that Inductor launches for exported and rewritten graphs on a fake GPU."""
 
 import importlib.util
 from pathlib import Path
@@ -15,20 +15,20 @@ pytestmark = [
 
 @pytest.fixture
 def launches(run_python):
-    """Returns a function that gives the launches of a backbone, Inductor's own as "inductor"."""
+    """Returns a function that lists the launches of a backbone, Inductor's own as "inductor"."""
 
     def of(backbone):
-        # Not interpreted, as it is in these tests where there is no GPU.
+        # Without a GPU these tests set the interpreter.
         done = run_python(PROGRAM, backbone, TRITON_INTERPRET="0")
         assert done.returncode == 0, done.stderr
-        words = done.stdout.split()
-        return ["inductor" if word.startswith("triton_") else word for word in words]
+        names = done.stdout.split()
+        return ["inductor" if word.startswith("triton_") else word for word in names]
 
     return of
 
 
 def test_two_layers_are_two_kernels(launches):
-    # Channels-last before and as it was behind; nothing is filled or reordered in between.
+    # Channels-last from the first kernel to the last; nothing is filled or reordered in between.
     assert launches("cnn") == [
         "inductor",
         "forward_kernel_0.run",
@@ -45,7 +45,7 @@ def test_attention_is_one_kernel(launches):
         "forward_kernel_1.run",
     ]
     assert not {"extern_kernels.bmm", "extern_kernels.baddbmm"} & set(launched)
-    # The first has more tokens than pay for one product of queries, keys and values.
+    # The first attention has too many tokens for joint projections.
     assert launched[: launched.index("forward_kernel_0.run")].count("extern_kernels.mm") == 3
     between = launched[
         launched.index("forward_kernel_0.run") : launched.index("forward_kernel_1.run")

@@ -1,4 +1,4 @@
-"""What only a GPU shows: data, buffer and random state live on it, and numbers are the CPU's."""
+"""Runs on a GPU: data, buffer and random state stay there, and results equal those of a CPU."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from mammoth_compiled.device import random_state, set_random_state
 pytestmark = pytest.mark.gpu
 
 
-def test_batches_are_those_of_the_cpu(tiny):
+def test_batches_equal_those_on_the_cpu(tiny):
     split = tiny.Split(*tiny.images(4), tiny.Dataset.TRANSFORM)
     on_cpu = TaskLoader(split, 5, shuffle=False, device=torch.device("cpu"))
     on_gpu = TaskLoader(split, 5, shuffle=False, device=torch.device("cuda"))
@@ -29,14 +29,14 @@ def test_augmented_batches_stay_on_the_gpu(tiny):
     assert {t.device.type for t in (inputs, labels, plain)} == {"cuda"}
 
 
-def test_the_slow_way_hands_over_gpu_batches(tiny):
+def test_dataloader_fallback_yields_gpu_batches(tiny):
     slow = transforms.Compose([transforms.RandomPerspective(), transforms.ToTensor()])
     split = tiny.Split(*tiny.images(4), slow)
     inputs, *_ = next(iter(TaskLoader(split, 5, True, torch.device("cuda"), num_workers=0)))
     assert inputs.device.type == "cuda"
 
 
-def test_random_state_holds_the_gpus(tiny):
+def test_random_state_includes_the_gpu(tiny):
     torch.rand(1, device="cuda")
     state = random_state()
     first = torch.rand(3, device="cuda").tolist()
@@ -45,7 +45,7 @@ def test_random_state_holds_the_gpus(tiny):
 
 
 @pytest.mark.parametrize("name", ["sgd", "er", "derpp"])
-def test_a_run_keeps_everything_on_the_gpu(run_tiny, name):
+def test_run_keeps_everything_on_the_gpu(run_tiny, name):
     args = {"sgd": {}, "er": {"buffer_size": 20}}.get(
         name, {"buffer_size": 20, "alpha": 0.3, "beta": 0.5}
     )
@@ -56,17 +56,17 @@ def test_a_run_keeps_everything_on_the_gpu(run_tiny, name):
     assert results.task_il[0][0] >= 0.9
 
 
-RECORDED = {
+CAPTURED = {
     "sgd": {},
     "er": {"buffer_size": 16},
     "derpp": {"buffer_size": 16, "alpha": 0.3, "beta": 0.5},
 }
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", CAPTURED)
 @pytest.mark.parametrize("extra", [{}, {"optimizer": "adam"}, {"amp": "fp16"}, {"clip_grad": 0.5}])
-def test_steps_are_one_cuda_graph_and_compute_the_same(run_tiny, name, extra):
-    given = {"device": "cuda", "compile": "on", "n_epochs": 12, "lr": 0.01, **RECORDED[name]}
+def test_captured_steps_compute_the_same(run_tiny, name, extra):
+    given = {"device": "cuda", "compile": "on", "n_epochs": 12, "lr": 0.01, **CAPTURED[name]}
     _, _, python = run_tiny(name, cuda_graph="off", **given, **extra)
     _, _, graphs = run_tiny(name, **given, **extra)
     assert python.notes["step"]["replayed"] == 0
@@ -76,7 +76,7 @@ def test_steps_are_one_cuda_graph_and_compute_the_same(run_tiny, name, extra):
     assert graphs.class_il == pytest.approx(python.class_il, abs=0.1)
 
 
-def test_a_schedule_reaches_recorded_steps(run_tiny):
+def test_schedule_reaches_captured_steps(run_tiny):
     rates = {"lr": 0.05, "lr_scheduler": "multistep", "lr_milestones": [6], "lr_gamma": 1e-6}
     given = {"device": "cuda", "compile": "on", "n_epochs": 12, **rates}
     model, _, graphs = run_tiny("sgd", **given)
@@ -87,7 +87,7 @@ def test_a_schedule_reaches_recorded_steps(run_tiny):
 
 
 @pytest.mark.parametrize("compile", ["on", "off"])
-def test_a_forward_may_view_what_a_convolution_gives(run_tiny, compile):
+def test_forward_may_call_view_on_conv_output(run_tiny, compile):
     class Views(MammothBackbone):
         def __init__(self, num_classes):
             super().__init__()

@@ -1,11 +1,11 @@
-"""What the patterns make of attention and its projections on a GPU, without one."""
+"""Patterns of attention and its projections on a fake GPU."""
 
 import pytest
 import torch
-from gpu_on_paper import (
+from fake_gpu import (
     Attention,
     Heads,
-    assert_same_numbers,
+    assert_same_results,
     bmm,
     einsum,
     operators,
@@ -15,9 +15,9 @@ from gpu_on_paper import (
 
 @pytest.mark.parametrize("products", [bmm, operators, einsum])
 @pytest.mark.parametrize(("winner", "name"), [("triton", "attention"), ("sdpa", "sdpa")])
-def test_attention_in_three_styles(gpu, products, winner, name):
+def test_attention_in_three_spellings(gpu, products, winner, name):
     gpu.winners["attention"] = winner
-    matches, found = assert_same_numbers(Attention(products), torch.rand(2, 7, 8))
+    matches, found = assert_same_results(Attention(products), torch.rand(2, 7, 8))
     assert found == {name: 1}
     assert (matches[0].pattern, matches[0].reason) == ("attention", "")
     assert "heads=1 queries=7 keys=7 size=8" in gpu.cases[0]
@@ -37,23 +37,23 @@ def test_attention_with_heads_of_other_keys(gpu):
 
 def test_attention_in_strict_float32_is_tuned_apart(gpu):
     gpu.winners["attention"] = "sdpa"
-    assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    assert_same_results(Attention(bmm), torch.rand(2, 7, 8))
     gpu.precision = "ieee"
-    _, found = assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    _, found = assert_same_results(Attention(bmm), torch.rand(2, 7, 8))
     tf32, strict = (case for case in gpu.cases if "heads" in case)
     assert strict != tf32
     assert found == {"sdpa": 1}
 
 
-def test_attention_where_torch_is_faster(gpu):
+def test_attention_stays_where_torch_is_faster(gpu):
     gpu.winners["attention"] = "torch"
-    matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 7, 8))
+    matches, found = assert_same_results(Attention(bmm), torch.rand(2, 7, 8))
     assert found == {}
     assert matches[0].reason == "torch's own kernels were measured to be faster"
 
 
-def test_projections_of_the_same_tokens_become_one_product(gpu):
-    matches, found = assert_same_numbers(Attention(bmm), torch.rand(2, 64, 8))
+def test_projections_of_the_same_tokens_become_one_multiplication(gpu):
+    matches, found = assert_same_results(Attention(bmm), torch.rand(2, 64, 8))
     assert [(match.pattern, match.replacement) for match in matches] == [
         ("attention", "one Triton kernel"),
         ("projections", "one product"),
@@ -66,15 +66,15 @@ def test_projections_of_the_same_tokens_become_one_product(gpu):
     "view", [lambda y: y.view(2, 64, 4, 2), lambda y: y.reshape(2, -1), lambda y: y.transpose(1, 2)]
 )
 def test_projections_that_are_viewed_as_heads(gpu, view):
-    _, found = assert_same_numbers(Heads(view), torch.rand(2, 64, 8))
+    _, found = assert_same_results(Heads(view), torch.rand(2, 64, 8))
     assert found == {"projections": 1}
 
 
-def test_projections_left_alone(gpu):
-    matches, found = assert_same_numbers(Heads(lambda y: y.view(2, -1)), torch.rand(2, 64, 8))
+def test_unsupported_projections_report_a_reason(gpu):
+    matches, found = assert_same_results(Heads(lambda y: y.view(2, -1)), torch.rand(2, 64, 8))
     assert (found, matches[0].reason) == ({}, "a view of its results needs them contiguous")
-    matches, found = assert_same_numbers(Heads(lambda y: y.permute(2, 0, 1)), torch.rand(2, 9, 8))
+    matches, found = assert_same_results(Heads(lambda y: y.permute(2, 0, 1)), torch.rand(2, 9, 8))
     assert (found, matches[0].reason) == ({}, "it pays for 64 to 256 tokens")
     gpu.winners["projections"] = "torch"
-    matches, found = assert_same_numbers(Heads(lambda y: y.transpose(1, 2)), torch.rand(2, 64, 8))
+    matches, found = assert_same_results(Heads(lambda y: y.transpose(1, 2)), torch.rand(2, 64, 8))
     assert (found, matches[0].reason) == ({}, "three products were measured to be faster")

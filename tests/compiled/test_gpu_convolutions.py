@@ -1,13 +1,13 @@
-"""What the patterns make of convolutions and pooling on a GPU, without one."""
+"""Patterns of convolutions and pooling on a fake GPU."""
 
 import pytest
 import torch
-from gpu_on_paper import (
+from fake_gpu import (
     Functional,
     Methods,
     Modules,
     Stem,
-    assert_same_numbers,
+    assert_same_results,
     rewritten,
 )
 from torch import nn
@@ -19,9 +19,9 @@ from mammoth_compiled.kernels.runtime import device as kernel_device
 
 @pytest.mark.parametrize("style", [Functional, Modules, Methods])
 @pytest.mark.parametrize(("winner", "name"), [("triton", "fused conv"), ("relu_pool", "pool")])
-def test_convolutions_in_three_styles(gpu, style, winner, name):
+def test_convolutions_in_three_spellings(gpu, style, winner, name):
     gpu.winners["conv_relu_pool"] = winner
-    matches, found = assert_same_numbers(style(), torch.rand(2, 3, 8, 8))
+    matches, found = assert_same_results(style(), torch.rand(2, 3, 8, 8))
     assert found == {name: 2}
     assert [match.reason for match in matches] == ["", ""]
     assert "Triton kernel" in matches[0].replacement
@@ -33,7 +33,7 @@ def test_convolutions_in_three_styles(gpu, style, winner, name):
 
 
 def test_gradient_of_the_images(gpu):
-    assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8, requires_grad=True))
+    assert_same_results(Functional(), torch.rand(2, 3, 8, 8, requires_grad=True))
     assert all("input_grad=1" in case for case in gpu.cases)
 
 
@@ -44,22 +44,22 @@ def test_without_gradients(gpu):
     assert all("train=0" in case for case in gpu.cases)
 
 
-def test_where_torch_is_faster_the_graph_stays(gpu):
+def test_graph_stays_where_torch_is_faster(gpu):
     gpu.winners["conv_relu_pool"] = "torch"
-    matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
+    matches, found = assert_same_results(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {}
     assert {match.reason for match in matches} == {"torch's own kernels were measured to be faster"}
 
 
 def test_strict_float32_stays_with_cudnn(gpu, monkeypatch):
     monkeypatch.setattr(op, "input_precision", lambda dtype, convolution: "ieee")
-    _, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
+    _, found = assert_same_results(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {"pool": 2}
     assert gpu.cases == []
 
 
-def test_the_stem_of_a_resnet(gpu):
-    matches, found = assert_same_numbers(Stem(), torch.rand(2, 3, 32, 32))
+def test_resnet_stem(gpu):
+    matches, found = assert_same_results(Stem(), torch.rand(2, 3, 32, 32))
     assert found == {"pool": 1}
     assert matches[0].replacement == "a Triton kernel for relu+pool"
     assert gpu.cases == []
@@ -75,7 +75,7 @@ def test_the_stem_of_a_resnet(gpu):
         (lambda x: F.max_pool2d(F.relu(x.double()), 2), "not from a convolution or a batch norm"),
     ],
 )
-def test_what_is_left_alone_and_why(gpu, tail, reason):
+def test_unsupported_graphs_report_a_reason(gpu, tail, reason):
     conv = nn.Conv2d(3, 4, 3, padding=1)
     images = torch.rand(2, 3, 16, 16)
     result, matches, found = rewritten(lambda x: tail(conv(x)), images)
@@ -84,16 +84,16 @@ def test_what_is_left_alone_and_why(gpu, tail, reason):
     assert torch.equal(result, tail(conv(images)))
 
 
-def test_double_precision_is_left_alone(gpu):
+def test_float64_is_left_alone(gpu):
     net = Functional().double()
     _, matches, found = rewritten(net, torch.rand(2, 3, 8, 8).double())
     assert found == {}
     assert matches[0].reason == "there is no kernel for torch.float64"
 
 
-def test_a_gpu_without_support_is_left_alone(gpu, monkeypatch):
+def test_unsupported_gpu_is_left_alone(gpu, monkeypatch):
     monkeypatch.setattr(kernel_device, "supports_triton", lambda device: False)
-    matches, found = assert_same_numbers(Functional(), torch.rand(2, 3, 8, 8))
+    matches, found = assert_same_results(Functional(), torch.rand(2, 3, 8, 8))
     assert found == {}
     assert "compute capability 8.0" in matches[0].reason
 
@@ -101,7 +101,7 @@ def test_a_gpu_without_support_is_left_alone(gpu, monkeypatch):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_cases_have_the_layouts_of_the_run(gpu, layout):
     net = Modules().to(memory_format=layout)
-    assert_same_numbers(net, torch.rand(2, 3, 8, 8))
+    assert_same_results(net, torch.rand(2, 3, 8, 8))
     nhwc = int(layout == torch.channels_last)
     first, second = (case.split()[-2:] for case in gpu.cases)
     # The images come contiguous from the loader; the second layer reads what the first one wrote.

@@ -1,10 +1,10 @@
-"""Whole graphs for a GPU: training, exported ones, sizes left open; without one."""
+"""Complete graphs on a fake GPU: training, exported graphs, dynamic sizes."""
 
 import copy
 
 import pytest
 import torch
-from gpu_on_paper import (
+from fake_gpu import (
     Attention,
     Functional,
     Heads,
@@ -26,14 +26,14 @@ from mammoth_compiled.registry import backbones
 
 def loss_curve(net, forward, steps=10):
     torch.manual_seed(0)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     images, labels = torch.rand(8, 3, 32, 32), torch.randint(0, 3, (8,))
     losses = []
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.cross_entropy(forward(images), labels)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses
 
@@ -46,7 +46,7 @@ def loss_curve(net, forward, steps=10):
         ("attention-cnn", {"attention": 2, "projections": 1}),
     ],
 )
-def test_the_documents_backbones_train_as_in_eager(gpu, name, expected):
+def test_builtin_backbones_train_as_in_eager(gpu, name, expected):
     net = backbones[name].target(num_classes=3, num_channels=4)
     other, graphs = copy.deepcopy(net), []
     torch._dynamo.reset()
@@ -70,20 +70,20 @@ EXPORTED = {
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("name", EXPORTED)
-def test_exported_graphs_are_rewritten_as_dynamos(gpu, exported, name, first):
+def test_exported_graphs_are_rewritten_like_dynamo_graphs(gpu, exported, name, first):
     if not first:
         gpu.winners = {"conv_relu_pool": "relu_pool", "attention": "sdpa", "projections": "torch"}
     make, shape = EXPORTED[name]
-    # The batch that is chosen for where any may come.
+    # Batch 32 represents a dynamic batch.
     net, images = make().eval(), torch.rand(32, *shape)
     module = exported(net, images)
     with torch.no_grad():
         expected, matches, found = rewritten(net, images)
-        asked = gpu.cases.copy()
+        looked_up = gpu.cases.copy()
         gpu.cases.clear()
         module_matches, module_found = rewrite(module)
         torch.testing.assert_close(module(images), expected, check_stride=True)
-    assert (module_found, gpu.cases) == (found, asked)
+    assert (module_found, gpu.cases) == (found, looked_up)
     assert [(m.pattern, m.reason, m.replacement) for m in module_matches] == [
         (m.pattern, m.reason, m.replacement) for m in matches
     ]
@@ -98,7 +98,7 @@ def test_exported_graphs_are_rewritten_as_dynamos(gpu, exported, name, first):
         ("resnet18", {}, {}),
     ],
 )
-def test_exported_backbones_keep_their_numbers_for_any_batch(gpu, exported, name, fused, other):
+def test_exported_backbones_compute_the_same_for_any_batch(gpu, exported, name, fused, other):
     narrow = {
         p.name: 8 for p in backbones[name].parameters if p.name in ("num_filters", "num_channels")
     }
@@ -114,11 +114,11 @@ def test_exported_backbones_keep_their_numbers_for_any_batch(gpu, exported, name
     assert all("train=0" in case and "batch=32" in case for case in gpu.cases)
 
 
-def test_sizes_other_than_the_batch_that_are_left_open(gpu):
-    def tokens_open(x):
+def test_dynamic_sizes_other_than_the_batch(gpu):
+    def dynamic_tokens(x):
         return torch.softmax(x @ x.mT, -1) @ x
 
-    def height_open(x):
+    def dynamic_height(x):
         return F.max_pool2d(F.relu(F.conv2d(x, torch.ones(4, 3, 3, 3), padding=1)), 2)
 
     linear = [torch.rand(8, 8) for _ in range(3)]
@@ -126,7 +126,7 @@ def test_sizes_other_than_the_batch_that_are_left_open(gpu):
     def projected(x):
         return [F.linear(x, weight).mT for weight in linear]
 
-    shapes = {tokens_open: (2, 64, 8), height_open: (2, 3, 64, 8), projected: (2, 64, 8)}
+    shapes = {dynamic_tokens: (2, 64, 8), dynamic_height: (2, 3, 64, 8), projected: (2, 64, 8)}
     for function, shape in shapes.items():
         images = torch.rand(shape)
         torch._dynamo.mark_dynamic(images, len(shape) - 2)

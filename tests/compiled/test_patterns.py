@@ -1,4 +1,4 @@
-"""What is replaced in graphs of Dynamo and torch.export, what is left alone, that numbers stay."""
+"""Convolution, ReLU and pooling in graphs of Dynamo and torch.export, and explanations."""
 
 import copy
 
@@ -13,7 +13,7 @@ from mammoth_compiled.registry import backbones
 
 
 class Block(nn.Module):
-    """A convolution and what a test does with its result."""
+    """A convolution, followed by the function of a test."""
 
     def __init__(self, tail, convs=1):
         super().__init__()
@@ -29,12 +29,12 @@ class Block(nn.Module):
 
 
 def applied(graph):
-    """Rewrites a graph; the matches, without what is only told of here: see test_conv3x3.py."""
+    """Rewrites a graph; returns the matches of other patterns than conv3x3, which only reports."""
     return [match for match in apply_patterns(graph) if match.pattern != "conv3x3"]
 
 
 def rewritten(function, images):
-    """(result of the rewritten graph, the matches), run by eager kernels."""
+    """(result of the rewritten graph in eager mode, the matches)."""
     matches = []
 
     def backend(graph, _):
@@ -48,7 +48,7 @@ def rewritten(function, images):
     return result, matches
 
 
-def assert_same_numbers(net, images):
+def assert_same_results(net, images):
     """Rewrites and compares result and gradients with eager; returns the matches."""
     other = copy.deepcopy(net)
     result, matches = rewritten(net, images)
@@ -61,7 +61,7 @@ def assert_same_numbers(net, images):
     return matches
 
 
-def assert_same_numbers_exported(module, net, images):
+def assert_same_results_exported(module, net, images):
     """Rewrites an exported graph and compares its result with eager; returns the matches."""
     matches = applied(module.graph)
     module.recompile()
@@ -95,7 +95,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_is_replaced(spelling):
-    matches = assert_same_numbers(Block(SPELLINGS[spelling]), torch.rand(2, 3, 8, 8))
+    matches = assert_same_results(Block(SPELLINGS[spelling]), torch.rand(2, 3, 8, 8))
     assert [match.reason for match in matches] == [""]
     assert {match.pattern for match in matches} == {"conv-relu-pool"}
 
@@ -103,7 +103,7 @@ def test_every_spelling_is_replaced(spelling):
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_is_replaced_after_export(exported, spelling):
     net, images = Block(SPELLINGS[spelling]), torch.rand(2, 3, 8, 8)
-    matches = assert_same_numbers_exported(exported(net, images), net, images)
+    matches = assert_same_results_exported(exported(net, images), net, images)
     assert [(match.pattern, match.reason) for match in matches] == [("conv-relu-pool", "")]
 
 
@@ -113,12 +113,12 @@ def test_several_in_a_row():
             x = m.pool(F.relu(conv(x)))
         return x.flatten(1)
 
-    matches = assert_same_numbers(Block(tail, convs=3), torch.rand(2, 3, 16, 16))
+    matches = assert_same_results(Block(tail, convs=3), torch.rand(2, 3, 16, 16))
     assert [match.reason for match in matches] == ["", "", ""]
 
 
 def test_odd_sizes():
-    matches = assert_same_numbers(Block(SPELLINGS["method"]), torch.rand(2, 3, 7, 9))
+    matches = assert_same_results(Block(SPELLINGS["method"]), torch.rand(2, 3, 7, 9))
     assert [match.reason for match in matches] == [""]
 
 
@@ -163,7 +163,7 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)
-def test_what_is_left_alone_and_why(name):
+def test_unsupported_graphs_report_a_reason(name):
     tail, reason = LEFT_ALONE[name]
     net = Block(tail)
     other = copy.deepcopy(net)
@@ -174,7 +174,7 @@ def test_what_is_left_alone_and_why(name):
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)
-def test_what_is_left_alone_after_export_and_why(exported, name):
+def test_unsupported_exported_graphs_report_a_reason(exported, name):
     tail, reason = LEFT_ALONE[name]
     net, images = Block(tail), torch.rand(2, 3, 16, 16)
     module = exported(net, images)
@@ -183,17 +183,17 @@ def test_what_is_left_alone_after_export_and_why(exported, name):
     assert str(module.graph) == before
 
 
-def test_a_relu_in_place_whose_result_is_not_used():
+def test_inplace_relu_with_unused_result():
     def tail(m, x):
         y = m.convs[0](x)
         F.relu_(y)
         return m.pool(y)
 
-    assert_same_numbers(Block(tail), torch.rand(2, 3, 8, 8))
+    assert_same_results(Block(tail), torch.rand(2, 3, 8, 8))
 
 
-def test_images_without_a_batch():
-    (match,) = assert_same_numbers(Block(SPELLINGS["method"]), torch.rand(3, 8, 8))
+def test_unbatched_image():
+    (match,) = assert_same_results(Block(SPELLINGS["method"]), torch.rand(3, 8, 8))
     assert match.reason == "its input is not a float batch of images"
 
 
@@ -206,11 +206,11 @@ def test_pooling_that_returns_indices():
 def test_pooling_that_returns_indices_after_export(exported):
     net = Block(lambda m, x: F.max_pool2d(F.relu(m.convs[0](x)), 2, return_indices=True)[0])
     images = torch.rand(2, 3, 8, 8)
-    assert assert_same_numbers_exported(exported(net, images), net, images) == []
+    assert assert_same_results_exported(exported(net, images), net, images) == []
 
 
 @pytest.mark.parametrize("name", ["cnn", "cnn-wide", "attention-cnn", "mnistmlp", "resnet18"])
-def test_backbones_keep_their_numbers(exported, name):
+def test_backbones_compute_the_same(exported, name):
     shape = (1, 28, 28) if name == "mnistmlp" else (3, 32, 32)
     narrow = {
         p.name: 4 for p in backbones[name].parameters if p.name in ("num_filters", "num_channels")
@@ -218,14 +218,14 @@ def test_backbones_keep_their_numbers(exported, name):
     net = backbones[name].target(num_classes=3, **narrow).eval()
     images = torch.rand(2, *shape)
     module = exported(net, images)
-    matches = assert_same_numbers(net, images)
+    matches = assert_same_results(net, images)
     replaced = [m for m in matches if m.pattern == "conv-relu-pool" and not m.reason]
     assert len(replaced) == (2 if name in ("cnn", "cnn-wide") else 0)
-    after_export = assert_same_numbers_exported(module, net, torch.rand(3, *shape))
+    after_export = assert_same_results_exported(module, net, torch.rand(3, *shape))
     assert [m.reason for m in after_export] == [m.reason for m in matches]
 
 
-def test_explanation_names_what_was_done():
+def test_explanation_reports_replacements():
     explanation = explain(Block(SPELLINGS["method"]), torch.rand(2, 3, 8, 8))
     assert (explanation.graphs, explanation.breaks) == (1, ())
     assert [match.reason for match in explanation.matches] == [
@@ -237,7 +237,7 @@ def test_explanation_names_what_was_done():
     assert "replaced" in str(explanation)
 
 
-def test_explanation_names_breaks_and_what_was_left():
+def test_explanation_reports_graph_breaks_and_reasons():
     def tail(m, x):
         y = m.norm(m.convs[0](x))
         torch._dynamo.graph_break()
@@ -252,5 +252,5 @@ def test_explanation_names_breaks_and_what_was_left():
     assert "left unchanged, because its input is not from a convolution" in text
 
 
-def test_explanation_of_a_net_without_a_pattern():
+def test_explanation_without_a_match():
     assert "no pattern matches" in str(explain(nn.Linear(2, 2), torch.rand(1, 2)))

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from gpu_on_paper import READS
+from fake_gpu import READS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mammoth_compiled import get_model_names, load_runner

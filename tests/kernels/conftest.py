@@ -70,20 +70,21 @@ def looping_kernels(triton_kernels, device):
 
 
 @pytest.fixture(scope="session")
-def assert_as_exact():
+def assert_as_accurate():
     """Returns a check that the error against float64 is at most `factor` times that of torch.
 
     `torch_result` is torch's result in the dtype of the kernel. The tests of flash-attention use
-    the same rule; one unit in the last place of the largest value is always allowed.
+    the same rule. One unit in the last place of the largest value is always allowed, and
+    `resolution` where torch is nearly exact by luck, as in sums of few terms that cancel.
     """
 
-    def check(result, exact, torch_result, factor=2):
+    def check(result, exact, torch_result, factor=2, resolution=0.0):
         assert result.dtype == torch_result.dtype
         assert result.shape == exact.shape
         exact = exact.to(result.device)
         error = (result.double() - exact).abs().max()
         allowed = factor * (torch_result.double().to(result.device) - exact).abs().max()
-        unit = torch.finfo(result.dtype).eps * exact.abs().max()
+        unit = torch.finfo(result.dtype).eps * exact.abs().max() + resolution
         assert error <= allowed + unit, f"error {error:.3g}, torch's own {allowed / factor:.3g}"
 
     return check

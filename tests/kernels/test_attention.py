@@ -1,4 +1,4 @@
-"""Softmax attention against torch's products: reference, operators and Triton kernels."""
+"""Softmax attention: reference, operators and Triton kernels against torch."""
 
 import math
 
@@ -28,7 +28,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.fixture(autouse=True, scope="module")
 def _tf32():
-    """Lets torch's own float32 products on a GPU be as the kernels' are."""
+    """Lets torch multiply float32 in TF32 on a GPU, as the kernels do."""
     before = torch.get_float32_matmul_precision()
     if HAS_GPU:
         torch.set_float32_matmul_precision("high")
@@ -36,22 +36,22 @@ def _tf32():
     torch.set_float32_matmul_precision(before)
 
 
-def torchs(q, k, v, scale):
+def torch_forward(q, k, v, scale):
     return torch.softmax(q @ k.mT * scale, -1) @ v
 
 
 def gradients_of(function, q, k, v, scale, grad):
-    """[value, gradients of q, k and v], the value in contiguous form."""
+    """[value, gradients of q, k and v]."""
     inputs = [x.detach().requires_grad_() for x in (q, k, v)]
     value = function(*inputs, scale)
     return [value.detach(), *torch.autograd.grad(value, inputs, grad)]
 
 
-def through_operator(q, k, v, scale):
+def run_operator(q, k, v, scale):
     return attention_op(q, k, v, scale)[0]
 
 
-def through_kernels(q, k, v, scale, grad):
+def run_kernels(q, k, v, scale, grad):
     from mammoth_compiled.kernels.attention import triton
 
     o, lse = triton.forward(q, k, v, scale)
@@ -59,7 +59,7 @@ def through_kernels(q, k, v, scale, grad):
 
 
 def log_sum(q, k, scale):
-    """What is saved of each query, by its definition, in float64."""
+    """The base-2 log-sum-exp of every query by its definition, in float64."""
     return torch.logsumexp(q.double() @ k.double().mT * scale, -1) / math.log(2)
 
 
@@ -74,7 +74,7 @@ def problems(draw, longest=70):
     batch, heads = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     size = draw(st.sampled_from([8, 24, 40, 64]))
     layout = draw(st.sampled_from(["projection", "contiguous", "transposed"]))
-    # One key has all the weight, and errors of gradients that are exactly 0 have no measure.
+    # A single key has all the weight, and then gradients are 0 and have no relative error.
     keys = draw(st.integers(2, longest))
     queries = keys if layout == "projection" else draw(st.integers(1, longest))
     torch.manual_seed(draw(st.integers(0, 10_000)))
@@ -97,8 +97,8 @@ def problems(draw, longest=70):
 def test_operator_equals_torch(problem):
     *tensors, scale = problem
     q, k, v, grad = (x.double() for x in tensors)
-    results = gradients_of(through_operator, q, k, v, scale, grad)
-    assert_same(results, gradients_of(torchs, q, k, v, scale, grad))
+    results = gradients_of(run_operator, q, k, v, scale, grad)
+    assert_same(results, gradients_of(torch_forward, q, k, v, scale, grad))
     assert all(x.transpose(1, 2).is_contiguous() for x in results)
     torch.testing.assert_close(attention_op(q, k, v, scale)[1], log_sum(q, k, scale))
 
@@ -106,44 +106,63 @@ def test_operator_equals_torch(problem):
 @pytest.mark.usefixtures("looping_kernels")
 @settings(max_examples=15)
 @given(problem=problems(), dtype=st.sampled_from(DTYPES))
-def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, dtype):
+def test_kernels_are_as_accurate_as_torch(device, assert_as_accurate, problem, dtype):
     *tensors, scale = problem
-    check_kernels(assert_as_exact, *(x.to(device, dtype) for x in tensors), scale)
+    check_kernels(assert_as_accurate, *(x.to(device, dtype) for x in tensors), scale)
 
 
 @pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize(
     ("queries", "keys", "size"), [(37, 21, 33), (37, 21, 100), (64, 64, 128), (160, 130, 16)]
 )
-def test_other_sizes(device, assert_as_exact, queries, keys, size):
+def test_other_sizes(device, assert_as_accurate, queries, keys, size):
     q, grad = torch.randn(2, 1, 2, queries, size, device=device)
     k, v = torch.randn(2, 1, 2, keys, size, device=device)
-    check_kernels(assert_as_exact, q, k, v, grad, 0.2)
+    check_kernels(assert_as_accurate, q, k, v, grad, 0.2)
 
 
-def check_kernels(assert_as_exact, q, k, v, grad, scale):
-    results, lse = through_kernels(q, k, v, scale, grad)
-    exact = gradients_of(torchs, *(x.double() for x in (q, k, v)), scale, grad.double())
-    own = gradients_of(torchs, q, k, v, scale, grad)
-    for result, true, torch_result, factor in zip(results, exact, own, (2, 3, 3, 3), strict=True):
-        assert_as_exact(result, true, torch_result, factor)
+def float32_resolution(q, k, v, scale, grad):
+    """What float32 resolves of the output and the gradients of q, k and v.
+
+    They are sums of terms that may cancel, and their weights are powers of scores, whose relative
+    error is the rounding of the score or of the log-sum-exp.
+    """
+    q, k, v, grad = (x.double() for x in (q, k, v, grad))
+    score = q @ k.mT * scale / math.log(2)
+    weight = torch.softmax(score * math.log(2), -1)
+    largest = torch.maximum(score.abs().amax(), log_sum(q, k, scale).abs().amax())
+    delta = ((weight @ v).abs() * grad.abs()).sum(-1, keepdim=True)
+    grad_score = weight * (grad.abs() @ v.abs().mT + delta) * abs(scale)
+    gradients = grad_score @ k.abs(), grad_score.mT @ q.abs(), weight.mT @ grad.abs()
+    unit = torch.finfo(torch.float32).eps
+    return [unit * (1 + largest) * terms.amax() for terms in (weight @ v.abs(), *gradients)]
+
+
+def check_kernels(assert_as_accurate, q, k, v, grad, scale):
+    results, lse = run_kernels(q, k, v, scale, grad)
+    exact = gradients_of(torch_forward, *(x.double() for x in (q, k, v)), scale, grad.double())
+    own = gradients_of(torch_forward, q, k, v, scale, grad)
+    resolution = float32_resolution(q, k, v, scale, grad)
+    factors = (2, 3, 3, 3)
+    for arguments in zip(results, exact, own, factors, resolution, strict=True):
+        assert_as_accurate(*arguments)
     assert lse.dtype == torch.float32
     tolerance = 1e-5 if q.dtype != torch.float32 or not q.is_cuda else 1e-2  # tf32 scores
     torch.testing.assert_close(lse.double(), log_sum(q, k, scale), rtol=tolerance, atol=tolerance)
-    again, lse_again = through_kernels(q, k, v, scale, grad)
+    again, lse_again = run_kernels(q, k, v, scale, grad)
     assert all(map(torch.equal, [*results, lse], [*again, lse_again]))
 
 
 @pytest.mark.usefixtures("looping_kernels")
 def test_one_key_has_all_the_weight(device):
     q, k, v, grad = torch.randn(4, 1, 1, 1, 24, device=device)
-    (o, grad_q, grad_k, grad_v), _ = through_kernels(q, k, v, 0.5, grad)
+    (o, grad_q, grad_k, grad_v), _ = run_kernels(q, k, v, 0.5, grad)
     assert_same((o, grad_v), (v, grad))
     assert_same((grad_q, grad_k), (torch.zeros_like(q), torch.zeros_like(q)))
 
 
-# Each: (tensor, where, what) in queries, keys or values of all ones and minus ones.
-STRANGE = {
+# name: (tensor, index, value) to write into queries, keys or values.
+NON_FINITE = {
     "NaN in a query": ("q", (0, 3, 5), NAN),
     "NaN in a key": ("k", (0, 3, 5), NAN),
     "NaN in a value": ("v", (0, 3, 5), NAN),
@@ -157,25 +176,25 @@ STRANGE = {
 
 @pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
-@pytest.mark.parametrize("where", STRANGE)
-def test_nan_and_inf_are_as_in_the_reference(device, where):
+@pytest.mark.parametrize("where", NON_FINITE)
+def test_nan_and_inf_match_the_reference(device, where):
     q, k = torch.rand(2, 2, 1, 70, 8, device=device) + 0.1
     v, grad = torch.randn(2, 2, 1, 70, 8, device=device)
-    name, at, value = STRANGE[where]
+    name, at, value = NON_FINITE[where]
     {"q": q, "k": k, "v": v}[name][(at[0], 0, *at[1:])] = value
-    results, lse = through_kernels(q, k, v, 0.3, grad)
+    results, lse = run_kernels(q, k, v, 0.3, grad)
     o, expected_lse = reference.forward(q, k, v, 0.3)
     expected = reference.backward(grad, q, k, v, o, expected_lse, 0.3)
     for one, other in zip([*results, lse], [o, *expected, expected_lse], strict=True):
         torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-2, atol=1e-2)
-    assert_same(o, torchs(q, k, v, 0.3))
+    assert_same(o, torch_forward(q, k, v, 0.3))
     assert not o[1].isnan().any()
     if name == "q":
         assert o[0].isnan().all(-1).sum() == 1
 
 
 @pytest.mark.usefixtures("triton_kernels")
-def test_views_of_one_projection_are_read_where_they_are(device):
+def test_views_of_one_projection_are_not_copied(device):
     from mammoth_compiled.kernels.attention import triton
 
     parts = torch.randn(2, 9, 3, 2, 8, device=device).permute(2, 0, 3, 1, 4)
@@ -185,18 +204,18 @@ def test_views_of_one_projection_are_read_where_they_are(device):
 
 
 @pytest.mark.usefixtures("looping_kernels")
-def test_operator_takes_the_kernels_on_a_gpu(monkeypatch):
+def test_operator_launches_the_kernels_on_a_gpu(monkeypatch):
     q, k, v, grad = torch.randn(4, 2, 3, 20, 24)
-    expected = gradients_of(through_operator, q, k, v, 0.2, grad)
+    expected = gradients_of(run_operator, q, k, v, 0.2, grad)
     monkeypatch.setattr(op, "kernel_why_not", lambda *_: "")
     with record_launches() as launches:
-        gradients_of(through_operator, q, k, v, 0.2, grad)
+        gradients_of(run_operator, q, k, v, 0.2, grad)
     assert [x.config.kernel for x in launches] == [
         "attention.forward",
         "attention.delta",
         "attention.backward",
     ]
-    results = gradients_of(through_operator, q, k, v, 0.2, grad)
+    results = gradients_of(run_operator, q, k, v, 0.2, grad)
     assert_same(results, expected)
     assert all(x.transpose(1, 2).is_contiguous() for x in results)
 
@@ -227,7 +246,7 @@ def test_equals_scaled_dot_product_attention(dtype):
     def fused(q, k, v, scale):
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
-    results = gradients_of(through_operator, q, k, v, 0.4, grad)
+    results = gradients_of(run_operator, q, k, v, 0.4, grad)
     expected = gradients_of(fused, q, k, v, 0.4, grad)
     for a, b in zip(results, expected, strict=True):
         assert a.dtype == dtype
@@ -237,7 +256,7 @@ def test_equals_scaled_dot_product_attention(dtype):
 def test_gradcheck():
     q, k, v = (torch.randn(1, 2, n, 3, dtype=torch.float64) for n in (4, 5, 5))
     inputs = [x.requires_grad_() for x in (q, k, v)]
-    assert torch.autograd.gradcheck(lambda *x: through_operator(*x, 0.7), inputs)
+    assert torch.autograd.gradcheck(lambda *x: run_operator(*x, 0.7), inputs)
 
 
 def test_opcheck(device):
@@ -252,9 +271,9 @@ def test_opcheck(device):
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_in_one_graph(backend):
     q, k, v, grad = torch.randn(4, 2, 2, 12, 8)
-    compiled = torch.compile(through_operator, fullgraph=True, backend=backend)
+    compiled = torch.compile(run_operator, fullgraph=True, backend=backend)
     results = gradients_of(compiled, q, k, v, 0.3, grad)
-    assert_same(results, gradients_of(through_operator, q, k, v, 0.3, grad))
+    assert_same(results, gradients_of(run_operator, q, k, v, 0.3, grad))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +287,7 @@ def test_compiles_in_one_graph(backend):
         ([(1, 2, 4, 8)] * 3, [torch.int32] * 3, "one float dtype"),
     ],
 )
-def test_what_does_not_fit_is_named(shapes, dtypes, said):
+def test_invalid_inputs_raise(shapes, dtypes, said):
     tensors = [torch.zeros(s, dtype=d) for s, d in zip(shapes, dtypes, strict=True)]
     with pytest.raises(ValueError, match="attention got q, k, v") as error:
         attention_op(*tensors, 1.0)
@@ -276,7 +295,7 @@ def test_what_does_not_fit_is_named(shapes, dtypes, said):
 
 
 @pytest.mark.parametrize("biased", [(True, True, True), (False, False, False), (True, False, True)])
-def test_projections_equal_their_layers(biased):
+def test_joint_projections_equal_separate_layers(biased):
     layers = [nn.Linear(8, n, bias=b) for n, b in zip((8, 16, 8), biased, strict=True)]
     parameters = [p for layer in layers for p in layer.parameters()]
     x = torch.randn(2, 5, 8, requires_grad=True)
@@ -291,7 +310,7 @@ def test_projections_equal_their_layers(biased):
     )
 
 
-def test_projections_that_do_not_fit_are_named():
+def test_invalid_projections_raise():
     x, weight = torch.randn(3, 8), torch.randn(4, 8)
     with pytest.raises(ValueError, match="2 weights and 1 biases"):
         joint_linear(x, [weight, weight], [None])

@@ -1,4 +1,4 @@
-"""The data kernel against torchvision and slicing: crops, draws, operator and Triton kernel."""
+"""Augmentation against torchvision and slicing: crops, draws, operator and Triton kernel."""
 
 from math import sqrt
 
@@ -59,7 +59,7 @@ def test_equals_slicing(case):
     assert torch.equal(result, sliced(images, top, left, flip, size, padding, fill))
 
 
-def test_leaves_its_input_alone():
+def test_input_is_not_modified():
     images = torch.rand(3, 2, 5, 4)
     before = images.clone()
     zeros = torch.zeros(3, dtype=torch.int64)
@@ -81,7 +81,7 @@ def test_any_memory_layout(layout):
 
 
 def chi_square_bound(degrees):
-    """A value that chi square exceeds with a chance below 1e-6 (Wilson and Hilferty)."""
+    """A value that chi square exceeds with probability below 1e-6 (Wilson and Hilferty)."""
     spread = 2 / (9 * degrees)
     return degrees * (1 - spread + 4.9 * sqrt(spread)) ** 3
 
@@ -92,7 +92,7 @@ def store(count, channels, height, width, layout=torch.contiguous_format):
 
 
 def one_by_one(image, top, left, flipped, size, padding, fill, mean, std):
-    """What torchvision makes of one image and these draws."""
+    """The result of torchvision for one image and given draws."""
     before, after, above, below = padding
     image = tv.pad(image, [before, above, after, below], fill=fill)
     image = tv.crop(image, top, left, *size)
@@ -144,8 +144,8 @@ def test_operator_equals_torchvision(problem, seed):
         images, index, state, mean, std, replay=(replay, replay_index), **options
     )
     rows = torch.cat((images[index], replay[replay_index]))
-    places = reference.num_positions(images, options["size"], options["padding"])
-    crops = reference.crop_draws(state, len(rows), *places, options["flip"], options["stream"])
+    positions = reference.num_positions(images, options["size"], options["padding"])
+    crops = reference.crop_draws(state, len(rows), *positions, options["flip"], options["stream"])
     fixed = options["size"], options["padding"], options["fill"], mean, std
     expected = [
         one_by_one(image, top, left, flipped, *fixed)
@@ -166,7 +166,7 @@ def test_operator_equals_torchvision(problem, seed):
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
 @pytest.mark.usefixtures("triton_kernels")
-def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
+def test_kernel_equals_operator_bitwise(device, problem, seed, dtype):
     from mammoth_compiled.kernels.augment import triton
 
     stores, indices, options = problem
@@ -190,7 +190,7 @@ def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
     batch, untouched = run()
     expected = exact.to(dtype)
     if dtype == torch.bfloat16 and device.type == "cpu":
-        # The interpreter cuts the fraction off instead of rounding.
+        # The interpreter truncates instead of rounding.
         expected = (exact.view(torch.int32) >> 16 << 16).view(torch.float32).to(dtype)
     assert torch.equal(batch.cpu(), expected)
     if plain:
@@ -199,7 +199,7 @@ def test_kernel_makes_the_same_batch_to_the_bit(device, problem, seed, dtype):
 
 
 @pytest.mark.usefixtures("triton_kernels")
-def test_kernel_takes_several_programs_an_image(device):
+def test_kernel_with_several_programs_per_image(device):
     from mammoth_compiled.kernels.augment import triton
     from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
@@ -223,7 +223,7 @@ def test_kernel_takes_several_programs_an_image(device):
         assert torch.equal(result.cpu(), value)
 
 
-def test_places_are_equally_likely_and_independent_of_the_flip():
+def test_positions_are_uniform_and_independent_of_the_flip():
     rows, columns, n = 9, 5, 9000
     state = philox.random_state(3, torch.device("cpu"))
     top, left, flipped = reference.crop_draws(state, n, rows, columns, 0.25, stream=0)
@@ -236,7 +236,7 @@ def test_places_are_equally_likely_and_independent_of_the_flip():
     assert chi_square > degrees / 3
 
 
-def test_a_batch_depends_on_the_state_alone():
+def test_batch_depends_only_on_the_state():
     images, index = store(4, 3, 8, 8), torch.arange(4)
     state, (mean, std) = philox.random_state(9, torch.device("cpu")), moments(3)
 
@@ -254,7 +254,7 @@ def test_a_batch_depends_on_the_state_alone():
     assert torch.equal(batch(), first)
 
 
-def test_replayed_rows_are_drawn_on_their_own():
+def test_replayed_rows_get_their_own_draws():
     images, index = store(2, 1, 8, 8), torch.tensor([1, 0])
     state, (mean, std) = philox.random_state(9, torch.device("cpu")), moments(1)
     options = {"size": (8, 8), "padding": (2, 2, 2, 2)}
@@ -273,7 +273,7 @@ def test_replayed_rows_are_drawn_on_their_own():
         ({"size": (7, 4)}, r"crop of \[7, 4\] is larger than the padded image \[6, 4\]"),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_invalid_inputs_raise(change, message):
     images = change.get("images", torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
     replay = change.get("replay", torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
     index, state = torch.tensor([0]), philox.random_state(0, torch.device("cpu"))
@@ -298,7 +298,7 @@ def test_opcheck(device, whole):
 
 
 @pytest.mark.gpu
-def test_a_graph_draws_anew_at_every_replay():
+def test_cuda_graph_draws_new_numbers_in_every_replay():
     cuda = torch.device("cuda")
     images, index = store(8, 3, 32, 32), torch.arange(8)
     state, tensors = philox.random_state(4, cuda), [images.cuda(), index.cuda()]

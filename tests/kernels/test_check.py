@@ -1,4 +1,4 @@
-"""The gate: kernels compile for chips that are not there, and what is wrong is found."""
+"""The check compiles kernels for absent chips and finds their faults."""
 
 import os
 import re
@@ -13,16 +13,16 @@ pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", triton_op_names())
-def test_the_first_problem_of_every_operation_passes(run_python, op):
-    words = ["-m", "mammoth_compiled.kernels.check", op, "--first", "--chips", "90"]
-    done = run_python(*words, TRITON_INTERPRET="0", HOME=os.environ["HOME"])
+def test_first_case_of_every_op_passes(run_python, op):
+    argv = ["-m", "mammoth_compiled.kernels.check", op, "--first", "--chips", "90"]
+    done = run_python(*argv, TRITON_INTERPRET="0", HOME=os.environ["HOME"])
     assert done.returncode == 0, done.stdout + done.stderr
     count = re.search(r"(\d+) kernels compiled, 0 failed", done.stdout)
     assert count
     assert int(count[1]) > 0
 
 
-def test_unknown_operation_is_named(capsys):
+def test_unknown_op_is_named(capsys):
     with pytest.raises(SystemExit):
         check.main(["convolution"])
     assert "unknown: convolution; operations are" in capsys.readouterr().err
@@ -54,7 +54,7 @@ print(faults(256, torch.float32, "tf32"))
 
 
 @pytest.mark.slow
-def test_spills_and_too_much_memory_are_found(run_python, tmp_path):
+def test_spills_and_excess_shared_memory_are_found(run_python, tmp_path):
     script = tmp_path / "faulty.py"
     script.write_text(FAULTY)
     done = run_python(script, TRITON_INTERPRET="0")

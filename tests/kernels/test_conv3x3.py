@@ -1,4 +1,4 @@
-"""3x3 convolution in C++ against torch's: values, gradients, layouts, threads, what falls back."""
+"""3x3 convolution in C++ against torch: values, gradients, layouts, threads, fallbacks."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ CHANNELS_LAST = torch.channels_last
 
 @st.composite
 def problems(draw):
-    """(x, weight, bias, grad): vectors full and not, several blocks of them, odd sizes, layouts."""
+    """(x, weight, bias, grad): full and partial vectors, several blocks, odd sizes, layouts."""
     batch = draw(st.integers(1, 3))
     channels = st.sampled_from([1, 3, 8, 16, 17, 33, 64, 70, 130])
     inputs, outputs = draw(channels), draw(channels)
@@ -40,7 +40,7 @@ def problems(draw):
 
 
 def results(module, x, weight, bias, grad):
-    """[value, gradient of x, gradient of weight] by the functions of a module."""
+    """[value, gradient of x, gradient of weight] from three functions."""
     forward, input_grad, weight_grad = module
     return [forward(x, weight, bias), input_grad(grad, weight), weight_grad(grad, x, weight)]
 
@@ -52,7 +52,7 @@ REFERENCE = reference.forward, reference.input_grad, reference.weight_grad
 @pytest.mark.parametrize(
     "shape", [(8, 32, 64, 16), (4, 64, 33, 15), (16, 128, 128, 8), (32, 256, 64, 4)]
 )
-def test_as_exact_as_torch(assert_as_exact, shape):
+def test_kernels_are_as_accurate_as_torch(assert_as_accurate, shape):
     batch, inputs, outputs, size = shape
     x, grad = (
         torch.randn(batch, n, size, size).contiguous(memory_format=CHANNELS_LAST)
@@ -60,16 +60,16 @@ def test_as_exact_as_torch(assert_as_exact, shape):
     )
     problem = x, torch.randn(outputs, inputs, 3, 3), torch.randn(outputs), grad
     exact = results(REFERENCE, *(t.double() for t in problem))
-    torchs = results(REFERENCE, *problem)
+    torch_forward = results(REFERENCE, *problem)
     ours = results(CPP, *problem)
-    for factor, mine, true, theirs in zip((2, 3, 3), ours, exact, torchs, strict=True):
-        assert_as_exact(mine, true, theirs, factor=factor)
+    for factor, mine, true, theirs in zip((2, 3, 3), ours, exact, torch_forward, strict=True):
+        assert_as_accurate(mine, true, theirs, factor=factor)
 
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems())
-def test_errors_are_units_of_what_a_tile_mixes(problem):
-    # Of few numbers torch's sum is all but exact; the transforms mix those of a tile first.
+def test_errors_are_bounded_by_the_rounding_within_a_tile(problem):
+    # A sum of few numbers is nearly exact in torch, while the transforms first mix those of a tile.
     exact = results(REFERENCE, *(None if t is None else t.double() for t in problem))
     ours = results(CPP, *problem)
     x, weight, bias, grad = (torch.zeros(1) if t is None else t.abs() for t in problem)
@@ -88,14 +88,14 @@ def test_errors_are_units_of_what_a_tile_mixes(problem):
 @settings(max_examples=30, deadline=None)
 @given(problem=problems())
 def test_sums_of_small_numbers_are_exact(problem):
-    # The transforms halve twice: in eighths every sum has all its digits.
+    # The transforms halve twice, so that sums of multiples of 1/8 are exact.
     problem = [None if t is None else (4 * t).round().clamp(-12, 12) / 4 for t in problem]
     for mine, theirs in zip(results(CPP, *problem), results(REFERENCE, *problem), strict=True):
         assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("shape", [(9, 40, 21, 20), (4, 96, 7, 7), (3, 33, 40, 40)])
-def test_the_same_in_any_number_of_threads(with_threads, shape):
+def test_results_do_not_depend_on_the_number_of_threads(with_threads, shape):
     batch, channels, height, width = shape
     x, grad = (
         torch.randn(batch, n, height, width).contiguous(memory_format=CHANNELS_LAST)
@@ -115,8 +115,10 @@ def test_gradients_of_the_operator():
     bias = torch.randn(7, requires_grad=True)
     grad = torch.randn(2, 7, 4, 3)
     ours = torch.autograd.grad(op.conv3x3(x, weight, bias), (x, weight, bias), grad)
-    torchs = torch.autograd.grad(F.conv2d(x, weight, bias, padding=1), (x, weight, bias), grad)
-    torch.testing.assert_close(ours, torchs)
+    torch_forward = torch.autograd.grad(
+        F.conv2d(x, weight, bias, padding=1), (x, weight, bias), grad
+    )
+    torch.testing.assert_close(ours, torch_forward)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -137,7 +139,7 @@ def test_gradcheck_of_the_reference():
     assert torch.autograd.gradcheck(op.conv3x3, (x, weight, bias))
 
 
-def test_a_bias_with_gaps():
+def test_strided_bias():
     x, weight, bias = torch.randn(2, 5, 4, 3), torch.randn(7, 5, 3, 3), torch.randn(14)[::2]
     torch.testing.assert_close(op.conv3x3(x, weight, bias), F.conv2d(x, weight, bias, padding=1))
 
@@ -153,12 +155,12 @@ def test_a_bias_with_gaps():
     ids=["shape", "dtype", "bias shape", "bias dtype"],
 )
 @pytest.mark.parametrize("function", [cpp.forward, pooled_cpp.forward])
-def test_what_does_not_fit_the_images(function, weight, bias, message):
+def test_invalid_weight_or_bias_raises(function, weight, bias, message):
     with pytest.raises(ValueError, match=message):
         function(torch.ones(1, 4, 4, 4), weight, bias)
 
 
-def test_without_images():
+def test_empty_batch():
     x, grad = torch.empty(0, 5, 4, 4), torch.empty(0, 7, 4, 4)
     weight = torch.randn(7, 5, 3, 3)
     assert op.conv3x3(x, weight).shape == (0, 7, 4, 4)
@@ -167,18 +169,18 @@ def test_without_images():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_are_torchs(dtype):
+def test_other_dtypes_fall_back_to_the_reference(dtype):
     x = torch.randn(2, 3, 4, 4).to(dtype).contiguous(memory_format=CHANNELS_LAST)
     weight = torch.randn(5, 3, 3, 3).to(dtype)
     assert torch.equal(op.conv3x3(x, weight), reference.forward(x, weight, None))
 
 
-def test_a_pixel_that_is_not_finite_stays_where_it_is_read():
+def test_non_finite_pixel_stays_within_its_tiles():
     x = torch.zeros(2, 32, 8, 8).contiguous(memory_format=CHANNELS_LAST)
     x[0, 3, 4, 4] = float("inf")
     y = op.conv3x3(x, torch.ones(32, 32, 3, 3))
     finite = y.isfinite()
-    # Rows 3 to 5 are multiplied with it: the tiles of rows 2 to 5 are made of them.
+    # Rows 3 to 5 depend on it, which belong to the tiles of rows 2 to 5.
     assert not finite[0, :, 3:6, 3:6].any()
     assert finite[0, :, :2].all()
     assert finite[0, :, 6:].all()
@@ -186,19 +188,19 @@ def test_a_pixel_that_is_not_finite_stays_where_it_is_read():
 
 
 @pytest.fixture
-def asked_anew():
+def uncached_reason():
     cpp_library.unavailable_reason.cache_clear()
     yield
     cpp_library.unavailable_reason.cache_clear()
 
 
-@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.usefixtures("uncached_reason")
 class TestMachinesWithoutKernels:
-    def test_another_processor(self, monkeypatch):
+    def test_other_processor(self, monkeypatch):
         monkeypatch.setattr(cpp_library.platform, "machine", lambda: "aarch64")
         assert cpp_library.unavailable_reason() == "the C++ kernels need an x86-64 processor"
 
-    def test_an_old_processor(self, monkeypatch):
+    def test_old_processor(self, monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
         assert cpp_library.unavailable_reason() == "the C++ kernels need AVX2 or AVX-512"
 
@@ -217,7 +219,7 @@ class TestMachinesWithoutKernels:
         assert cpp_library.unavailable_reason() == "the C++ kernels could not be built"
 
 
-def test_no_memory(monkeypatch):
+def test_failed_allocation_raises(monkeypatch):
     class Refusing:
         def __call__(self, *_):
             return False
@@ -262,6 +264,6 @@ for channels, filters in ((3, 20), (33, 70)):
 
 
 @pytest.mark.slow
-def test_on_a_processor_without_avx512(run_python):
+def test_processor_without_avx512(run_python):
     done = run_python("-c", AVX2, ATEN_CPU_CAPABILITY="avx2")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Convolution, relu and pooling in one, against torch's three: reference, operators, kernels."""
+"""Convolution, ReLU and pooling: reference, operators and Triton kernels against torch."""
 
 import pytest
 import torch
@@ -14,20 +14,20 @@ from mammoth_compiled.kernels.runtime.tiles import override_tiles
 CHANNELS_LAST = torch.channels_last
 
 
-def torchs(x, weight, bias=None):
+def torch_forward(x, weight, bias=None):
     return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=1)), 2)
 
 
 def gradients_of(function, x, weight, bias):
-    """[value, gradients] for an incoming gradient of 1, 2, 3..."""
+    """[value, gradients] for the output gradient 1, 2, 3..."""
     leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias) if t is not None]
     y = function(*leaves)
     y.backward(torch.arange(1.0, y.numel() + 1, dtype=y.dtype, device=y.device).view(y.shape))
     return [y.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def as_laid_out(weight, layout):
-    """The same weight: dense in either order, or with gaps between its rows."""
+def with_layout(weight, layout):
+    """The same weight, dense in either layout or with gaps between its rows."""
     if layout == "gaps":
         return F.pad(weight, (0, 1))[..., :3]
     return weight.contiguous(memory_format=getattr(torch, layout))
@@ -35,7 +35,7 @@ def as_laid_out(weight, layout):
 
 @st.composite
 def problems(draw, most_channels=40):
-    """(x, weight, bias): one tap or many in a step of the kernels, odd sizes, ties."""
+    """(x, weight, bias): one or several taps per block of the kernels, odd sizes, ties."""
     batch = draw(st.integers(1, 3))
     in_channels = draw(
         st.sampled_from([1, 3, 5, 16, 20, 32, 33]).filter(lambda c: c < most_channels)
@@ -52,16 +52,16 @@ def problems(draw, most_channels=40):
     layout = draw(st.sampled_from(["contiguous_format", "channels_last", "gaps"]))
     if draw(st.booleans()):
         x = x.contiguous(memory_format=CHANNELS_LAST)
-    return x, as_laid_out(weight, layout), bias if draw(st.booleans()) else None
+    return x, with_layout(weight, layout), bias if draw(st.booleans()) else None
 
 
 @settings(max_examples=30)
 @given(problems(most_channels=8))
 def test_operator_equals_torch(problem):
-    # Small whole numbers and their sums are exact, and so are ties, in float64 as well.
+    # Small integers and their sums are exact, so that ties are the same in float64.
     problem = [None if t is None else t.double() for t in problem]
     for ours, theirs in zip(
-        gradients_of(conv_relu_pool, *problem), gradients_of(torchs, *problem), strict=True
+        gradients_of(conv_relu_pool, *problem), gradients_of(torch_forward, *problem), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
 
@@ -73,25 +73,25 @@ def test_operator_equals_torch(problem):
     candidate=st.integers(0, 7),
 )
 @pytest.mark.usefixtures("looping_kernels")
-def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, candidate):
+def test_kernels_are_as_accurate_as_torch(device, assert_as_accurate, problem, kind, candidate):
     from mammoth_compiled.kernels.conv_relu_pool import triton
 
     name, precision = kind.split()
     dtype = getattr(torch, name)
-    # tf32 has the mantissa of float16.
+    # TF32 has the mantissa of float16.
     as_exact_as = torch.float16 if precision == "tf32" else dtype
     x, weight, bias = (None if t is None else t.to(device, dtype) for t in problem)
     x = x.contiguous(memory_format=CHANNELS_LAST)
 
     def check(results, function, *tensors, factor):
-        exact, torchs_own = (
+        exact, torch_own = (
             function(
                 *(None if t is None else t.to(d) if t.is_floating_point() else t for t in tensors)
             )
             for d in (torch.float64, as_exact_as)
         )
-        for result, e, t in zip(results, exact, torchs_own, strict=True):
-            assert_as_exact(result, e, t.to(dtype), factor=factor)
+        for result, e, t in zip(results, exact, torch_own, strict=True):
+            assert_as_accurate(result, e, t.to(dtype), factor=factor)
 
     with override_tiles(lambda _, tiles: tiles[candidate % len(tiles)]):
         y, argmax = triton.forward(x, weight, bias, precision)
@@ -116,10 +116,10 @@ def test_kernels_are_as_exact_as_torch(device, assert_as_exact, problem, kind, c
 
 @pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize("programs", [1, 3, 7])
-def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch, programs):
+def test_weight_gradient_does_not_depend_on_the_number_of_splits(device, monkeypatch, programs):
     from mammoth_compiled.kernels.conv_relu_pool import triton
 
-    # Small whole numbers: sums are exact in any order.
+    # Small integers, so that sums are exact in any order.
     x = torch.randint(-2, 3, (3, 5, 9, 10)).float().to(device, memory_format=CHANNELS_LAST)
     grad = torch.randint(-2, 3, (3, 6, 4, 5)).float().to(device, memory_format=CHANNELS_LAST)
     argmax = torch.randint_like(grad, 5).to(torch.int8)
@@ -132,7 +132,7 @@ def test_weight_gradient_is_the_same_in_any_number_of_parts(device, monkeypatch,
 
 
 @pytest.mark.usefixtures("looping_kernels")
-def test_kernels_without_images(device):
+def test_kernels_with_empty_batch(device):
     from mammoth_compiled.kernels.conv_relu_pool import triton
 
     x = torch.empty(0, 3, 4, 4, device=device).contiguous(memory_format=CHANNELS_LAST)
@@ -144,7 +144,7 @@ def test_kernels_without_images(device):
 
 
 @pytest.mark.usefixtures("looping_kernels")
-def test_kernels_repeat_bit_by_bit(device):
+def test_kernels_are_deterministic(device):
     from mammoth_compiled.kernels.conv_relu_pool import triton
 
     x = torch.randn(3, 8, 6, 5, device=device).contiguous(memory_format=CHANNELS_LAST)
@@ -171,7 +171,7 @@ def test_kernel_with_ties_nan_and_dead_windows(device, in_channels):
     expected, expected_argmax = reference.forward(x, weight, bias)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(argmax, expected_argmax)
-    # All pixels of the first image are equal: the first wins where bias lifts it above 0.
+    # All pixels of the first image are equal: the first wins if the bias makes it positive.
     assert torch.equal(argmax[0, :, 0, 0].cpu(), torch.tensor([4] * 4 + [0] * 4, dtype=torch.int8))
     assert y[1, :, 1, 1].isnan().all()
     assert (argmax[1, :, 1, 1] == 4).all()
@@ -182,24 +182,24 @@ def test_kernel_with_ties_nan_and_dead_windows(device, in_channels):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_operator_in_other_types(dtype):
+def test_operator_in_other_dtypes(dtype):
     x, weight, bias = torch.randn(2, 3, 5, 4), torch.randn(4, 3, 3, 3), torch.randn(4)
     results = gradients_of(conv_relu_pool, x.to(dtype), weight.to(dtype), bias.to(dtype))
     assert {t.dtype for t in results} == {dtype}
-    assert torch.equal(results[0], torchs(x.to(dtype), weight.to(dtype), bias.to(dtype)))
+    assert torch.equal(results[0], torch_forward(x.to(dtype), weight.to(dtype), bias.to(dtype)))
 
 
-def test_autocast_as_of_a_convolution():
+def test_autocast_casts_like_a_convolution():
     x, weight = torch.randn(2, 3, 4, 4), torch.randn(4, 3, 3, 3, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         y = conv_relu_pool(x, weight, torch.zeros(4))
-        assert torch.equal(y, torchs(x, weight, torch.zeros(4)))
+        assert torch.equal(y, torch_forward(x, weight, torch.zeros(4)))
     y.sum().backward()
     assert y.dtype == torch.bfloat16
     assert weight.grad.dtype == torch.float32
 
 
-def test_only_wanted_gradients_are_computed():
+def test_only_required_gradients_are_computed():
     called = []
 
     class Calls(torch.utils._python_dispatch.TorchDispatchMode):
@@ -238,7 +238,7 @@ def test_opcheck(device):
 
 
 class Net(nn.Module):
-    """The small net of the documentation, in the given layer."""
+    """A small CNN with the given layer."""
 
     def __init__(self, layer):
         super().__init__()
@@ -271,7 +271,7 @@ def losses_of(net, device):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_training_equals_eager(device, compiled):
     torch.manual_seed(0)
-    plain, fused = Net(torchs), Net(conv_relu_pool)
+    plain, fused = Net(torch_forward), Net(conv_relu_pool)
     fused.load_state_dict(plain.state_dict())
     plain, fused = plain.to(device), fused.to(device)
     if compiled:
@@ -281,12 +281,12 @@ def test_training_equals_eager(device, compiled):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_work_is_that_of_the_tensors(dtype):
+def test_work_counts_each_tensor_once(dtype):
     x, weight = torch.randn(2, 3, 8, 6, dtype=dtype), torch.randn(4, 3, 3, 3, dtype=dtype)
     y, argmax = op.conv_relu_pool_op(x, weight, None)
     forward = conv_relu_pool_work(x.shape, 4, dtype)
     assert forward.num_bytes == x.nbytes + y.nbytes + argmax.nbytes
-    # A multiplication and an addition for each weight at each pixel.
+    # A multiplication and an addition per weight and pixel.
     assert forward.num_flops == 2 * weight.numel() * 2 * 8 * 6
     assert conv_relu_pool_work(x.shape, 4, dtype, backward=True, input_grad=False) == forward
     backward = conv_relu_pool_work(x.shape, 4, dtype, backward=True)

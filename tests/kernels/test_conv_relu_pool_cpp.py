@@ -1,4 +1,4 @@
-"""Convolution, relu and pooling in C++, direct and by Winograd, against the reference."""
+"""Convolution, ReLU and pooling in C++, direct and by Winograd, against the reference."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def images(*shape, make=torch.randn):
 
 @st.composite
 def whole_numbers(draw):
-    """(x, weight, bias) of small whole numbers: every sum is exact, and there are ties."""
+    """(x, weight, bias) of small integers: every sum is exact, and there are ties."""
     batch = draw(st.integers(1, 9))
     inputs = draw(st.sampled_from([1, 2, 3, 5, 15, 16, 20, 33, 90]))
     outputs = draw(st.sampled_from([1, 5, 16, 31, 33, 48, 70]))
@@ -59,26 +59,28 @@ def test_equals_the_reference(problem):
 
 
 @pytest.mark.parametrize("inputs", [3, 32, 64])
-def test_as_exact_as_torch(assert_as_exact, inputs):
+def test_kernels_are_as_accurate_as_torch(assert_as_accurate, inputs):
     x, weight, bias = images(8, inputs, 17, 16), torch.randn(64, inputs, 3, 3), torch.randn(64)
     y, argmax = cpp.forward(x, weight, bias)
     exact = reference.forward(x.double(), weight.double(), bias.double())[0]
-    assert_as_exact(y, exact, reference.forward(x, weight, bias)[0], factor=2)
+    assert_as_accurate(y, exact, reference.forward(x, weight, bias)[0], factor=2)
 
     grad = images(*y.shape)
     wide = grad.double(), argmax, weight.double(), (17, 16)
     exact = reference.input_grad(*wide)
-    torchs = reference.input_grad(grad, argmax, weight, (17, 16))
-    assert_as_exact(cpp.input_grad(grad, argmax, weight, (17, 16)), exact, torchs, factor=3)
+    torch_forward = reference.input_grad(grad, argmax, weight, (17, 16))
+    assert_as_accurate(
+        cpp.input_grad(grad, argmax, weight, (17, 16)), exact, torch_forward, factor=3
+    )
     exact = reference.weight_grad(grad.double(), argmax, x.double(), weight.double())
-    torchs = reference.weight_grad(grad, argmax, x, weight)
+    torch_forward = reference.weight_grad(grad, argmax, x, weight)
     ours = cpp.weight_grad(grad, argmax, x, weight)
-    for mine, true, theirs in zip(ours, exact, torchs, strict=True):
-        assert_as_exact(mine, true, theirs, factor=3)
+    for mine, true, theirs in zip(ours, exact, torch_forward, strict=True):
+        assert_as_accurate(mine, true, theirs, factor=3)
 
 
 @pytest.mark.parametrize("inputs", [3, 40])
-def test_the_same_in_any_number_of_threads(with_threads, inputs):
+def test_results_do_not_depend_on_the_number_of_threads(with_threads, inputs):
     x, weight, bias = images(11, inputs, 12, 14), torch.randn(40, inputs, 3, 3), torch.randn(40)
     grad = images(11, 40, 6, 7)
 
@@ -101,22 +103,22 @@ def test_ties_nan_and_dead_windows(inputs):
     expected, expected_argmax = reference.forward(x, weight, bias)
     torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(argmax, expected_argmax)
-    # All pixels of the first image are equal: the first wins where bias lifts it above 0.
+    # All pixels of the first image are equal: the first wins if the bias makes it positive.
     assert torch.equal(argmax[0, :, 0, 0], torch.tensor([4] * 10 + [0] * 10, dtype=torch.int8))
     assert y[1].isnan().all()  # each window reads the pixel
     dead = torch.full_like(argmax, 4)
-    grad = torch.full_like(y, float("nan"))  # a dead window's gradient is not looked at
+    grad = torch.full_like(y, float("nan"))  # the gradient of a dead window is ignored
     assert not cpp.input_grad(grad, dead, weight, (4, 4)).any()
     assert not any(g.any() for g in cpp.weight_grad(grad, dead, x.nan_to_num(), weight))
 
 
 @pytest.mark.parametrize("inputs", [3, 16])
-def test_a_bias_with_gaps(inputs):
+def test_strided_bias(inputs):
     x, weight, bias = images(2, inputs, 4, 4), torch.randn(20, inputs, 3, 3), torch.randn(40)[::2]
-    torch.testing.assert_close(cpp.forward(x, weight, bias)[0], torchs(x, weight, bias))
+    torch.testing.assert_close(cpp.forward(x, weight, bias)[0], torch_forward(x, weight, bias))
 
 
-def test_without_images():
+def test_empty_batch():
     x, weight = torch.empty(0, 3, 4, 4), torch.randn(16, 3, 3, 3)
     y, argmax = cpp.forward(x, weight, None)
     assert y.shape == argmax.shape == (0, 16, 2, 2)
@@ -124,7 +126,7 @@ def test_without_images():
     assert not any(g.any() for g in cpp.weight_grad(y, argmax, x, weight))
 
 
-def torchs(x, weight, bias=None):
+def torch_forward(x, weight, bias=None):
     return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=1)), 2)
 
 
@@ -134,9 +136,10 @@ def test_gradients_of_the_operator(bias):
     leaves = [leaf.requires_grad_() for leaf in [*leaves, torch.randn(16)][: 2 + bias]]
     grad = torch.randn(2, 16, 3, 3)
     y = op.conv_relu_pool_cpp_op(*leaves, *[None] * (not bias))[0]
-    torch.testing.assert_close(y, torchs(*leaves))
+    torch.testing.assert_close(y, torch_forward(*leaves))
     torch.testing.assert_close(
-        torch.autograd.grad(y, leaves, grad), torch.autograd.grad(torchs(*leaves), leaves, grad)
+        torch.autograd.grad(y, leaves, grad),
+        torch.autograd.grad(torch_forward(*leaves), leaves, grad),
     )
 
 
@@ -150,7 +153,7 @@ def test_opcheck():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_are_the_references(dtype):
+def test_other_dtypes_fall_back_to_the_reference(dtype):
     x, weight = images(2, 3, 4, 4).to(dtype), torch.randn(16, 3, 3, 3).to(dtype)
     for mine, expected in zip(
         op.conv_relu_pool_cpp_op(x, weight, None), reference.forward(x, weight, None), strict=True

@@ -1,4 +1,4 @@
-"""What all operations have in common, for every folder of `kernels/`."""
+"""Implementations and cases of every operation in `kernels/`."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Philox in plain torch: published answers, Triton's own, and how words become draws."""
+"""Philox in plain torch: published test vectors, Triton's words, and draws from words."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mammoth_compiled.kernels.runtime import philox
 
 ONES = 0xFFFFFFFF
-# Counter, key and answer, from the file kat_vectors of Random123, the authors' library.
+# Counter, key and result, from the file kat_vectors of Random123, the authors' library.
 KNOWN = [
     ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
     ([ONES] * 4, [ONES] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
@@ -36,7 +36,7 @@ def test_known_answers(counter, key, answer):
     stream=st.integers(0, 2**31 - 1),
 )
 @pytest.mark.usefixtures("triton_kernels")
-def test_draws_are_tritons(device, seed, step, stream):
+def test_draws_equal_triton(device, seed, step, stream):
     import triton
     import triton.language as tl
 
@@ -61,7 +61,7 @@ def test_draws_are_tritons(device, seed, step, stream):
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**63 - 1), offset=st.integers(0, 2**31 - 17))
 @pytest.mark.usefixtures("triton_kernels")
-def test_words_are_those_of_randint4x(device, seed, offset):
+def test_words_equal_randint4x(device, seed, offset):
     import triton
     import triton.language as tl
 
@@ -93,7 +93,7 @@ def test_every_part_of_the_state_changes_the_draw():
         assert not (other == first).any()
 
 
-def test_advance_goes_to_the_next_step_in_place():
+def test_advance_increments_the_step_in_place():
     state = philox.random_state(-3, torch.device("cpu"))
     view = state[:]
     philox.advance(state)
@@ -101,9 +101,9 @@ def test_advance_goes_to_the_next_step_in_place():
     assert view.tolist() == [-3, 2]
 
 
-def test_below_is_as_even_as_can_be():
+def test_below_is_uniform():
     limit = 7
-    # The first word that gives each number, and the one before it.
+    # The first word that maps to each number, and the one before it.
     starts = torch.tensor([-(-(k << 32) // limit) for k in range(limit)])
     assert philox.below(starts, limit).tolist() == list(range(limit))
     assert philox.below(starts[1:] - 1, limit).tolist() == list(range(limit - 1))
@@ -111,14 +111,14 @@ def test_below_is_as_even_as_can_be():
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])
-def test_events_happen_as_often_as_they_should(probability):
+def test_events_have_their_probability(probability):
     edge = round(probability * 2**32)
     word = torch.tensor([0, max(edge - 1, 0), min(edge, ONES), ONES])
     expected = [probability > 0, probability > 0, probability == 1, probability == 1]
     assert philox.happens(word, probability).tolist() == expected
 
 
-def test_uniform_takes_53_bits():
+def test_uniform_uses_53_bits():
     high, low = torch.tensor([0, 0, ONES, 1 << 31]), torch.tensor([0, 1 << 11, ONES, 0])
     expected = torch.tensor([0.0, 2.0**-53, 1 - 2.0**-53, 0.5], dtype=torch.float64)
     assert torch.equal(philox.uniform(high, low), expected)

@@ -1,4 +1,4 @@
-"""relu and pooling in one, against torch's two: reference, operator and Triton kernel."""
+"""ReLU and pooling: reference, operator and Triton kernel against torch."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ def operator(z, window, stride=None, padding=(0, 0)):
 
 
 def gradient_of(function, z, *pool):
-    """(value, gradient) for an incoming gradient of 1, 2, 3..."""
+    """(value, gradient) for the output gradient 1, 2, 3..."""
     x = z.clone().requires_grad_()
     y = function(x, *pool)
     y.backward(torch.arange(1.0, y.numel() + 1, dtype=z.dtype, device=z.device).view(y.shape))
     return y.detach(), x.grad
 
 
-def torchs(z, window, stride=None, padding=(0, 0)):
+def torch_forward(z, window, stride=None, padding=(0, 0)):
     return F.max_pool2d(F.relu(z), window, stride, padding)
 
 
@@ -35,7 +35,7 @@ def assert_equal(one, other):
 
 @st.composite
 def problems(draw, overlapping=True):
-    """(z, (window, stride, padding)); few different values make ties, of which the first wins."""
+    """(z, (window, stride, padding)); few distinct values make ties, of which the first wins."""
     window = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     stride, padding = window, (0, 0)
     if overlapping and draw(st.booleans()):
@@ -57,7 +57,7 @@ def problems(draw, overlapping=True):
 @given(problems(overlapping=False))
 def test_function_equals_torch(problem):
     z, (window, _, _) = problem
-    assert_equal(gradient_of(relu_pool, z, window), gradient_of(torchs, z, window))
+    assert_equal(gradient_of(relu_pool, z, window), gradient_of(torch_forward, z, window))
 
 
 @settings(max_examples=60)
@@ -65,7 +65,7 @@ def test_function_equals_torch(problem):
 def test_operator_equals_torch(problem):
     z, pool = problem
     value, grad = gradient_of(operator, z, *pool)
-    expected, expected_grad = gradient_of(torchs, z, *pool)
+    expected, expected_grad = gradient_of(torch_forward, z, *pool)
     assert_equal([value], [expected])
     torch.testing.assert_close(grad, expected_grad)
 
@@ -100,7 +100,7 @@ def test_kernel_with_nan_and_dead_windows(device, pool):
     z[1, 2, 4:, 4:] = float("-inf")
     z = z.contiguous(memory_format=torch.channels_last)
     value, argmax = triton.forward(z, *pool)
-    assert_equal([value], [torchs(z, *pool)])
+    assert_equal([value], [torch_forward(z, *pool)])
     assert (argmax == pool[0][0] * pool[0][1]).all()
     assert not triton.backward(value.nan_to_num(1), argmax, (6, 6), *pool).any()
 
@@ -112,29 +112,29 @@ def test_pool_then_relu_is_the_same():
 
 @pytest.mark.parametrize("function", [relu_pool, operator])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_other_types(function, dtype):
+def test_other_dtypes(function, dtype):
     z = torch.randn(2, 3, 4, 4).to(dtype)
     value, grad = gradient_of(function, z, (2, 2))
     assert value.dtype == grad.dtype == dtype
-    assert_equal((value, grad), gradient_of(torchs, z, (2, 2)))
+    assert_equal((value, grad), gradient_of(torch_forward, z, (2, 2)))
 
 
 @pytest.mark.parametrize("function", [relu_pool, operator])
-def test_channels_last_comes_out(function):
+def test_result_is_channels_last(function):
     z = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
     assert function(z, (2, 2)).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("function", [relu_pool, operator])
-def test_the_largest_window(function):
-    # Winners are remembered as int8 or bfloat16.
+def test_largest_window(function):
+    # The argmax is stored as int8 or bfloat16.
     height, width = 9, 14
     assert height * width == MAX_WINDOW_SIZE
     for argmax in (0, 63, 64, MAX_WINDOW_SIZE - 1):
         z = torch.zeros(1, 1, height, width)
         z.view(-1)[argmax] = 1.0
         window = (height, width)
-        assert_equal(gradient_of(function, z, window), gradient_of(torchs, z, window))
+        assert_equal(gradient_of(function, z, window), gradient_of(torch_forward, z, window))
 
 
 def test_gradcheck():

@@ -1,4 +1,4 @@
-"""Reservoir sampling: the distribution of the sequential rule, operator and Triton kernel."""
+"""Reservoir sampling: distribution, operator and Triton kernel."""
 
 import itertools
 from collections import Counter
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def keep(stream, batches, capacity, generator=None):
-    """Runs a stream of numbers through a reservoir in batches; returns what is kept."""
+    """Runs a stream of numbers through a reservoir in batches; returns its content."""
     store, seen = torch.full((capacity,), -1), 0
     for rows in stream.split(batches):
         slots = reservoir_slots(seen, len(rows), capacity, CPU, generator)
@@ -33,7 +33,7 @@ def keep(stream, batches, capacity, generator=None):
 
 
 def algorithm_r(length, capacity):
-    """Returns the exact probability of every content of the reservoir, slot by slot."""
+    """Returns the exact probability of every content of the reservoir."""
     draws = [range(i + 1) for i in range(capacity, length)]
     outcomes = Counter()
     for choice in itertools.product(*draws):
@@ -47,7 +47,7 @@ def algorithm_r(length, capacity):
 
 
 def chi_square_bound(degrees):
-    """Returns a value that chi square exceeds with a chance below 1e-6 (Wilson and Hilferty)."""
+    """Returns a value that chi square exceeds with probability below 1e-6 (Wilson and Hilferty)."""
     spread = 2 / (9 * degrees)
     return degrees * (1 - spread + 4.9 * sqrt(spread)) ** 3
 
@@ -55,8 +55,8 @@ def chi_square_bound(degrees):
 @pytest.mark.parametrize(
     "batches", [[1, 1, 1, 1, 1], [5], [2, 3], [1, 4]], ids=lambda b: "-".join(map(str, b))
 )
-def test_contents_are_distributed_as_by_algorithm_r(batches):
-    # Two slots and batches up to five: most batches hold items that meet in one slot.
+def test_contents_have_the_distribution_of_algorithm_r(batches):
+    # With two slots and batches of up to five, most batches have items with the same slot.
     expected = algorithm_r(length=5, capacity=2)
     generator = torch.Generator().manual_seed(1)
     n = 1200
@@ -73,8 +73,8 @@ def test_every_item_of_a_long_stream_is_kept_equally_often(batch):
     counts = torch.zeros(length)
     for _ in range(n):
         counts[keep(torch.arange(length), batch, capacity, generator)] += 1
-    # Each item is kept with chance capacity / length; items of one stream hang together a little,
-    # which makes the sum smaller, not larger.
+    # Each item is kept with probability capacity / length. Items of one stream are slightly
+    # dependent, which makes the sum smaller, not larger.
     p = capacity / length
     chi_square = ((counts - n * p) ** 2 / (n * p * (1 - p))).sum().item()
     assert chi_square < chi_square_bound(length)
@@ -102,7 +102,7 @@ def test_slots_follow_the_rule(capacity, batches, seed):
 
 @settings(max_examples=100)
 @given(slots=st.lists(st.integers(-1, 5), min_size=1, max_size=20))
-def test_of_several_rows_with_one_slot_the_last_stays(slots):
+def test_last_of_several_rows_with_one_slot_stays(slots):
     capacity = 6
     store = torch.arange(100, 100 + capacity)
     expected = store.tolist()
@@ -125,7 +125,7 @@ def test_rows_of_several_tensors_stay_together():
     assert images[:, 0, 0].tolist() == [2, 0, 4]
 
 
-def test_values_are_cast_to_the_stores_type():
+def test_values_are_cast_to_the_dtype_of_the_store():
     store = torch.zeros(2, dtype=torch.float32)
     slots = torch.tensor([1, 0])
     write_slots(store, torch.tensor([1, 2], dtype=torch.float64), slots, slot_owners(slots, 2))
@@ -141,7 +141,7 @@ def test_late_in_a_long_stream_draws_are_in_range():
 
 
 def sequential(draws, num_seen, capacity):
-    """Algorithm R, one item after the other: {slot: row}."""
+    """Algorithm R, item by item: {slot: row}."""
     kept = {}
     for row, u in enumerate(draws):
         position = num_seen + row
@@ -153,7 +153,7 @@ def sequential(draws, num_seen, capacity):
 
 @st.composite
 def states(draw):
-    """(items seen, batch, capacity): filling, crossing the capacity, full, far into a stream."""
+    """(items seen, batch, capacity): filling, reaching the capacity, full, late in a stream."""
     capacity = draw(st.integers(1, 12))
     near = st.integers(0, 3 * capacity)
     num_seen = draw(st.one_of(near, near, st.integers(0, 2**45)))
@@ -162,7 +162,7 @@ def states(draw):
 
 @settings(max_examples=150)
 @given(states(), st.integers(0, 2**63 - 1))
-def test_operator_is_the_sequential_rule(problem, seed):
+def test_operator_equals_the_sequential_algorithm(problem, seed):
     num_seen, batch, capacity = problem
     state = philox.random_state(seed, CPU)
     store, labels = torch.full((capacity, 2), -1.0), torch.full((capacity,), -1)
@@ -178,7 +178,7 @@ def test_operator_is_the_sequential_rule(problem, seed):
 
 
 def device_tensors(batch, capacity, device, layout):
-    """(stores, rows, flags): bytes by index, labels by index, logits, floats, task labels, more."""
+    """(stores, rows, flags): bytes and labels by index, logits, floats, task labels and more."""
     generator = torch.Generator().manual_seed(batch * 100 + capacity)
 
     def bytes_of(n):
@@ -213,7 +213,7 @@ def device_tensors(batch, capacity, device, layout):
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
 @pytest.mark.usefixtures("triton_kernels")
-def test_kernel_leaves_the_same_reservoir_to_the_bit(device, problem, seed, step, layout):
+def test_kernel_equals_operator_bitwise(device, problem, seed, step, layout):
     from mammoth_compiled.kernels.reservoir import triton
 
     num_seen, batch, capacity = problem
@@ -235,7 +235,7 @@ def test_kernel_leaves_the_same_reservoir_to_the_bit(device, problem, seed, step
 
 
 @pytest.mark.usefixtures("triton_kernels")
-def test_kernel_looks_beyond_one_tile_for_a_later_item(device):
+def test_kernel_finds_later_items_beyond_one_tile(device):
     from mammoth_compiled.kernels.reservoir import triton
     from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
@@ -255,7 +255,7 @@ def test_kernel_looks_beyond_one_tile_for_a_later_item(device):
     assert widest[0] < batch
 
 
-def test_a_draw_just_below_one_stays_in_range():
+def test_draw_just_below_one_stays_in_range():
     draw = torch.full((3,), 1 - 2.0**-53, dtype=torch.float64)
     for num_seen in (3, 2**31, 2**52 + 1):
         last = slots_from_draws(draw, torch.tensor(num_seen), 1)
@@ -264,8 +264,8 @@ def test_a_draw_just_below_one_stays_in_range():
         assert num_seen - 1 <= everything.item() < num_seen or everything.item() == -1
 
 
-def test_counted_draws_are_distributed_as_by_algorithm_r():
-    # One seed, one step a batch, as in training.
+def test_philox_draws_have_the_distribution_of_algorithm_r():
+    # One seed and one step per batch, as in training.
     expected = algorithm_r(length=5, capacity=2)
     state, n, seen = philox.random_state(11, CPU), 900, Counter()
     for _ in range(n):
@@ -298,7 +298,7 @@ def test_counted_draws_are_distributed_as_by_algorithm_r():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_invalid_inputs_raise(change, message):
     arguments = {
         "stores": [torch.zeros(4, 3), torch.zeros(4)],
         "rows": [torch.zeros(2, 3), torch.zeros(2)],
@@ -320,7 +320,7 @@ def test_opcheck(device):
     torch.library.opcheck(op.reservoir_op, (stores[2:], rows[2:], flags[2:], None, seen, state, 1))
 
 
-def test_compiled_whole_with_its_counters():
+def test_compiles_together_with_its_counters():
     def step(stores, rows, seen, state):
         update_reservoir(stores, rows, seen, state)
         seen += len(rows[0])
@@ -341,7 +341,7 @@ def test_compiled_whole_with_its_counters():
 
 
 @pytest.mark.gpu
-def test_a_graph_keeps_counting():
+def test_cuda_graph_keeps_counting():
     state, seen = philox.random_state(2, torch.device("cuda")), torch.tensor([0], device="cuda")
     labels, rows = torch.full((6,), -1, device="cuda"), torch.arange(4, device="cuda")
 
@@ -364,5 +364,5 @@ def test_a_graph_keeps_counting():
     assert torch.equal(labels.cpu(), expected)
 
 
-def test_work_counts_reads_and_writes_of_kept_rows():
+def test_work_counts_reads_and_writes_of_written_rows():
     assert reservoir_work(batch=32, num_written=3, row_bytes=3072 + 8).num_bytes == 2 * 3 * 3080

@@ -1,4 +1,4 @@
-"""Says which kernels Inductor launches for an exported backbone on a GPU that is not there.
+"""Lists the kernels that Inductor launches for an exported backbone on a fake GPU.
 
 python lower_exported.py BACKBONE prints them in order, one a line. torch is told of an sm_90 chip,
 tensors are fake, and code is written but not compiled to machine code.
@@ -44,7 +44,7 @@ CHIP = SimpleNamespace(
 
 
 class Driver:
-    """What Triton asks of a GPU before it compiles."""
+    """The target that Triton compiles for."""
 
     def get_current_target(self):
         return GPUTarget("cuda", 90, 32)
@@ -68,7 +68,7 @@ def main():
 
 
 def captured(net):
-    """Returns the exported, rewritten graph after AOTAutograd, and its inputs, weights first."""
+    """Returns the exported and rewritten graph after AOTAutograd, and its inputs, weights first."""
     images = torch.rand(2, 3, 32, 32)
     program = torch.export.export(net, (images,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     module = program.module()
@@ -87,7 +87,7 @@ def captured(net):
     module.load_state_dict({k: fake(v) for k, v in module.state_dict().items()}, assign=True)
     apply_patterns(module.graph)
 
-    # As aot_compile does: without guards, with results as a tuple.
+    # Like aot_compile: without guards, with results as a tuple.
     for guards in module.graph.find_nodes(op="call_module"):
         module.graph.erase_node(guards)
     module.graph.output_node().args = ((module.graph.output_node().args[0],),)
@@ -97,7 +97,7 @@ def captured(net):
     graph, _ = aot_export_module(
         module, [placeholder.meta["val"]], trace_joint=False, decompositions=table
     )
-    assert not mode.shape_env.guards, mode.shape_env.guards  # it is right for any batch
+    assert not mode.shape_env.guards, mode.shape_env.guards  # valid for any batch
     return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
 
 

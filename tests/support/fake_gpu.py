@@ -1,4 +1,4 @@
-"""A GPU that is not there: graphs say CUDA, the numbers are the references' on a CPU.
+"""A fake GPU: graphs have CUDA tensors, and the references compute on the CPU.
 
 The fixture is `gpu`; the networks are what the patterns look for, in several spellings.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.kernels.attention import joint_linear
 
-# Operations that turn a tensor's values into Python's or into shapes: the host waits for them.
+# Operations that turn values of a tensor into Python values or shapes, which is a host sync.
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
 
 OURS = {
@@ -27,7 +27,7 @@ OURS = {
 
 
 class Gpu:
-    """Autotunes by decree: `winners` has the fastest implementations, `cases` the lookups.
+    """Predetermined autotuning: `winners` are the fastest implementations, `cases` the lookups.
 
     `precision` is that of float32 in attention.
     """
@@ -48,12 +48,12 @@ class Gpu:
 
 
 def to_cuda(graph):
-    """Makes every value that the graph tells of one on a GPU."""
+    """Moves the fake values of a graph to a GPU."""
     for node in graph.nodes:
         for key in ("example_value", "val"):
             value = node.meta.get(key)
             if isinstance(value, FakeTensor):
-                with value.fake_mode:  # which knows the sizes left open
+                with value.fake_mode:  # which knows the dynamic sizes
                     made = torch.empty_strided(
                         value.shape, value.stride(), dtype=value.dtype, device="cuda"
                     )
@@ -61,7 +61,7 @@ def to_cuda(graph):
 
 
 def rewrite(graph):
-    """Rewrites a graph module for a GPU; returns the matches and the count of operators of ours."""
+    """Rewrites a graph module for a GPU; returns the matches and the counts of our operators."""
     to_cuda(graph.graph)
     matches = apply_patterns(graph.graph)
     graph.recompile()
@@ -70,7 +70,7 @@ def rewrite(graph):
 
 
 def rewriting(graphs):
-    """Returns a backend that rewrites for a GPU; `graphs` gets what `rewrite` returns."""
+    """Returns a backend that appends the results of `rewrite` to `graphs`."""
 
     def backend(graph, _):
         graphs.append(rewrite(graph))
@@ -80,7 +80,7 @@ def rewriting(graphs):
 
 
 def rewritten(function, images):
-    """(result of the graph rewritten for a GPU, the matches, count of each operator of ours)."""
+    """(result of the graph rewritten for a GPU, matches, counts of our operators)."""
     graphs = []
     torch._dynamo.reset()
     result = torch.compile(function, backend=rewriting(graphs), fullgraph=True)(images)
@@ -88,8 +88,8 @@ def rewritten(function, images):
     return result, *graphs[0]
 
 
-def assert_same_numbers(net, images):
-    """Compares result, layout and gradients with eager; returns matches and counts."""
+def assert_same_results(net, images):
+    """Compares result, layout and gradients with eager mode; returns matches and counts."""
     other = copy.deepcopy(net)
     ours, theirs = (images.clone().requires_grad_(images.requires_grad) for _ in range(2))
     result, matches, found = rewritten(net, ours)
@@ -105,7 +105,7 @@ def assert_same_numbers(net, images):
 
 
 class Functional(nn.Module):
-    """The document's small CNN written with functions."""
+    """A small CNN written with functions."""
 
     def __init__(self):
         super().__init__()
@@ -141,7 +141,7 @@ class Methods(Functional):
 
 
 class Stem(nn.Module):
-    """What begins a ResNet for large images."""
+    """The stem of a ResNet for large images."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +167,7 @@ def einsum(query, key, value, scale):
 
 
 class Attention(nn.Module):
-    """The document's self-attention, with the products as given."""
+    """Self-attention with the given multiplications."""
 
     def __init__(self, products, size=8):
         super().__init__()
