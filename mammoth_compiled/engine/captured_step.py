@@ -178,6 +178,9 @@ class CapturedStep(EagerStep):
         changed = sorted(name for name in after if after[name] != before.get(name))
         if changed and self._warm_up_steps:  # the first step may create attributes
             self._disable(f"each step changes {', '.join(changed)}, which a replay would not")
+        elif self.compute.disabled_because:
+            # Said already, and a graph would freeze the same state.
+            self._disable(self.compute.disabled_because, warn=False)
         self._warm_up_steps += all(buffer.has_static_reads for buffer in self._buffers)
         return result
 
@@ -213,11 +216,13 @@ class CapturedStep(EagerStep):
         self.replays += 1
         return StepResult(graph.loss.clone(), len(graph.inputs[0]))
 
-    def _disable(self, reason: str) -> None:
+    def _disable(self, reason: str, warn: bool = True) -> None:
         self.state = StepState.DISABLED
         self.reason = reason
         self._graph = None
         self._rates.restore(self.model.opt)
+        if not warn:
+            return
         warnings.warn(
             f"{type(self.model).__name__}: the training step could not be captured as a CUDA graph "
             f"({reason}). Training continues without it: same results, slower for small networks. "

@@ -42,6 +42,7 @@ class Compute:
         batch_sizes: Batch sizes known to recur: declared by the model, and that of evaluation.
         full_batch: Images in a full batch of the stream, 0 before the first step.
         has_compiled: Whether any call was to run compiled so far.
+        disabled_because: Why compiling was stopped for good, "" if it was not.
     """
 
     def __init__(self, device: torch.device, amp: str = "off", compile: bool = False) -> None:
@@ -52,7 +53,7 @@ class Compute:
         self.batch_sizes = {EVAL_BATCH_SIZE}
         self.full_batch = 0
         self.has_compiled = False
-        self._disabled_because = ""
+        self.disabled_because = ""
         self._compiled_before: CompiledBefore | None = None
         self._undeclared: set[int] = set()
         # How many full training steps made each kind of call, and the kinds of the current step.
@@ -81,8 +82,8 @@ class Compute:
             num_steps: Training steps to come.
         """
         self._compiled_before = CompiledBefore(net, self.batch_sizes, self.amp)
-        if self._disabled_because:
-            self.compile, self.reason = False, self._disabled_because
+        if self.disabled_because:
+            self.compile, self.reason = False, self.disabled_because
         elif mode != "auto":
             self.compile, self.reason = mode == "on", f"--compile {mode}"
         elif self.device.type == "cuda":
@@ -104,7 +105,7 @@ class Compute:
             net: The network that caused it.
             reason: Why, to follow "because".
         """
-        self.compile, self._disabled_because = False, reason
+        self.compile, self.disabled_because = False, reason
         warnings.warn(
             f"{type(net).__name__} runs eagerly from here on, because {reason}", stacklevel=4
         )
@@ -166,7 +167,7 @@ class Compute:
         """Returns what a resumed run needs to compute exactly like one that never stopped."""
         return {
             "compile": self.compile,
-            "disabled_because": self._disabled_because,
+            "disabled_because": self.disabled_because,
             "full_batch": self.full_batch,
             "undeclared": sorted(self._undeclared),
             "steps_with": dict(sorted(self._steps_with.items())),
@@ -179,11 +180,11 @@ class Compute:
             state: The saved state.
             mode: "on" or "off" overrides the saved compile decision, "auto" keeps it.
         """
-        self._disabled_because = state["disabled_because"]
+        self.disabled_because = state["disabled_because"]
         self.compile = state["compile"] if mode == "auto" else mode == "on"
         self.reason = "as in the checkpoint" if mode == "auto" else f"--compile {mode}"
-        if self._disabled_because:
-            self.compile, self.reason = False, self._disabled_because
+        if self.disabled_because:
+            self.compile, self.reason = False, self.disabled_because
         self.full_batch = state["full_batch"]
         self._undeclared = set(state["undeclared"])
         self.batch_sizes |= self._undeclared

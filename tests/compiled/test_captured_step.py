@@ -6,6 +6,7 @@ not repeated, and an operation that reads a value cannot be captured.
 """
 
 import contextlib
+import random
 import warnings
 
 import pytest
@@ -20,11 +21,12 @@ from mammoth_compiled import (
     get_avail_args,
     get_model_names,
     load_runner,
+    register_backbone,
     register_model,
 )
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.data import array_source, ready_batch
-from mammoth_compiled.engine.captured_step import WARMUP_STEPS, training_step
+from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.registry import models
@@ -324,6 +326,26 @@ def test_uncapturable_step_runs_in_python_with_one_warning(tiny, training_loss, 
     assert step.replays == 0
     assert why in step.reason
     assert isinstance(model.opt.param_groups[0]["lr"], float)
+
+
+def test_backbone_with_host_state_is_not_captured(tiny, graph_counter):
+    @register_backbone("draws-net")
+    class DrawsNet(tiny.Net):
+        def forward(self, x, returnt="out"):
+            scale = 1 + 0.1 * random.random() if self.training else 1
+            return super().forward(x * scale, returnt)
+
+    args = {"seed": 0, "batch_size": 8, "backbone": "draws-net"}
+    model, _ = load_runner("sgd", "seq-tiny", args)
+    model.net.train()
+    model.compute.compile = True
+    with (
+        training_step(model, model.compute, capture=LogCapture(model)) as step,
+        pytest.warns(UserWarning, match="DrawsNet runs eagerly .* changes random"),
+    ):
+        run(step, WARMUP_STEPS + 3)
+    assert (step.state, step.replays) == (StepState.DISABLED, 0)
+    assert "random" in step.reason
 
 
 def test_own_observe_is_not_captured_and_does_not_warn(tiny):
