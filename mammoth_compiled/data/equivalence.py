@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mammoth_compiled.data.items import as_class_id
 from mammoth_compiled.data.transforms import BatchedTransform, CannotBatchError, batch_transform
 from mammoth_compiled.data.transforms.tensors import to_float
 
@@ -56,7 +57,7 @@ def prove_equivalence(
         image = np.asarray(recorded[0]) if len(recorded) == 1 else None
         if item[0] is not marker or image is None or not _is_same(image, images[i].numpy()):
             raise CannotBatchError("its `__getitem__` does more to an image than `transform`")
-        if int(item[1]) != int(labels[i]):
+        if as_class_id(item[1]) != int(labels[i]):
             raise CannotBatchError("its `__getitem__` changes the labels")
         if len(item) == 3 and not _is_to_tensor(item[2], images[i]):
             raise CannotBatchError("its images without augmentation are not ToTensor of `data`")

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from mammoth_compiled.data.array_source import ArraySource, array_source
+from mammoth_compiled.data.items import CheckedItems
 from mammoth_compiled.data.lazy import LazyBatch, ready_batch
 from mammoth_compiled.data.prefetch import prefetch_rows
 from mammoth_compiled.data.transforms import CannotBatchError
+from mammoth_compiled.errors import DataError
 
 # Float32 images materialized together on a CPU, few enough to stay in the cache until used.
 GROUP_BYTES = 2**21
@@ -33,6 +35,8 @@ class TaskLoader:
         shuffle: True draws a new order for each epoch from torch's generator.
         device: Device of the batches.
         num_workers: Worker processes of the DataLoader; None for 0 on a CPU and up to 8 on a GPU.
+        name: What the dataset is, for messages.
+        num_classes: Number of classes, to check labels; None if unknown.
 
     Attributes:
         dataset: The dataset, as given.
@@ -57,8 +61,12 @@ class TaskLoader:
         shuffle: bool,
         device: torch.device,
         num_workers: int | None = None,
+        name: str = "the dataset",
+        num_classes: int | None = None,
     ) -> None:
         self.dataset = dataset
+        self.name = name
+        self.num_classes = num_classes
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.device = device
@@ -97,11 +105,15 @@ class TaskLoader:
         Returns:
             inputs, [B, C, H, W], labels, int64, [B], and, unless items are pairs, not_aug_inputs,
             [B, C, H, W].
+
+        Raises:
+            DataError: If an item cannot be used; names it.
         """
         source = self._current_source()
         if source is not None:
             return source.gather(index.to(source.images.device))
-        return self._to_device(default_collate([self.dataset[i] for i in index.tolist()]))
+        items = self._items()
+        return self._to_device(items.collate([items[i] for i in index.tolist()]))
 
     @property
     def is_fused(self) -> bool:
@@ -157,8 +169,10 @@ class TaskLoader:
                 yield ready_batch(batch)
 
     def _from_loader(self) -> Iterator[LazyBatch]:
+        items = self._items()
         loader = DataLoader(
-            self.dataset,
+            items,
+            collate_fn=items.collate,
             batch_size=self.batch_size,
             shuffle=self.shuffle,
             num_workers=self.num_workers,
@@ -168,11 +182,20 @@ class TaskLoader:
         for batch in loader:
             yield ready_batch(self._to_device(batch))
 
+    def _items(self) -> CheckedItems:
+        return CheckedItems(self.dataset, self.name, self.num_classes)
+
     def _to_device(self, batch: Any) -> tuple[torch.Tensor, ...]:
+        if isinstance(batch, DataError):
+            raise batch
         inputs, labels, *not_aug = batch
-        inputs = inputs.to(self.device, non_blocking=True)
         labels = labels.to(self.device, dtype=torch.int64, non_blocking=True)
-        return inputs, labels, *(t.to(self.device, non_blocking=True) for t in not_aug)
+        return self._image(inputs), labels, *map(self._image, not_aug)
+
+    def _image(self, images: torch.Tensor) -> torch.Tensor:
+        # NumPy computes in float64, backbones in float32.
+        dtype = torch.float32 if images.dtype == torch.float64 else images.dtype
+        return images.to(self.device, dtype=dtype, non_blocking=True)
 
 
 def _seed_worker(worker: int) -> None:

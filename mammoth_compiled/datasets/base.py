@@ -14,7 +14,8 @@ from torchvision import transforms
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
-from mammoth_compiled.device import get_device
+from mammoth_compiled.datasets.checks import check_attributes, check_classes, checked_split
+from mammoth_compiled.device import get_device, random_state, set_random_state
 from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.types import DatasetInfo
 
@@ -114,11 +115,7 @@ class ContinualDataset:
                 f"{name}.SETTING is {getattr(self, 'SETTING', None)!r}; "
                 f"valid: {', '.join(SETTINGS)}"
             )
-        per_task = self.N_CLASSES_PER_TASK
-        if not isinstance(per_task, int) and len(per_task) != self.N_TASKS:
-            raise ConfigError(
-                f"{name}.N_CLASSES_PER_TASK has {len(per_task)} entries for {self.N_TASKS} tasks"
-            )
+        check_attributes(type(self))
         self.args = args
         self.config = RunConfig.from_namespace(args)
         self.joint = self.config.experiment.joint
@@ -126,6 +123,7 @@ class ContinualDataset:
             raise ConfigError(f"joint training needs tasks split by class, not {self.SETTING!r}")
         if not hasattr(self, "N_CLASSES"):
             self.N_CLASSES = self._end_of_task(self.N_TASKS - 1)
+        check_classes(self, self._end_of_task(self.N_TASKS - 1))
         self.device = get_device(self.config.compute.device)
         self._reported_reason: str | None = None
         self.reset()
@@ -177,17 +175,11 @@ class ContinualDataset:
             Iterables over batches on the device, see `mammoth_compiled.data.TaskLoader`.
 
         Raises:
-            DataError: If a split lacks `data` or `targets`, or has no image of the task.
+            DataError: If a split lacks `data` or `targets`, has labels outside the classes or no
+                image of the task, or its images do not have the declared shape.
         """
         self.c_task += 1
-        train, test = self.get_data_loaders()
-        for split, dataset in (("training", train), ("test", test)):
-            for attribute in ("data", "targets"):
-                if not hasattr(dataset, attribute):
-                    raise DataError(
-                        f"{self.NAME}: the {split} set ({type(dataset).__name__}) has no "
-                        f"attribute `{attribute}`"
-                    )
+        train, test = self.load_splits()
         if self.joint:
             tests = [
                 self._select_classes(test, self.get_offsets(task), "test")
@@ -199,8 +191,9 @@ class ContinualDataset:
             tests = [self._select_classes(test, self.get_offsets(), "test")]
         else:
             tests = [test]
-        self.train_loader = self._loader(train, self.config.experiment.batch_size, shuffle=True)
-        self.test_loaders += [self._loader(t, EVAL_BATCH_SIZE, shuffle=False) for t in tests]
+        batch_size = self.config.experiment.batch_size
+        self.train_loader = self._loader(train, "training", batch_size, shuffle=True)
+        self.test_loaders += [self._loader(t, "test", EVAL_BATCH_SIZE, False) for t in tests]
         self._report_fallback(self.train_loader.fallback_reason)
         return self.train_loader, self.test_loaders[-1]
 
@@ -209,9 +202,58 @@ class ContinualDataset:
             self._reported_reason = reason
             say(f"data: {self.NAME} is loaded image by image (slower), because {reason}")
 
-    def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> TaskLoader:
+    def load_splits(self) -> tuple[Any, Any]:
+        """Returns the complete training and test sets of `get_data_loaders`, checked.
+
+        Raises:
+            DataError: If a split lacks `data` or `targets`, or has labels outside the classes.
+        """
+        splits = self.get_data_loaders()
+        if not (isinstance(splits, (tuple, list)) and len(splits) == 2):
+            raise DataError(
+                f"{self.NAME}: get_data_loaders() must return (training set, test set), got a "
+                f"{type(splits).__name__}"
+            )
+        num_classes, described = self.N_CLASSES, f"N_CLASSES = {self.N_CLASSES}"
+        if self.SETTING in SPLIT_BY_CLASS:
+            num_classes = self._end_of_task(self.N_TASKS - 1)
+            described = (
+                f"N_TASKS = {self.N_TASKS} tasks with N_CLASSES_PER_TASK = "
+                f"{self.N_CLASSES_PER_TASK}"
+            )
+        train, test = (
+            checked_split(split, f"{self.NAME}: the {kind} set", num_classes, described)
+            for split, kind in zip(splits, ("training", "test"), strict=True)
+        )
+        return train, test
+
+    def _loader(self, dataset: Any, split: str, batch_size: int, shuffle: bool) -> TaskLoader:
         workers = self.config.compute.num_workers
-        return TaskLoader(dataset, batch_size, shuffle, self.device, workers)
+        name = f"{self.NAME}: the {split} set"
+        loader = TaskLoader(
+            dataset, batch_size, shuffle, self.device, workers, name, self.N_CLASSES
+        )
+        self._check_first_item(loader)
+        return loader
+
+    def _check_first_item(self, loader: TaskLoader) -> None:
+        """Checks that images have the shape for which the backbone is built.
+
+        Raises:
+            DataError: If they have another.
+        """
+        before = random_state()
+        shape = tuple(loader.gather(torch.tensor([0]))[0].shape[1:])
+        set_random_state(before)
+        expected = self.input_shape()
+        if expected is None or shape == expected:
+            return
+        channels = "" if hasattr(self, "MEAN") else ", where images without MEAN have 3 channels"
+        raise DataError(
+            f"{loader.name}: item 0 has shape {list(shape)} after its transform, but "
+            f"{type(self).__name__} declares {list(expected)} by SIZE and MEAN{channels}. Set SIZE "
+            "to (height, width), and MEAN and STD to one number per channel"
+        )
 
     def _select_classes(self, dataset: Any, offsets: tuple[int, int], split: str) -> Any:
         """Returns a copy of a dataset that has only the images of a range of classes."""
@@ -223,11 +265,7 @@ class ContinualDataset:
                 f"{offsets[1] - 1} (task {self.c_task + 1})"
             )
         selected = copy.copy(dataset)
-        data = dataset.data
-        if isinstance(data, torch.Tensor):
-            selected.data = data[torch.from_numpy(mask)]
-        else:
-            selected.data = np.asarray(data)[mask]
+        selected.data = _rows(dataset.data, mask)
         selected.targets = targets[mask]
         return selected
 
@@ -280,3 +318,14 @@ class ContinualDataset:
     def get_normalization_transform(cls) -> Any:
         """Returns the transform that normalizes a float image in [0, 1]."""
         return transforms.Normalize(cls.MEAN, cls.STD)
+
+
+def _rows(data: Any, mask: np.ndarray) -> Any:
+    """Returns the images that a mask selects; a list of unequal images or of paths stays a list."""
+    if isinstance(data, torch.Tensor):
+        return data[torch.from_numpy(mask)]
+    if isinstance(data, (list, tuple)):
+        shapes = {image.shape if isinstance(image, np.ndarray) else None for image in data}
+        if None in shapes or len(shapes) > 1:
+            return [data[i] for i in np.flatnonzero(mask)]
+    return np.asarray(data)[mask]

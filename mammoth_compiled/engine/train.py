@@ -26,6 +26,7 @@ from mammoth_compiled.engine.observer import Observer, Observers, Run
 from mammoth_compiled.engine.resume import resume
 from mammoth_compiled.engine.schedule import schedule
 from mammoth_compiled.engine.step import EagerStep
+from mammoth_compiled.engine.user_errors import with_context
 from mammoth_compiled.errors import raise_first
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.results import Results, plain_arguments
@@ -94,7 +95,7 @@ def _train_and_report(run: Run, observers: Observers) -> list[BaseException]:
     except KeyboardInterrupt:
         run.results.interrupted = True
     except Exception as error:
-        errors.append(error)
+        errors.append(with_context(run, error))
     if errors:
         run.results.interrupted = True
         if not run.results.class_il:

@@ -124,7 +124,7 @@ class BundleExporter(Observer):
 def _training_images(run: Run) -> torch.Tensor:
     """Returns images of all classes seen, [N, C, H, W]; leaves the random state unchanged."""
     before = random_state()
-    train, _ = run.dataset.get_data_loaders()
+    train, _ = run.dataset.load_splits()
     loader = TaskLoader(train, run.config.experiment.batch_size, True, run.model.device, 0)
     seen = torch.tensor(run.dataset.info().classes_seen, device=run.model.device)
     images: list[torch.Tensor] = []

@@ -123,12 +123,15 @@ def test_complete_sets_are_not_modified(stream, tiny):
 
 
 def test_targets_may_be_a_list_and_data_a_tensor(stream, tiny):
+    def image(self, i):
+        return self.data[i].permute(2, 0, 1).float()
+
     data, targets = tiny.images(4)
     whole = tiny.Split(torch.from_numpy(data), targets.tolist(), transforms.ToTensor())
     whole.__class__ = type(
         "Tensors",
         (tiny.Split,),
-        {"__getitem__": lambda s, i: (s.data[i].float(), int(s.targets[i]), s.data[i].float())},
+        {"__getitem__": lambda s, i: (s.image(i), int(s.targets[i]), s.image(i)), "image": image},
     )
     dataset = stream(get_data_loaders=lambda self: (whole, whole))
     loader, _ = dataset.meta_get_data_loaders()
