@@ -1,8 +1,8 @@
-"""Written-out softmax attention on this machine's CPU: eager, stock Inductor, the fused form.
+"""Softmax attention on this machine's CPU: eager mode, stock Inductor, torch's fused attention.
 
     python benchmarks/attention.py [--rounds 9]
 
-Forward and backward, float32, in turns. The figures behind `CPU_MIN_TOKENS` of the pattern.
+Forward and backward, float32, interleaved. `MIN_CPU_TOKENS` of the kernel follows from the results.
 """
 
 import argparse

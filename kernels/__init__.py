@@ -3,7 +3,7 @@
 Every folder has the same files, as far as they apply:
 
 * `reference.py`: the specification, in plain torch, written so that Inductor fuses it well;
-* `op.py`: the registered operators and `IMPLEMENTATIONS`, the ordered list of ways to compute them;
+* `op.py`: the registered operators and `IMPLEMENTATIONS`, their implementations in order;
 * `triton.py` and `cpp.py`: launchers of the Triton and C++ kernels (`*.cpp`, `*.hpp`);
 * `cases.py`: shapes, work and contenders, shared by `check`, the autotuner and the benchmarks;
 * `tiles.json`: candidate tile sizes of the Triton kernels.

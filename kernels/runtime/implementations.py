@@ -17,7 +17,7 @@ def _never(*_: Any) -> str:
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute an operation.
+    """An implementation of an operation.
 
     All implementations of an operation take the same arguments. So do `why_not` and `why_slow`,
     with real or fake tensors.

@@ -75,7 +75,7 @@ def _current_device(args: tuple[Any, ...]) -> contextlib.AbstractContextManager[
 def record_launches() -> Iterator[list[Launch]]:
     """Records launches of all threads instead of running them; results stay uninitialized.
 
-    One thread records at a time; others that want to wait.
+    One thread records at a time; others wait for it.
     """
     global _recorded
     launches: list[Launch] = []

@@ -145,7 +145,7 @@ def tuned_path(chip: str) -> Path:
 def override_tiles(policy: TilePolicy, chip: str | None = None) -> Iterator[None]:
     """Lets a function pick the configuration of every kernel in all threads, to tune or check them.
 
-    One thread overrides at a time; others that want to wait.
+    One thread overrides at a time; others wait for it.
 
     Args:
         policy: Picks a candidate.

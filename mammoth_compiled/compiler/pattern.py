@@ -47,7 +47,7 @@ def register_pattern(
         priority: Patterns are applied from high to low; one that matches a larger subgraph comes
             before one that matches a part of it.
         functions: Python functions that the pattern inserts as nodes. Inductor caches graphs with
-            such nodes only if it is told that they are safe to cache.
+            such nodes only if they are declared safe to cache.
     """
 
     def register(pattern: PatternFunction) -> PatternFunction:
