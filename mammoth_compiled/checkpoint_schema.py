@@ -256,6 +256,7 @@ CHECKPOINT = _record(
     tasks_done=COUNT,
     compute=_record(
         compile=FLAG,
+        disabled_because=TEXT,
         full_batch=COUNT,
         undeclared=_list(POSITIVE),
         steps_with=_dict(COUNT),

@@ -62,7 +62,7 @@ def _options(field: "Field[Any]", annotation: Any) -> dict[str, Any]:
     if get_origin(annotation) in (typing.Union, types.UnionType):
         annotation = get_args(annotation)[0]  # `X | None`
     if annotation is bool:
-        options |= {"type": boolean, "metavar": "{0,1}"}
+        options |= {"type": boolean, "metavar": "{0,1}", "nargs": "?", "const": True}
     elif get_origin(annotation) is Literal:
         options["choices"] = get_args(annotation)
     elif get_origin(annotation) is Sequence:

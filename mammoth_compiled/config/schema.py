@@ -136,6 +136,11 @@ class FilesConfig:
         None, "Directory to write checkpoints (default: ./data/checkpoints).", file_path, "DIR"
     )
     loadcheck: str | None = _argument(None, "Resume from this checkpoint.", file_path, "PATH")
+    resume: bool = _argument(
+        False,
+        "Resume from the newest valid checkpoint of this configuration, if there is one; implies "
+        "--savecheck task.",
+    )
     export: str | None = _argument(
         None, "Export the trained backbone to this directory.", file_path, "DIR"
     )

@@ -28,6 +28,8 @@ def validate(config: RunConfig) -> None:
     for name in ("formats", "export_variants", "export_each_task"):
         if getattr(files, name) and not files.export:
             raise ConfigError(f"--{name} needs --export DIR")
+    if files.resume and files.loadcheck:
+        raise ConfigError("--resume and --loadcheck exclude each other: give one of them")
     buffer_size = config.extra.get("buffer_size")
     minibatch_size = config.extra.get("minibatch_size")
     if buffer_size and minibatch_size and minibatch_size > buffer_size:

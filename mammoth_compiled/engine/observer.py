@@ -30,6 +30,7 @@ class Run:
         num_tasks: Tasks of the run; 1 for joint training.
         first_task: The task that it started with, from 0; later than 0 if it was resumed.
         resumed_from: The checkpoint that it was resumed from.
+        resume_messages: Checkpoints that were not used, and arguments that differ from it.
         task: Current task, from 0.
         epoch: Current epoch of the task, from 0.
         step: Current step of the epoch, from 1.
@@ -47,6 +48,7 @@ class Run:
     num_tasks: int = 1
     first_task: int = 0
     resumed_from: Path | None = None
+    resume_messages: list[str] = field(default_factory=list)
     task: int = 0
     epoch: int = 0
     step: int = 0

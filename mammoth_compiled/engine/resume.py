@@ -1,16 +1,23 @@
 """Saves a run to a checkpoint and resumes it; `models.state` knows what a model contains."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mammoth_compiled.checkpoint import read_checkpoint, write_checkpoint
-from mammoth_compiled.config import RunConfig
-from mammoth_compiled.device import base_path, random_state, set_random_state
+from mammoth_compiled.device import random_state, set_random_state
+from mammoth_compiled.engine.checkpoint_files import (
+    checkpoint_path,
+    differences,
+    find_checkpoint,
+)
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.models.state import load_weights, model_state, restore_model
 from mammoth_compiled.registry import backbones
 from mammoth_compiled.results import plain_arguments
+
+# Their values are part of the saved optimizer and random state.
+KEPT = ("seed", "optim_mom", "optim_wd", "optim_nesterov")
 
 
 class SavedCheckpoint(NamedTuple):
@@ -18,25 +25,6 @@ class SavedCheckpoint(NamedTuple):
 
     path: Path
     left_out: list[str]
-
-
-def checkpoint_directory(config: RunConfig) -> Path:
-    """Returns the directory of the checkpoints: `--checkpoint_path`, or one in `base_path()`."""
-    return Path(config.files.checkpoint_path or Path(base_path()) / "checkpoints")
-
-
-def checkpoint_path(config: RunConfig, num_tasks: int | None = None) -> Path:
-    """Returns the path of the checkpoint after a number of tasks; None for what all have in common.
-
-    Args:
-        config: All arguments; the name contains model, dataset, backbone and seed.
-        num_tasks: Number of finished tasks.
-    """
-    experiment = config.experiment
-    seed = "" if experiment.seed is None else f"_seed{experiment.seed}"
-    name = f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
-    suffix = "" if num_tasks is None else f"_task{num_tasks}.pt"
-    return checkpoint_directory(config) / f"{name}{suffix}"
 
 
 def save(run: Run) -> SavedCheckpoint:
@@ -68,14 +56,32 @@ def save(run: Run) -> SavedCheckpoint:
     )
 
 
-def resume(run: Run, path: str) -> None:
-    """Restores a run to where a checkpoint was written; sets `run.first_task`.
+def resume(run: Run) -> None:
+    """Restores a run from the checkpoint that `--loadcheck` or `--resume` asks for, if any.
+
+    Sets `run.first_task`, and `run.resume_messages` to what is worth telling.
 
     Raises:
-        CheckpointError: If the file cannot be read or is of another kind of run.
+        CheckpointError: If the file of `--loadcheck` cannot be read, or if the checkpoint is of
+            another kind of run.
     """
-    saved = read_checkpoint(path)
+    files = run.config.files
+    if files.loadcheck:
+        _restore(run, Path(files.loadcheck), read_checkpoint(files.loadcheck))
+    elif files.resume:
+        found, run.resume_messages = find_checkpoint(run.config)
+        if found is not None:
+            _restore(run, *found)
+
+
+def _restore(run: Run, path: Path, saved: dict[str, Any]) -> None:
     _check_same_kind(run, path, saved)
+    for difference in differences(run.config, saved["args"]):
+        if difference.name in KEPT:
+            message = f"keeps --{difference.name} {difference.saved}, not {difference.now}"
+            run.resume_messages.append(message)
+        elif difference.name != "lr":  # the learning rate may have been changed by user code
+            run.resume_messages.append(str(difference))
     try:
         load_weights(run.model.net, saved["net"])
     except RuntimeError as error:
@@ -92,10 +98,10 @@ def resume(run: Run, path: str) -> None:
     run.results.notes["compile"] = run.compute.compile
     set_random_state(saved["random"])
     run.first_task = run.task = int(saved["tasks_done"])
-    run.resumed_from = Path(path)
+    run.resumed_from = path
 
 
-def _check_same_kind(run: Run, path: str, saved: dict) -> None:
+def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:
     args = vars(run.config.to_namespace())
     before = {
         "model": saved["model"]["name"],
@@ -113,3 +119,15 @@ def _check_same_kind(run: Run, path: str, saved: dict) -> None:
         raise CheckpointError(
             f"{path} has {saved['tasks_done']} tasks, the run only {run.num_tasks}"
         )
+    dataset = run.dataset
+    now = {
+        "num_classes": dataset.N_CLASSES,
+        "tasks": [list(dataset.get_offsets(task)) for task in range(dataset.N_TASKS)],
+    }
+    for name, value in now.items():
+        was = saved["data"][name]
+        if was != value:
+            raise CheckpointError(
+                f"{path} is from a {dataset.NAME!r} with {name} {was}, this run has {value}: give "
+                "the dataset the arguments that it had"
+            )

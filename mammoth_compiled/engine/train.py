@@ -72,8 +72,7 @@ def run_tasks(
         keep_freed_memory()
     try:
         with numerics(model.device, config.compute.precision, config.compute.deterministic):
-            if config.files.loadcheck:
-                resume(run, config.files.loadcheck)
+            resume(run)
             watching.notify("begin_run", run)
             errors = _train_and_report(run, watching)
     finally:

@@ -1,6 +1,7 @@
 """BundleExporter: exports the backbone at the end of a run, or after each task."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.summary import report
 from mammoth_compiled.export.formats import FORMATS, format_names
 from mammoth_compiled.export.variants.convert import variant_names
-from mammoth_compiled.files import check_writable
+from mammoth_compiled.files import check_writable, lock
 from mammoth_compiled.types import Evaluation
 
 CALIBRATION_IMAGES = 256
@@ -66,6 +67,19 @@ class BundleExporter(Observer):
         self.variants = variant_names(variants)
         self.each_task = each_task
         self._exported = False
+        self._locked = ExitStack()
+
+    def begin_run(self, run: Run) -> None:
+        """Locks the directory.
+
+        Raises:
+            MammothError: If another run exports to it.
+        """
+        self._locked.enter_context(lock(self.path, "a bundle", "--export"))
+
+    def close(self, run: Run) -> None:
+        """Releases the lock."""
+        self._locked.close()
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Exports or updates the bundle, if it is kept up to date after each task.

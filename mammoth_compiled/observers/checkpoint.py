@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
+from mammoth_compiled.engine.checkpoint_files import checkpoint_path
 from mammoth_compiled.engine.observer import Observer, Run
-from mammoth_compiled.engine.resume import checkpoint_path, save
+from mammoth_compiled.engine.resume import save
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import check_writable, lock
 from mammoth_compiled.types import Evaluation
@@ -24,8 +25,9 @@ class CheckpointWriter(Observer):
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Observer | None:
-        """Returns one for `--savecheck`."""
-        return cls(config.files.savecheck) if config.files.savecheck else None
+        """Returns one for `--savecheck`, or `--resume`: a run to resume needs checkpoints."""
+        when = config.files.savecheck or ("task" if config.files.resume else None)
+        return cls(when) if when else None
 
     def __init__(self, when: str) -> None:
         self.when = when

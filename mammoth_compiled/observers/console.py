@@ -22,6 +22,8 @@ class Console(Observer):
 
     def begin_run(self, run: Run) -> None:
         """Prints what a resumed run continues from."""
+        for message in run.resume_messages:
+            say(f"checkpoint: {message}")
         if run.resumed_from is None:
             return
         lr = run.model.opt.param_groups[0]["lr"]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -107,3 +109,26 @@ def test_signal_before_training(start, tmp_path, number, err):
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == err
     assert process.returncode == 128 + number
+
+
+@pytest.mark.slow
+def test_ten_kills_and_automatic_resumes_give_equal_results(start, tmp_path):
+    words = ("--model", "er", "--buffer_size", "50", *RUN[2:])
+    whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
+    process = start(*words, "--results_path", whole)
+    assert process.communicate(timeout=120)[1] == ""
+    delays = random.Random(0)
+    for _ in range(10):
+        process = start(*words, "--resume", "--checkpoint_path", "saved")
+        wait_for(process, "er on seq-fmnist-mini")
+        time.sleep(delays.uniform(0, 2))
+        process.kill()
+        process.communicate()
+    process = start(*words, "--resume", "--checkpoint_path", "saved", "--results_path", resumed)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "loaded" in out
+    one, other = (json.loads(path.read_text()) for path in (whole, resumed))
+    for name in ("class_il", "task_il", "loss", "train_images"):
+        assert one[name] == other[name]
+    assert not [path for path in (tmp_path / "saved").iterdir() if path.name.startswith(".")]

@@ -73,7 +73,13 @@ def checkpoint(path, net, name="cnn", arguments=ARGUMENTS, **changes):
         "args": {},
         "results": {"notes": {}, **{name: [] for name in measured.split()}},
         "tasks_done": 0,
-        "compute": {"compile": False, "full_batch": 0, "undeclared": [], "steps_with": {}},
+        "compute": {
+            "compile": False,
+            "disabled_because": "",
+            "full_batch": 0,
+            "undeclared": [],
+            "steps_with": {},
+        },
     }
     stream = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content, **changes}, stream)

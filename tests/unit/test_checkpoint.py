@@ -70,7 +70,13 @@ CONTENT = {
         "notes": {"compile": False},
     },
     "tasks_done": 1,
-    "compute": {"compile": False, "full_batch": 8, "undeclared": [5], "steps_with": {"out 8": 3}},
+    "compute": {
+        "compile": False,
+        "disabled_because": "",
+        "full_batch": 8,
+        "undeclared": [5],
+        "steps_with": {"out 8": 3},
+    },
 }
 BUFFER = "model.state.buffers.buffer"
 
@@ -310,6 +316,7 @@ def test_appended_bytes_are_detected(path):
         ("tasks_done", 2),
         ("tasks_done", "1"),
         ("compute.compile", "on"),
+        ("compute.disabled_because", False),
         ("compute.full_batch", -8),
         ("compute.undeclared", {5}),
         ("compute.steps_with", {"out 8": 0.5}),

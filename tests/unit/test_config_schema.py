@@ -14,9 +14,9 @@ FLAGS = """
 experiment: model dataset backbone batch_size n_epochs joint seed debug_mode
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
     lr_gamma
-compute: device compile cuda_graph amp num_workers
-files: data_dir savecheck checkpoint_path loadcheck export formats export_variants export_each_task
-    results_path
+compute: device compile cuda_graph amp precision deterministic num_workers
+files: data_dir savecheck checkpoint_path loadcheck resume export formats export_variants
+    export_each_task results_path
 """
 
 ARGUMENTS = [(title, f) for title, section in SECTIONS.items() for f in fields(section)]

@@ -12,6 +12,7 @@ from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import lock
 from mammoth_compiled.observers import checkpoint
+from mammoth_compiled.observers.bundle import BundleExporter
 from mammoth_compiled.observers.results import ResultsWriter
 from mammoth_compiled.startup import is_command_line
 
@@ -220,3 +221,14 @@ def test_interrupted_run_keeps_the_checkpoint_of_its_last_task(run_tiny, tmp_pat
 
     run_tiny(observers=[Stops()], savecheck="task", checkpoint_path=str(tmp_path))
     assert [path.name for path in tmp_path.glob("*.pt")] == ["sgd_seq-tiny_tiny-net_seed0_task1.pt"]
+
+
+def test_two_runs_with_the_same_bundle(run_tiny, tmp_path):
+    exporter = BundleExporter(tmp_path / "bundle")
+    message = "another run is writing a bundle to .*give another --export"
+    with (
+        lock(tmp_path / "bundle", "a bundle", "--export"),
+        pytest.raises(MammothError, match=message),
+    ):
+        run_tiny(observers=[exporter])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,114 @@
+"""Where the checkpoints of a run are, and which of them are of the same configuration."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mammoth_compiled.checkpoint import read_checkpoint
+from mammoth_compiled.config import RunConfig
+from mammoth_compiled.config.schema import FilesConfig
+from mammoth_compiled.device import base_path
+from mammoth_compiled.errors import CheckpointError
+from mammoth_compiled.results import plain_arguments
+
+# Arguments that change where a run computes and writes, but not what it computes.
+FREE = {field.name for field in fields(FilesConfig)}
+FREE |= {"device", "compile", "cuda_graph", "num_workers"}
+
+
+class Difference(NamedTuple):
+    """An argument that has another value than in a checkpoint."""
+
+    name: str
+    saved: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"--{self.name} {self.saved} -> {self.now}"
+
+
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint and its contents."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def checkpoint_directory(config: RunConfig) -> Path:
+    """Returns the directory of the checkpoints: `--checkpoint_path`, or one in `base_path()`."""
+    return Path(config.files.checkpoint_path or Path(base_path()) / "checkpoints")
+
+
+def checkpoint_path(config: RunConfig, num_tasks: int | None = None) -> Path:
+    """Returns the path of the checkpoint after a number of tasks; None for what all have in common.
+
+    Args:
+        config: All arguments; the name contains model, dataset, backbone and seed.
+        num_tasks: Number of finished tasks.
+    """
+    experiment = config.experiment
+    seed = "" if experiment.seed is None else f"_seed{experiment.seed}"
+    name = f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
+    suffix = "" if num_tasks is None else f"_task{num_tasks}.pt"
+    return checkpoint_directory(config) / f"{name}{suffix}"
+
+
+def differences(config: RunConfig, saved: Mapping[str, Any]) -> list[Difference]:
+    """Returns the arguments that differ from those of a checkpoint and change what is computed.
+
+    Args:
+        config: All arguments of this run.
+        saved: The arguments in the checkpoint; one that only one side knows is skipped.
+    """
+    now = plain_arguments(config.to_namespace())
+    return [
+        Difference(name, saved[name], value)
+        for name, value in now.items()
+        if name in saved and name not in FREE and not _equal(saved[name], value)
+    ]
+
+
+def find_checkpoint(config: RunConfig) -> tuple[FoundCheckpoint | None, list[str]]:
+    """Returns the checkpoint of this configuration with the most tasks done.
+
+    Args:
+        config: All arguments.
+
+    Returns:
+        The checkpoint, None if there is none; and a message for each newer file that is damaged or
+        of another configuration.
+    """
+    messages = []
+    for path in _newest_first(config):
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError as error:
+            messages.append(f"not used: {error}")
+            continue
+        changed = differences(config, content["args"])
+        if not changed:
+            return FoundCheckpoint(path, content), messages
+        arguments = ", ".join(map(str, changed))
+        messages.append(f"not used: {path} is of another configuration ({arguments})")
+    directory = checkpoint_directory(config)
+    return None, [*messages, f"none of this configuration in {directory}: starting with task 1"]
+
+
+def _newest_first(config: RunConfig) -> Iterator[Path]:
+    common = checkpoint_path(config)
+    numbered = re.compile(re.escape(common.name) + r"_task(\d+)\.pt")
+    found = {}
+    if common.parent.is_dir():
+        for path in common.parent.iterdir():
+            if match := numbered.fullmatch(path.name):
+                found[int(match[1])] = path
+    for number in sorted(found, reverse=True):
+        yield found[number]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return list(one) == list(other)
+    return bool(one == other)
