@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.summary import report
 from mammoth_compiled.export.capture.options import Head
@@ -17,6 +18,7 @@ from mammoth_compiled.export.serving import LAYOUTS
 from mammoth_compiled.export.update import update_bundle
 from mammoth_compiled.export.verify import verify_bundle
 from mammoth_compiled.plugins import import_plugin
+from mammoth_compiled.signals import signals_end_process
 
 _EXAMPLES = """examples:
   python -m mammoth_compiled.export checkpoint.pt bundle --formats onnx,aoti
@@ -26,21 +28,31 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, or 2 after an error."""
+    """Runs the command line and returns its exit code.
+
+    It is 0 on success, 2 after an error, and 130 after Ctrl-C, each with one line.
+
+    Raises:
+        SystemExit: With 128 + n, after another signal n that ends a process.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"export": _export, "verify": _verify, "update": _update}
     # Without a command, the first argument is a checkpoint to export.
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
         argv.insert(0, "export")
     args = _parser().parse_args(argv)
-    try:
-        for spec in args.plugins:
-            import_plugin(spec)
-        sys.stdout.write(commands[args.command](args) + "\n")
-    except MammothError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
-    return 0
+    with signals_end_process():
+        try:
+            for spec in args.plugins:
+                import_plugin(spec)
+            sys.stdout.write(commands[args.command](args) + "\n")
+        except MammothError as error:
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            return ERROR
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return INTERRUPTED
+    return SUCCESS
 
 
 def _parser() -> argparse.ArgumentParser:

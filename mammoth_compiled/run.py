@@ -11,13 +11,13 @@ from mammoth_compiled.config import Parser, RunConfig, resolve
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
 from mammoth_compiled.console import begin_output, discard_output, output_failure, say
 from mammoth_compiled.engine.explain import explain_backbone
-from mammoth_compiled.engine.interruption import signals_end_process
 from mammoth_compiled.errors import ConfigError, MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.observers import command_line_observers
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.registry import datasets, models
 from mammoth_compiled.runner import build
+from mammoth_compiled.signals import signals_end_process
 from mammoth_compiled.training import train
 
 

@@ -1,4 +1,4 @@
-"""Ends `python -m mammoth_compiled.run` with one line if Ctrl-C comes while modules are imported.
+"""Ends the command lines of the package with one line if Ctrl-C comes while modules are imported.
 
 The package imports this module first and the others, which take seconds, afterwards. It does
 nothing in any other program.
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from mammoth_compiled.exit_codes import INTERRUPTED
 
-COMMAND = "mammoth_compiled.run"
+COMMANDS = ("mammoth_compiled.run", "mammoth_compiled.export")
 
 
 def end_with_one_line(number: int, frame: object) -> NoReturn:
@@ -22,12 +22,12 @@ def end_with_one_line(number: int, frame: object) -> NoReturn:
 
 
 def is_command_line(argv: list[str]) -> bool:
-    """Returns whether the interpreter was started for the command line.
+    """Returns whether the interpreter was started for a command line of the package.
 
     Args:
         argv: `sys.orig_argv`.
     """
-    return ("-m", COMMAND) in itertools.pairwise(argv)
+    return any(("-m", command) in itertools.pairwise(argv) for command in COMMANDS)
 
 
 if is_command_line(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,44 +1,12 @@
-"""Signals: a run stops after its current step, the command line ends with 128 + n."""
+"""Stops a run after its current step when a signal arrives."""
 
 import contextlib
 import os
 import signal
-import sys
-import threading
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from mammoth_compiled.engine.observer import Run
-from mammoth_compiled.exit_codes import SIGNAL
-
-# Ctrl-C, and what schedulers, spot machines and closed terminals send.
-SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-
-
-def end_process(number: int, frame: Any) -> NoReturn:
-    """Signal handler of the command line outside training.
-
-    Raises:
-        KeyboardInterrupt: After Ctrl-C.
-        SystemExit: With exit code 128 + n after another signal n.
-    """
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(SIGNAL + number)
-
-
-@contextlib.contextmanager
-def signals_end_process() -> Iterator[None]:
-    """Installs `end_process` for all signals that are not ignored, as under nohup."""
-    before = {n: signal.getsignal(n) for n in SIGNALS} if _is_main_thread() else {}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, end_process)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+from mammoth_compiled.signals import SIGNALS, end_process, is_main_thread
 
 
 class Interruption:
@@ -58,7 +26,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        if not _is_main_thread():
+        if not is_main_thread():
             return
         for number in SIGNALS:
             handler = signal.getsignal(number)
@@ -85,7 +53,3 @@ class Interruption:
         with contextlib.suppress(OSError):
             message = f"{name}: stopping after the current step; a second signal ends at once\n"
             os.write(2, message.encode())
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

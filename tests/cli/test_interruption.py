@@ -34,9 +34,9 @@ def start(tmp_path):
     """Returns a function that starts the command line and ends with it at the latest."""
     processes = []
 
-    def start(*words, **environment):
+    def start(*words, module="mammoth_compiled.run", **environment):
         process = subprocess.Popen(
-            [sys.executable, "-m", "mammoth_compiled.run", *map(str, words)],
+            [sys.executable, "-m", module, *map(str, words)],
             cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
@@ -90,9 +90,10 @@ def test_second_signal_ends_at_once(start, tmp_path, number):
     assert err == ""
 
 
-def test_interrupt_while_modules_are_imported(start, tmp_path):
+@pytest.mark.parametrize("module", ["mammoth_compiled.run", "mammoth_compiled.export"])
+def test_interrupt_while_modules_are_imported(start, tmp_path, module):
     (tmp_path / "tqdm.py").write_text("import time; print('importing', flush=True); time.sleep(99)")
-    process = start(*RUN, PYTHONPATH=str(tmp_path))
+    process = start(*RUN, module=module, PYTHONPATH=str(tmp_path))
     wait_for(process, "importing")
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == "interrupted\n"
@@ -109,6 +110,19 @@ def test_signal_before_training(start, tmp_path, number, err):
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == err
     assert process.returncode == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_an_export(start, tmp_path, number):
+    slow = "import time; print('importing', flush=True); time.sleep(99)"
+    (tmp_path / "slow.py").write_text(slow)
+    words = ("export", "checkpoint.pt", "bundle", "--import", "slow.py")
+    process = start(*words, module="mammoth_compiled.export")
+    wait_for(process, "importing")
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == ("interrupted\n" if number == 2 else "")
+    assert process.returncode == 128 + number
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes"},
-    {"console", "files", "memory", "signatures", "startup", "checkpoint_schema"},
+    {"console", "files", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"results"},
     {"config"},
@@ -42,6 +42,8 @@ EXPORT_MAY_USE = {
     "plugins",
     "files",
     "console",
+    "exit_codes",
+    "signals",
     "export",
     # Its patterns are applied to what AOTInductor compiles for a GPU. It does not know training.
     "compiler",

@@ -7,13 +7,13 @@ import threading
 import pytest
 
 from mammoth_compiled import load_runner, train
-from mammoth_compiled.engine.interruption import SIGNALS, end_process, signals_end_process
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import lock
 from mammoth_compiled.observers import checkpoint
 from mammoth_compiled.observers.bundle import BundleExporter
 from mammoth_compiled.observers.results import ResultsWriter
+from mammoth_compiled.signals import SIGNALS, end_process, signals_end_process
 from mammoth_compiled.startup import is_command_line
 
 
@@ -133,8 +133,9 @@ def test_signals_outside_training_end_the_process(handlers):
     [
         (["python", "-m", "mammoth_compiled.run", "--list"], True),
         (["python", "-X", "dev", "-m", "mammoth_compiled.run"], True),
-        (["python", "-m", "mammoth_compiled.export"], False),
+        (["python", "-m", "mammoth_compiled.export", "verify"], True),
         (["python", "program.py", "mammoth_compiled.run"], False),
+        (["python", "-m", "mammoth_compiled.exporting"], False),
         (["python", "-m"], False),
     ],
 )
