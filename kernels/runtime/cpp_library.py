@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
+from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
+
 _FOLDER = Path(__file__).parents[1]
 
 
@@ -79,6 +81,7 @@ def _library() -> Any:
     # Importing Inductor takes seconds; only compiling code pays for it.
     from torch._inductor.codecache import CppCodeCache
 
+    verify_libraries()
     # Inductor turns contraction into fused multiply-add off for its own code.
     flags = ["-ffp-contract=fast"]
     if torch.backends.cpu.get_cpu_capability() == "AVX2":

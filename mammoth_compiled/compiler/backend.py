@@ -15,6 +15,7 @@ from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
 from mammoth_compiled.kernels.runtime import cpp_library
+from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
 
 
 def mammoth(
@@ -41,6 +42,7 @@ def mammoth(
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
+    verify_libraries()
     apply_patterns(graph.graph)
     graph.recompile()
     tag = _cache_tag(example_inputs)
