@@ -180,7 +180,7 @@ def test_model_without_a_dataset_raises(make):
 
 
 def test_what_has_a_state_of_its_own_comes_back(make, tmp_path):
-    # A second optimiser and a scheduler, made in the constructor.
+    # A second optimizer and a scheduler, created in the constructor.
     def prepare(model):
         model.other_opt = torch.optim.SGD([model.scale], lr=0.5, momentum=0.9)
         model.scheduler = torch.optim.lr_scheduler.StepLR(model.other_opt, 1)
