@@ -8,7 +8,9 @@ from common import spread
 
 from mammoth_compiled.compiler.autotune import time_replays
 from mammoth_compiled.kernels.augment import augment
+from mammoth_compiled.kernels.augment.cases import augment_work
 from mammoth_compiled.kernels.reservoir import update_reservoir
+from mammoth_compiled.kernels.reservoir.cases import reservoir_work
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.kernels.runtime import philox
 
@@ -50,6 +52,11 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
                 [examples, kept], [store, labels], seen, state, index=index, by_index=[True, True]
             )
 
+        # Far into the stream few items are written; here a tenth of the batch.
+        works = {
+            "augment": augment_work((2 * batch, 3, 32, 32), torch.bfloat16),
+            "reservoir": reservoir_work(batch, batch // 10, row_bytes=3072 + 8),
+        }
         for name, function in (("augment", make), ("reservoir", keep)):
             kernel = time_replays([function] * 10, count=21)
             with references():
@@ -58,6 +65,7 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
                 {
                     "op": name,
                     "batch": batch,
+                    "bytes": works[name].num_bytes,
                     "ms": {"fused": spread(kernel), "torch": spread(torchs)},
                 }
             )
