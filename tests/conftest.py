@@ -7,6 +7,7 @@ of an epoch is ragged.
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,14 @@ from mammoth_compiled.types import ReturnTypes
 
 # What tests compile is not noted in the user's cache.
 os.environ["MAMMOTH_CACHE_DIR"] = tempfile.mkdtemp(prefix="mammoth-tests-")
+# Shells start background jobs with Ctrl-C ignored; tests send signals to themselves and others.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 # One thread: tests share a small machine, and sums then do not depend on its number of cores.
 torch.set_num_threads(1)
 # The same examples in every run: a gate must not fail by chance.
