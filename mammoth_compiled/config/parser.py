@@ -219,13 +219,14 @@ class Parser(ArgumentParser):
 
 def _check_scalar(flag: str, value: Any, convert: Any) -> None:
     """Raises `ConfigError` for a value of a dictionary that is not a text or a number."""
-    texts = (str, os.PathLike)
-    expected, valid = "a text", texts
-    if convert not in _TEXTS:
-        expected, valid = "one text or number", (*texts, int, float, np.number, np.bool_)
+    is_text = convert in _TEXTS
+    valid: tuple[Any, ...] = (str, os.PathLike)
+    if not is_text:
+        valid = (*valid, int, float, np.number, np.bool_)
     if not isinstance(value, valid):
         raise ConfigError(
-            f"argument {flag}: must be {expected}, got the {type(value).__name__} {shorten(value)}"
+            f"argument {flag}: must be {'a text' if is_text else 'one text or number'}, got the "
+            f"{type(value).__name__} {shorten(value)}"
         )
 
 

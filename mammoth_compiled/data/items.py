@@ -94,10 +94,15 @@ def as_class_id(label: Any) -> int | None:
     Args:
         label: A number, or an array or tensor with one element.
     """
+    value: Any = label
     if isinstance(label, (torch.Tensor, np.ndarray)):
         if np.prod(label.shape) != 1:
             return None
-        label = label.item()
-    if not isinstance(label, (int, float, np.number, np.bool_)) or label != label:
+        value = label.item()
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return int(number) if number.is_integer() and abs(number) < 2**63 else None
+    if not isinstance(value, (int, np.integer, np.bool_)):
         return None
-    return int(label) if abs(label) < 2**63 and int(label) == label else None
+    class_id = int(value)
+    return class_id if abs(class_id) < 2**63 else None

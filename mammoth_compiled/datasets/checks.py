@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mammoth_compiled.data.items import as_class_id
 from mammoth_compiled.errors import ConfigError, DataError, shorten
 
 
@@ -18,7 +19,7 @@ def check_attributes(kind: Any) -> None:
     """
     name = kind.__name__
     for attribute in ("N_TASKS", "N_CLASSES_PER_TASK"):
-        value = getattr(kind, attribute, None)
+        value: Any = getattr(kind, attribute, None)
         values = value if attribute == "N_CLASSES_PER_TASK" and _is_list(value) else [value]
         if not all(_is_count(v) for v in values):
             raise ConfigError(f"{name}.{attribute} must be an integer >= 1, got {shorten(value)}")
@@ -32,7 +33,8 @@ def check_attributes(kind: Any) -> None:
         raise ConfigError(
             f"{name}.SIZE must be (height, width) in pixels, as in (32, 32), got {shorten(size)}"
         )
-    mean, std = getattr(kind, "MEAN", None), getattr(kind, "STD", None)
+    mean: Any = getattr(kind, "MEAN", None)
+    std: Any = getattr(kind, "STD", None)
     for attribute, value in (("MEAN", mean), ("STD", std)):
         if hasattr(kind, attribute) and not (_is_list(value) and all(_is_finite(v) for v in value)):
             raise ConfigError(
@@ -149,13 +151,12 @@ def class_ids(targets: Any, where: str) -> np.ndarray:
     if labels.dtype.kind in "iu":
         return labels
     for i, label in enumerate(labels):
-        is_number = isinstance(label, (int, float, np.number, np.bool_)) and np.isreal(label)
-        if not (is_number and _is_finite(label) and int(label) == label):
+        if as_class_id(label) is None:
             raise DataError(
                 f"{where}: the label of item {i} is {shorten(_plain(label))}, of type "
                 f"{type(label).__name__}; {advice}"
             )
-    return labels.astype(np.int64)
+    return np.array([as_class_id(label) for label in labels], dtype=np.int64)
 
 
 def _plain(value: Any) -> Any:
@@ -167,8 +168,9 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_integer and bool(value >= 1)
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number, np.bool_)) and math.isfinite(value)
+    return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)

@@ -11,7 +11,9 @@ from hostile_values import invalid_texts, parser
 
 from mammoth_compiled import console
 from mammoth_compiled import run as command
-from mammoth_compiled.errors import OutputError
+from mammoth_compiled.compiler import autotune
+from mammoth_compiled.errors import MammothError, OutputError
+from mammoth_compiled.files import user_cache, write_atomically
 
 RUN = ["--model", "derpp", "--dataset", "seq-tiny", "--backbone", "cnn"]
 REQUIRED = {"buffer_size": "20", "alpha": "0.1", "beta": "0.5", "compile": "off", "seed": "0"}
@@ -125,3 +127,29 @@ def test_path_inside_a_file(refused, tmp_path, name):
     (tmp_path / "file").write_text("")
     given = {name: str(tmp_path / "file" / "x")}
     refused(name, lambda: command.run(words(**given)), str(tmp_path / "file"))
+
+
+# --- Caches ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["file", "missing in a file", "empty", "too long"])
+def test_cache_directory_that_cannot_be_used(monkeypatch, tmp_path, kind):
+    path = {
+        "file": tmp_path / "file",
+        "missing in a file": tmp_path / "file" / "cache",
+        "empty": "",
+        "too long": tmp_path / ("x" * 300),
+    }[kind]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MAMMOTH_CACHE_DIR", str(path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(MammothError, match="cannot write"):  # the autotuner then only warns
+        write_atomically(user_cache() / "fastest.json", b"{}")
+    assert autotune._read(user_cache() / "fastest.json") == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"null", b"{", b"3", b'{"a": ['])
+def test_damaged_autotuning_cache_is_empty(tmp_path, content):
+    path = tmp_path / "fastest.json"
+    path.write_bytes(content)
+    assert autotune._read(path) == {}
