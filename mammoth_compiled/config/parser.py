@@ -169,7 +169,10 @@ class Parser(ArgumentParser):
         self._reject_repeated(words)
         # Argparse sets no default for what the namespace has already; None means not given.
         names = {*self.arguments, *self.own_defaults}
-        args, unknown = self.parse_known_args(list(words), Namespace(**dict.fromkeys(names)))
+        try:
+            args, unknown = self.parse_known_args(list(words), Namespace(**dict.fromkeys(names)))
+        except ArithmeticError as error:  # of a user's converter; argparse expects others
+            raise ConfigError(f"an argument is out of range: {error}") from error
         values = {name: value for name, value in vars(args).items() if value is not None}
         self._check_values(values)
         return values, unknown
@@ -249,7 +252,7 @@ def convert_value(flag: str, value: Any, convert: Any, choices: Iterable[Any] | 
             value = convert(str(value))
         except argparse.ArgumentTypeError as error:
             raise ConfigError(f"argument {flag}: {error}") from None
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, ArithmeticError):
             kind = getattr(convert, "__name__", repr(convert))
             raise ConfigError(
                 f"argument {flag}: invalid {kind} value: {shorten(str(value))}"

@@ -164,3 +164,10 @@ def test_names_of_dashed_flags_use_underscores(name):
     assert parser.read({f"very_{name}": "1"}) == {f"very_{name}": 1}
     with pytest.raises(ConfigError, match=f"argument --very-{name}: invalid int"):
         parser.read({f"very_{name}": "x"})
+
+
+@pytest.mark.parametrize("given", [["--half", "inf"], {"half": "inf"}], ids=["words", "dictionary"])
+def test_converter_of_a_user_that_overflows(parser, given):
+    parser.add_argument("--half", type=lambda text: int(float(text)) // 2)
+    with pytest.raises(ConfigError, match=r"out of range: cannot convert|argument --half: invalid"):
+        parser.read(given)
