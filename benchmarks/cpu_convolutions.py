@@ -16,25 +16,12 @@ from common import fresh_process, interleaved, ratio, spread, write_results
 from torch.nn import functional as F
 
 from mammoth_compiled.device import keep_freed_memory
+from mammoth_compiled.kernels.conv3x3 import cases as conv3x3
 from mammoth_compiled.kernels.conv3x3 import cpp, reference
+from mammoth_compiled.kernels.conv_relu_pool import cases as conv_relu_pool
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool_cpp_op
 from mammoth_compiled.kernels.relu_pool import relu_pool
 from mammoth_compiled.kernels.runtime import cpp_library
-
-# Batch, input channels, output channels, height and width.
-CONVOLUTIONS = (
-    (32, 16, 16, 32),
-    (32, 24, 24, 32),
-    (32, 32, 32, 16),
-    (32, 32, 64, 16),
-    (32, 40, 40, 16),
-    (32, 64, 64, 32),
-    (32, 128, 128, 16),
-    (32, 256, 256, 8),
-    (32, 512, 512, 4),
-    (8, 64, 64, 56),
-)
-POOLED = ((32, 3, 16, 32), (32, 3, 32, 32), (32, 32, 64, 16), (64, 32, 64, 16), (32, 64, 128, 16))
 
 
 def images(*shape):
@@ -124,7 +111,10 @@ def main():
             os.environ |= {"ONEDNN_MAX_CPU_ISA": capability}
         results[capability] = {"convolution": {}, "pooled": {}}
         with fresh_process() as fresh:
-            for kind, shapes in (("convolution", CONVOLUTIONS), ("pooled", POOLED)):
+            for kind, shapes in (
+                ("convolution", conv3x3.CPU_SHAPES),
+                ("pooled", conv_relu_pool.CPU_SHAPES),
+            ):
                 for shape in shapes:
                     r = fresh.submit(measure, kind, shape, args.rounds).result()
                     name = "{}x{}->{} at {}".format(*shape)

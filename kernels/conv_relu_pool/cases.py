@@ -178,3 +178,13 @@ TUNING_CASES = tuple(
     for batch in (32, 128, 512)
     for dtype in _DTYPES
 )
+
+# Batch, input channels, output channels, height and width: `benchmarks/cpu_convolutions.py` times
+# them, and `MIN_CPP_FILTERS` of the operators follows from the results.
+CPU_SHAPES = (
+    (32, 3, 16, 32),
+    (32, 3, 32, 32),
+    (32, 32, 64, 16),
+    (64, 32, 64, 16),
+    (32, 64, 128, 16),
+)
