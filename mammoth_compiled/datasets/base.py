@@ -1,6 +1,5 @@
 """ContinualDataset: a dataset as a sequence of tasks."""
 
-import copy
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,8 +13,14 @@ from torchvision import transforms
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
-from mammoth_compiled.datasets.checks import check_attributes, check_classes, checked_split
-from mammoth_compiled.device import get_device, random_state, set_random_state
+from mammoth_compiled.datasets.checks import (
+    check_attributes,
+    check_classes,
+    check_first_item,
+    checked_split,
+)
+from mammoth_compiled.datasets.splits import select_classes
+from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.types import DatasetInfo
 
@@ -181,14 +186,11 @@ class ContinualDataset:
         self.c_task += 1
         train, test = self.load_splits()
         if self.joint:
-            tests = [
-                self._select_classes(test, self.get_offsets(task), "test")
-                for task in range(self.N_TASKS)
-            ]
+            tests = [self._task_of(test, "test", task) for task in range(self.N_TASKS)]
             self.c_task = self.N_TASKS - 1
         elif self.SETTING in SPLIT_BY_CLASS:
-            train = self._select_classes(train, self.get_offsets(), "training")
-            tests = [self._select_classes(test, self.get_offsets(), "test")]
+            train = self._task_of(train, "training", self.c_task)
+            tests = [self._task_of(test, "test", self.c_task)]
         else:
             tests = [test]
         batch_size = self.config.experiment.batch_size
@@ -196,6 +198,11 @@ class ContinualDataset:
         self.test_loaders += [self._loader(t, "test", EVAL_BATCH_SIZE, False) for t in tests]
         self._report_fallback(self.train_loader.fallback_reason)
         return self.train_loader, self.test_loaders[-1]
+
+    def _task_of(self, dataset: Any, split: str, task: int) -> Any:
+        """Returns the images of one task."""
+        name = f"{self.NAME}: the {split} set"
+        return select_classes(dataset, self.get_offsets(task), name, task)
 
     def _report_fallback(self, reason: str | None) -> None:
         if reason and reason != self._reported_reason:
@@ -233,41 +240,8 @@ class ContinualDataset:
         loader = TaskLoader(
             dataset, batch_size, shuffle, self.device, workers, name, self.N_CLASSES
         )
-        self._check_first_item(loader)
+        check_first_item(loader, type(self).__name__, self.input_shape(), hasattr(self, "MEAN"))
         return loader
-
-    def _check_first_item(self, loader: TaskLoader) -> None:
-        """Checks that images have the shape for which the backbone is built.
-
-        Raises:
-            DataError: If they have another.
-        """
-        before = random_state()
-        shape = tuple(loader.gather(torch.tensor([0]))[0].shape[1:])
-        set_random_state(before)
-        expected = self.input_shape()
-        if expected is None or shape == expected:
-            return
-        channels = "" if hasattr(self, "MEAN") else ", where images without MEAN have 3 channels"
-        raise DataError(
-            f"{loader.name}: item 0 has shape {list(shape)} after its transform, but "
-            f"{type(self).__name__} declares {list(expected)} by SIZE and MEAN{channels}. Set SIZE "
-            "to (height, width), and MEAN and STD to one number per channel"
-        )
-
-    def _select_classes(self, dataset: Any, offsets: tuple[int, int], split: str) -> Any:
-        """Returns a copy of a dataset that has only the images of a range of classes."""
-        targets = np.asarray(dataset.targets)
-        mask = (targets >= offsets[0]) & (targets < offsets[1])
-        if not mask.any():
-            raise DataError(
-                f"{self.NAME}: the {split} set has no image of classes {offsets[0]} to "
-                f"{offsets[1] - 1} (task {self.c_task + 1})"
-            )
-        selected = copy.copy(dataset)
-        selected.data = _rows(dataset.data, mask)
-        selected.targets = targets[mask]
-        return selected
 
     def input_shape(self) -> tuple[int, int, int] | None:
         """Returns the shape of an image, (C, H, W), or None if the class does not set `SIZE`."""
@@ -318,14 +292,3 @@ class ContinualDataset:
     def get_normalization_transform(cls) -> Any:
         """Returns the transform that normalizes a float image in [0, 1]."""
         return transforms.Normalize(cls.MEAN, cls.STD)
-
-
-def _rows(data: Any, mask: np.ndarray) -> Any:
-    """Returns the images that a mask selects; a list of unequal images or of paths stays a list."""
-    if isinstance(data, torch.Tensor):
-        return data[torch.from_numpy(mask)]
-    if isinstance(data, (list, tuple)):
-        shapes = {image.shape if isinstance(image, np.ndarray) else None for image in data}
-        if None in shapes or len(shapes) > 1:
-            return [data[i] for i in np.flatnonzero(mask)]
-    return np.asarray(data)[mask]

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.data.items import as_class_id
+from mammoth_compiled.device import random_state, set_random_state
 from mammoth_compiled.errors import ConfigError, DataError, shorten
 
 
@@ -174,3 +176,30 @@ def _is_count(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+
+
+def check_first_item(
+    loader: TaskLoader, class_name: str, declared: tuple[int, ...] | None, has_mean: bool
+) -> None:
+    """Checks that images have the shape for which the backbone is built.
+
+    Args:
+        loader: Loads the images; its item 0 is read, the random state is restored.
+        class_name: Name of the dataset class, for the message.
+        declared: The shape that it declares, (C, H, W); None if it declares none.
+        has_mean: Whether it declares `MEAN`, which gives the number of channels.
+
+    Raises:
+        DataError: If they have another.
+    """
+    before = random_state()
+    shape = tuple(loader.gather(torch.tensor([0]))[0].shape[1:])
+    set_random_state(before)
+    if declared is None or shape == declared:
+        return
+    channels = "" if has_mean else ", where images without MEAN have 3 channels"
+    raise DataError(
+        f"{loader.name}: item 0 has shape {list(shape)} after its transform, but {class_name} "
+        f"declares {list(declared)} by SIZE and MEAN{channels}. Set SIZE to (height, width), and "
+        "MEAN and STD to one number per channel"
+    )
