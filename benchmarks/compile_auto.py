@@ -1,6 +1,6 @@
 """Is `--compile auto` right on a CPU? What it decides for runs of several lengths, and what pays.
 
-    python benchmarks/compile_auto.py [--backbones cnn resnet18] [--batch 32]
+    python benchmarks/compile_auto.py [--backbones cnn resnet18] [--batch 32] [--reuse]
 
 For each backbone, in fresh processes: the time of an eager and of a compiled training step
 (interleaved), and the seconds that the first compiled steps cost with an empty cache and with the
@@ -9,6 +9,7 @@ much longer the choice of `auto` takes than the better of the two.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import time
 from statistics import median
 
 import torch
-from common import write_results
+from common import RESULTS, write_results
 from torch.nn import functional as F
 
 import mammoth_compiled  # noqa: F401 (registers the backbones)
@@ -80,8 +81,8 @@ def child(name, batch, rounds):
 
 
 def measure(name, batch):
-    net, images = build(name, batch)
-    row = {"batch": batch, "threads": torch.get_num_threads(), "runs": []}
+    """Returns the times of compiling and of steps."""
+    row = {"batch": batch, "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
         for cache, rounds in (("cold", 2), ("warm", 15)):
@@ -91,32 +92,45 @@ def measure(name, batch):
             ).stdout
             compile_s, eager_s, compiled_s = map(float, printed.split()[-3:])
             row[f"{cache}_compile_s"] = compile_s
-    row |= {"eager_ms": 1e3 * eager_s, "compiled_ms": 1e3 * compiled_s}
+    return row | {"eager_ms": 1e3 * eager_s, "compiled_ms": 1e3 * compiled_s}
+
+
+def judge(name, row):
+    """Returns what `auto` decides for each length of a run, and the times that follow."""
+    net, images = build(name, row["batch"])
+    runs = []
     for cache in ("cold", "warm"):
         for steps in NUM_STEPS:
-            on = row[f"{cache}_compile_s"] + steps * compiled_s
-            off = steps * eager_s
+            on = row[f"{cache}_compile_s"] + steps * row["compiled_ms"] / 1e3
+            off = steps * row["eager_ms"] / 1e3
             compiles, _ = compiling_pays(net, images, steps, is_cached=cache == "warm")
             excess = (on if compiles else off) / min(on, off) - 1
-            row["runs"].append(
+            runs.append(
                 {"steps": steps, "cache": cache, "on_s": on, "off_s": off, "auto": compiles}
                 | {"excess": excess}
             )
-    return row
+    return runs
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", nargs="+", default=NAMES)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument(
+        "--reuse", action="store_true", help="judge the decisions by the times in the JSON file"
+    )
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         child(args.child[0], *map(int, args.child[1:]))
         return
-    results = {}
+    path = RESULTS / "compile_auto.json"
+    results = json.loads(path.read_text())["backbones"] if args.reuse else {}
     for name in args.backbones:
-        r = results[name] = measure(name, args.batch)
+        if not args.reuse:
+            results[name] = measure(name, args.batch)
+        r = results[name]
+        r["runs"] = judge(name, r)
         print(
             f"{name:18s} eager {r['eager_ms']:7.2f} ms  compiled {r['compiled_ms']:7.2f} ms  "
             f"compiling {r['cold_compile_s']:5.1f} s cold, {r['warm_compile_s']:4.1f} s warm  auto "
@@ -127,7 +141,12 @@ def main():
             ),
             flush=True,
         )
-    print("written:", write_results("compile_auto", {"backbones": results}))
+    if args.reuse:
+        content = {**json.loads(path.read_text()), "backbones": results}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+        print("written:", path)
+    else:
+        print("written:", write_results("compile_auto", {"backbones": results}))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,21 @@ def gpu_data() -> str:
     )
 
 
+def compile_auto() -> str:
+    """Runs of several lengths on a CPU: what `--compile auto` decides, and what it costs."""
+    rows = []
+    for name, row in read("compile_auto")["backbones"].items():
+        cells = [f"`{name}`", f"{row['cold_compile_s']:.0f} s, {row['warm_compile_s']:.0f} s"]
+        for cold, warm in zip(row["runs"][:4], row["runs"][4:], strict=True):
+            decisions = ("on" if run["auto"] else "off" for run in (cold, warm))
+            worst = max(cold["excess"], warm["excess"])
+            cells.append(", ".join(decisions) + (f" (+{worst:.0%})" if worst > 0.005 else ""))
+        rows.append(cells)
+    head = ["backbone, batch 32", "compiling: first, cached"]
+    head += [f"{steps:,} steps" for steps in (100, 400, 1_900, 10_000)]
+    return "\n\n".join([table(head, rows), machine("compile_auto")])
+
+
 def compile_pays() -> str:
     """One training step on a CPU: eager, channels-last and compiled."""
     rows = []
