@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from mammoth_compiled.engine.observer import Observers, Run
-from mammoth_compiled.engine.tensor_lr import groups_with_lr
 from mammoth_compiled.errors import TrainingError
 
 # Reading a loss from a GPU is a host sync, so this many are read at once.
@@ -78,6 +77,6 @@ class LossReader:
         self._observers.notify("read_losses", run, losses)
 
     def _lr(self) -> float:
-        # On a GPU it may be a tensor, whose reading is a host sync.
-        groups = groups_with_lr(self._run.model.opt)
-        return float(groups[0]["lr"]) if groups else math.nan
+        # On a GPU it may be a tensor, whose reading is a host sync. An optimizer may be anything.
+        groups = getattr(self._run.model.opt, "param_groups", ())
+        return float(groups[0].get("lr", math.nan)) if groups else math.nan

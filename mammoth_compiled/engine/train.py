@@ -2,7 +2,6 @@
 
 import signal
 import time
-import warnings
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -16,12 +15,18 @@ from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.captured_step import training_step
-from mammoth_compiled.engine.compute import UNDECLARED_STEPS, Compute
+from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.interruption import Interruption
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import out_of_memory
-from mammoth_compiled.engine.numerics import numerics, resolve_precision
+from mammoth_compiled.engine.notes import (
+    note_compiler,
+    note_decisions,
+    note_steps,
+    warn_if_nothing_compiles,
+)
+from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.engine.observer import Observer, Observers, Run
 from mammoth_compiled.engine.resume import resume
 from mammoth_compiled.engine.schedule import schedule
@@ -110,14 +115,7 @@ def _train_tasks(run: Run, observers: Observers) -> None:
         if task == run.first_task:
             after_first = counters.read()
         _stop_if_asked(run)
-    if run.compute.compile and run.first_task < run.num_tasks:
-        total = counters.read() - begin
-        run.results.notes["compiler"] = {
-            "graphs": total.graphs,
-            "graphs_after_first_task": (counters.read() - after_first).graphs,
-            "graph_breaks": total.graph_breaks,
-            "seconds": total.seconds,
-        }
+    note_compiler(run, counters.read() - begin, counters.read() - after_first)
 
 
 def _train_task(run: Run, observers: Observers) -> None:
@@ -148,8 +146,8 @@ def _train_task(run: Run, observers: Observers) -> None:
             model.end_epoch(epoch, dataset)
             observers.notify("end_epoch", run)
     losses.read()
-    _note_step(run, step)
-    _warn_if_nothing_compiles(run, step)
+    note_steps(run, step)
+    warn_if_nothing_compiles(run, step)
     model.end_task(dataset)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
@@ -163,8 +161,7 @@ def _train_task(run: Run, observers: Observers) -> None:
         images=num_images,
     )
     run.compute.remember_compilation()
-    run.results.notes["compile"] = run.compute.compile  # compiling may have failed meanwhile
-    run.results.notes["precision"] = resolve_precision(config.compute.precision, model.device)
+    note_decisions(run)
     observers.notify("end_task", run, evaluation)
 
 
@@ -204,33 +201,3 @@ def _decide_compile(run: Run) -> None:
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
     num_steps = run.steps_per_epoch * experiment.n_epochs * run.num_tasks
     run.compute.decide(run.config.compute.compile, net, images, num_steps)
-
-
-def _warn_if_nothing_compiles(run: Run, step: EagerStep) -> None:
-    if (
-        run.compute.compile
-        and not run.compute.has_compiled
-        and step.num_steps > UNDECLARED_STEPS
-        and run.task == run.first_task
-    ):
-        warnings.warn(
-            f"{type(run.model).__name__}: compilation is on, but no call of the backbone in task "
-            f"{run.task + 1} could be compiled. Call self.net(x) or self.net(x, returnt=...): "
-            "calls of net.forward, of submodules and of a network that replaces self.net run "
-            "eagerly",
-            stacklevel=2,
-        )
-
-
-def _note_step(run: Run, step: EagerStep) -> None:
-    """Records how steps ran; only a GPU has CUDA graphs and host syncs."""
-    if run.model.device.type != "cuda":
-        return
-    notes = run.results.notes.setdefault(
-        "step", {"total": 0, "replayed": 0, "reason": "", "host_syncs_per_step": None}
-    )
-    notes["total"] += step.num_steps
-    notes["replayed"] += step.replays
-    notes["reason"] = step.reason or notes["reason"]
-    if step.host_syncs is not None:
-        notes["host_syncs_per_step"] = len(step.host_syncs)
