@@ -6,7 +6,6 @@ launched at once, without Python in between.
 
 import enum
 import warnings
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.data import LazyBatch
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.graph_capture import CudaGraphCapture, GraphCapture
+from mammoth_compiled.engine.host_state import attribute_state
 from mammoth_compiled.engine.step import EagerStep, StepResult
 from mammoth_compiled.engine.tensor_lr import TensorLearningRates, groups_with_lr
 from mammoth_compiled.models.base import ContinualModel
@@ -172,9 +172,9 @@ class CapturedStep(EagerStep):
 
     def _warm_up(self, lazy: LazyBatch, epoch: int) -> StepResult:
         """Runs a step in Python and disables capture if it changes Python state."""
-        before = _python_values(self.model)
+        before = attribute_state(self.model)
         result = self._run(lazy, epoch)
-        after = _python_values(self.model)
+        after = attribute_state(self.model)
         changed = sorted(name for name in after if after[name] != before.get(name))
         if changed and self._warm_up_steps:  # the first step may create attributes
             self._disable(f"each step changes {', '.join(changed)}, which a replay would not")
@@ -230,14 +230,3 @@ class CapturedStep(EagerStep):
             "silence this warning, pass --cuda_graph off",
             stacklevel=3,
         )
-
-
-def _python_values(model: ContinualModel) -> dict[str, Any]:
-    """Returns the model's attributes that only Python holds: values, and lengths of containers."""
-    values = {}
-    for name, value in vars(model).items():
-        if isinstance(value, (bool, int, float, str)) or value is None:
-            values[name] = value
-        elif isinstance(value, (list, dict, set, deque)):
-            values[name] = len(value)
-    return values

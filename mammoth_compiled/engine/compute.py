@@ -81,7 +81,8 @@ class Compute:
             images: One batch of the run, [B, C, H, W].
             num_steps: Training steps to come.
         """
-        self._compiled_before = CompiledBefore(net, self.batch_sizes, self.amp)
+        if mode != "off":
+            self._compiled_before = CompiledBefore(net, self.batch_sizes, self.amp)
         if self.disabled_because:
             self.compile, self.reason = False, self.disabled_because
         elif mode != "auto":

@@ -47,7 +47,8 @@ class NetRunner:
         self.policy = policy
         self._compiled: dict[str, Callable[..., Any]] = {}
         self._recompilations = RecompilationWatch(type(net).__name__)
-        self._inspected = False
+        # Host state that the first training call changed; None before it.
+        self._suspects: set[str] | None = None
 
     def for_copy(self, net: MammothBackbone) -> "NetRunner":
         """Returns a runner for a copy of the backbone, under the same policy."""
@@ -69,15 +70,20 @@ class NetRunner:
         returnt = self._plain_returnt(args, kwargs)
         if returnt is None:
             return eager()
-        if not self.policy.compiles(returnt, len(args[0]), self.net.training):
-            return self._inspect(eager) if self._is_to_inspect() else eager()
+        compiles = self.policy.compiles(returnt, len(args[0]), self.net.training)
+        if self._is_to_inspect(compiles):
+            return self._inspect(eager)
+        if not compiles:
+            return eager()
         function = self._compiled.get(returnt)
         if function is None:
             function = self._compiled[returnt] = compile_function(
                 forward_function(self.net, returnt), backend="mammoth", dynamic=False
             )
         try:
-            with self._recompilations.watch((returnt, len(args[0]), self.net.training)) as outcome:
+            # A call without gradients has a graph of its own.
+            kind = (returnt, len(args[0]), self.net.training, torch.is_grad_enabled())
+            with self._recompilations.watch(kind) as outcome:
                 result = _call_compiled(function, args[0], self.net)
         except Exception as error:
             # If eager mode fails too, the fault is the caller's, and that error is the one to show.
@@ -93,20 +99,28 @@ class NetRunner:
             )
         return result
 
-    def _is_to_inspect(self) -> bool:
-        is_training = self.net.training and torch.is_grad_enabled()
-        return is_training and self.policy.compile and not self._inspected
+    def _is_to_inspect(self, compiles: bool) -> bool:
+        is_training = self.net.training and torch.is_grad_enabled() and self.policy.compile
+        return is_training and (bool(self._suspects) or (self._suspects is None and not compiles))
 
     def _inspect(self, eager: Callable[[], Any]) -> Any:
-        """Runs the first training call and looks for what a compiled graph would get wrong."""
-        self._inspected = True
-        result, changed = changed_host_state(self.net, eager)
-        if changed:
-            self.policy.disable(
-                self.net,
-                f"its forward changes {', '.join(changed)}, which a compiled graph would freeze. "
-                "Keep such state in tensors (buffers), and draw random numbers with torch",
-            )
+        """Runs one of the first training calls and looks for what a compiled graph would freeze.
+
+        What only the first call changes was initialized by it, so a second call decides.
+        """
+        result, names = changed_host_state(self.net, eager)
+        if self._suspects is not None:
+            changed = [name for name in names if name in self._suspects]
+            self._suspects = set()
+            if changed:
+                self.policy.disable(
+                    self.net,
+                    f"its forward changes {', '.join(changed)}, which a compiled graph would "
+                    "freeze. Keep such state in tensors (buffers), and draw random numbers with "
+                    "torch",
+                )
+            return result
+        self._suspects = set(names)
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
                 tensor.register_hook(self._refuse_double_backward)
@@ -146,11 +160,10 @@ def _call_compiled(function: Callable[..., Any], x: torch.Tensor, net: nn.Module
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     )
+    if not statistics:
+        return function(x)
     with contextlib.ExitStack() as restores_versions:
-        if statistics:
-            restores_versions.enter_context(
-                torch.autograd._unsafe_preserve_version_counter(statistics)
-            )
+        restores_versions.enter_context(torch.autograd._unsafe_preserve_version_counter(statistics))
         result = function(x)
         if _saved_for_backward(result) & {id(buffer) for buffer in statistics}:
             restores_versions.pop_all()  # its own backward expects the new versions

@@ -52,6 +52,11 @@ def changed_host_state(net: nn.Module, call: Callable[[], Any]) -> tuple[Any, li
     return result, sorted({name.rpartition(":")[2] for name in changed})
 
 
+def attribute_state(owner: object) -> dict[str, Any]:
+    """Returns the attributes of an object that are host state: values, lengths of containers."""
+    return {name: state for key, v in vars(owner).items() for name, state in _watched(key, v)}
+
+
 _MISSING = object()
 
 

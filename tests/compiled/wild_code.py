@@ -178,6 +178,17 @@ class ListOfCalls(Base):
 
 
 @wild()
+class LazyAttributes(Base):
+    size = None
+
+    def body(self, x):
+        if self.size is None:
+            self.size = x.shape[-1]
+        self.height, self.width = x.shape[2:]
+        return super().body(x) * (self.height / self.size)
+
+
+@wild()
 class TensorCounter(Base):
     def __init__(self, num_classes):
         super().__init__(num_classes)
