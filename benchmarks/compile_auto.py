@@ -15,10 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from statistics import median
 
 import torch
-from common import RESULTS, write_results
+from common import RESULTS, interleaved, spread, write_results
 from torch.nn import functional as F
 
 import mammoth_compiled  # noqa: F401 (registers the backbones)
@@ -65,34 +64,35 @@ def timed(function, calls=1):
 
 
 def child(name, batch, rounds):
-    """Prints the cost of compiling, and medians of an eager and a compiled step, s."""
+    """Prints the seconds of compiling, and the spread of an eager and of a compiled step, ms."""
     keep_freed_memory()
     eager, compiled = stepper(name, batch, False), stepper(name, batch, True)
     eager()
     compiled()
     compile_s = timed(compiled)  # the second call is compiled
     compiled()
-    eager_s, compiled_s = [], []
-    for _ in range(rounds):
-        calls = max(1, int(0.1 / max(1e-4, timed(compiled))))
-        eager_s.append(timed(eager, calls))
-        compiled_s.append(timed(compiled, calls))
-    print(compile_s - median(compiled_s), median(eager_s), median(compiled_s))
+    calls = max(1, int(0.1 / timed(compiled)))
+    times = interleaved({"eager": eager, "compiled": compiled}, rounds, calls)
+    steps = {f"{kind}_ms": spread(values) for kind, values in times.items()}
+    compile_s -= steps["compiled_ms"]["median"] / 1e3
+    print(json.dumps({"compile_s": compile_s, **steps}))
 
 
 def measure(name, batch):
-    """Returns the times of compiling and of steps."""
+    """Returns the times of compiling, first and from the cache, and of steps."""
     row = {"batch": batch, "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
-        for cache, rounds in (("cold", 2), ("warm", 15)):
+        runs = []
+        for rounds in (2, 2, 2, 11):
             command = [sys.executable, __file__, "--child", name, str(batch), str(rounds)]
             printed = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=True
             ).stdout
-            compile_s, eager_s, compiled_s = map(float, printed.split()[-3:])
-            row[f"{cache}_compile_s"] = compile_s
-    return row | {"eager_ms": 1e3 * eager_s, "compiled_ms": 1e3 * compiled_s}
+            runs.append(json.loads(printed.splitlines()[-1]))
+    cold, *warm = (run["compile_s"] for run in runs)
+    row |= {"cold_compile_s": spread([cold]), "warm_compile_s": spread(warm)}
+    return row | {kind: runs[-1][kind] for kind in ("eager_ms", "compiled_ms")}
 
 
 def judge(name, row):
@@ -101,8 +101,8 @@ def judge(name, row):
     runs = []
     for cache in ("cold", "warm"):
         for steps in NUM_STEPS:
-            on = row[f"{cache}_compile_s"] + steps * row["compiled_ms"] / 1e3
-            off = steps * row["eager_ms"] / 1e3
+            on = row[f"{cache}_compile_s"]["median"] + steps * row["compiled_ms"]["median"] / 1e3
+            off = steps * row["eager_ms"]["median"] / 1e3
             compiles, _ = compiling_pays(net, images, steps, is_cached=cache == "warm")
             excess = (on if compiles else off) / min(on, off) - 1
             runs.append(
@@ -132,8 +132,10 @@ def main():
         r = results[name]
         r["runs"] = judge(name, r)
         print(
-            f"{name:18s} eager {r['eager_ms']:7.2f} ms  compiled {r['compiled_ms']:7.2f} ms  "
-            f"compiling {r['cold_compile_s']:5.1f} s cold, {r['warm_compile_s']:4.1f} s warm  auto "
+            f"{name:18s} eager {r['eager_ms']['median']:7.2f} ms  "
+            f"compiled {r['compiled_ms']['median']:7.2f} ms  "
+            f"compiling {r['cold_compile_s']['median']:5.1f} s cold, "
+            f"{r['warm_compile_s']['median']:4.1f} s warm  auto "
             + " ".join(
                 f"{run['cache'][0]}{run['steps']}:{'on' if run['auto'] else 'off'}"
                 f"+{100 * run['excess']:.0f}%"

@@ -139,7 +139,8 @@ def compile_auto() -> str:
     """Runs of several lengths on a CPU: what `--compile auto` decides, and what it costs."""
     rows = []
     for name, row in read("compile_auto")["backbones"].items():
-        cells = [f"`{name}`", f"{row['cold_compile_s']:.0f} s, {row['warm_compile_s']:.0f} s"]
+        cold_s, warm_s = (row[f"{cache}_compile_s"]["median"] for cache in ("cold", "warm"))
+        cells = [f"`{name}`", f"{cold_s:.0f} s, {warm_s:.0f} s"]
         for cold, warm in zip(row["runs"][:4], row["runs"][4:], strict=True):
             decisions = ("on" if run["auto"] else "off" for run in (cold, warm))
             worst = max(cold["excess"], warm["excess"])
