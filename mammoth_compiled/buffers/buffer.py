@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from mammoth_compiled.buffers.policies import State, find_policy
-from mammoth_compiled.buffers.rows import ATTRIBUTES, allocate, check_labels, check_rows, to_rows
+from mammoth_compiled.buffers.rows import ATTRIBUTES, check_labels, to_rows
 from mammoth_compiled.buffers.slots import FilledSlots
+from mammoth_compiled.buffers.store import RowStore
 from mammoth_compiled.data.transforms import apply_transform
 from mammoth_compiled.errors import ConfigError
 
 
-class Buffer:
+class Buffer(RowStore):
     """A replay memory, filled by reservoir sampling unless another policy is given.
 
     The first `add_data` allocates the tensors, which are then available as attributes:
@@ -51,12 +52,6 @@ class Buffer:
         (torch.Size([2, 3, 8, 8]), [0, 1])
     """
 
-    examples: torch.Tensor
-    labels: torch.Tensor
-    logits: torch.Tensor
-    task_labels: torch.Tensor
-    true_labels: torch.Tensor
-
     def __init__(
         self,
         buffer_size: int,
@@ -66,9 +61,7 @@ class Buffer:
     ) -> None:
         if not isinstance(buffer_size, (int, np.integer)) or buffer_size < 1:
             raise ConfigError(f"buffer_size must be an integer >= 1, got {buffer_size!r}")
-        self.buffer_size = int(buffer_size)
-        self.device = torch.device(device)
-        self.attributes = list(ATTRIBUTES)
+        super().__init__(int(buffer_size), torch.device(device))
         self.policy = policy
         self.num_classes = num_classes or 0
         self._policy = find_policy(policy, self.buffer_size, num_classes)
@@ -102,11 +95,6 @@ class Buffer:
         # Selection after a task changes the buffer between tasks only.
         return self.selects_after_task or self._slots.has_static_count(self.num_seen_examples)
 
-    @property
-    def used_attributes(self) -> list[str]:
-        """Names of the attributes that hold data, in the order of `attributes`."""
-        return [name for name in self.attributes if hasattr(self, name)]
-
     def tensors(self) -> list[torch.Tensor]:
         """Returns all tensors of the buffer, including the state of its policy."""
         return [*(getattr(self, name) for name in self.used_attributes), *self._state.values()]
@@ -122,8 +110,7 @@ class Buffer:
 
     def reset(self) -> None:
         """Removes all samples and starts the policy from its initial state."""
-        for name in self.used_attributes:
-            delattr(self, name)
+        self._clear_rows()
         self.num_seen_examples = 0
         state = self._policy.initial_state(self.buffer_size, self.num_classes, self.device)
         self._set_state(state, num_filled=0)
@@ -137,6 +124,7 @@ class Buffer:
         task_labels: Any = None,
         true_labels: Any = None,
         sample_selection_scores: Any = None,
+        **columns: Any,
     ) -> None:
         """Offers a batch of the stream; the policy decides which samples are kept.
 
@@ -147,6 +135,7 @@ class Buffer:
             task_labels: Task ids, [B].
             true_labels: Labels without noise, [B].
             sample_selection_scores: Accepted for compatibility; no policy uses scores.
+            **columns: Values of the columns that `add_column` added, [B, ...].
 
         Raises:
             ValueError: If the number of rows differs, the attributes or their shapes are not those
@@ -154,7 +143,7 @@ class Buffer:
             RuntimeError: If a label that the policy needs is not in 0 to K - 1.
         """
         values = (examples, labels, logits, task_labels, true_labels)
-        rows = to_rows(dict(zip(ATTRIBUTES, values, strict=True)))
+        rows = to_rows({**dict(zip(ATTRIBUTES, values, strict=True)), **columns})
         if self._policy.choose is None:
             self.num_seen_examples += len(rows["examples"])
             return
@@ -164,20 +153,10 @@ class Buffer:
                 raise ValueError(f"add_data: the buffer policy {self.policy!r} needs labels")
             classes = rows["labels"].to(self.device, torch.int64)
             check_labels(classes, self.num_classes)
-        stores = self._stores(rows)
-        new = [value.to(self.device) for value in rows.values()]
+        stores, new = map(list, zip(*self._prepare(rows, self.is_empty()), strict=True))
         self._policy.write(self._state, stores, new, classes, self.num_seen_examples)
         self.num_seen_examples += len(new[0])
         self._slots.mark_outdated()
-
-    def _stores(self, rows: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the tensors that checked rows belong to, allocated if they do not exist yet."""
-        held = {name: getattr(self, name) for name in self.used_attributes}
-        check_rows(rows, held, self.is_empty())
-        for name, value in rows.items():
-            if name not in held or held[name].shape[1:] != value.shape[1:]:
-                setattr(self, name, allocate(name, value, self.buffer_size, self.device))
-        return [getattr(self, name) for name in rows]
 
     @torch.no_grad()
     def end_task(
@@ -207,8 +186,8 @@ class Buffer:
             self._state, features.to(self.device), labels.to(self.device), self.num_classes
         )
         rows = {name: value.detach() for name, value in fetch(selected).items()}
-        for value, store in zip(rows.values(), self._stores(rows), strict=True):
-            filled = torch.cat((store[kept], value.to(self.device, store.dtype)))
+        for store, value in self._prepare(rows, self.is_empty()):
+            filled = torch.cat((store[kept], value.to(store.dtype)))
             store.zero_()[: len(filled)] = filled
         self._set_state(state, len(kept) + len(selected))
 
@@ -260,10 +239,6 @@ class Buffer:
         index = self._slots.indices(self.num_seen_examples)
         return self.get_data_by_index(index, transform, device)
 
-    def serialize(self, out_device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-        """Returns the attributes that hold data by name, [N, ...], on a device."""
-        return {name: getattr(self, name).to(out_device) for name in self.used_attributes}
-
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to resume exactly, with copies of the tensors on the CPU."""
         return {
@@ -291,8 +266,7 @@ class Buffer:
                 f"{self.buffer_size}: use --buffer_size {state['buffer_size']}"
             )
         self.reset()
-        for name, tensor in state["data"].items():
-            setattr(self, name, tensor.to(self.device))
+        self._load_rows(state["data"])
         self.num_seen_examples = state["num_seen_examples"]
         saved = {name: tensor.to(self.device) for name, tensor in state["policy_state"].items()}
         # A state saved on a CPU lacks the random state of the GPU kernel.

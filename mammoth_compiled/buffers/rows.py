@@ -15,14 +15,19 @@ def to_rows(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def check_rows(
-    rows: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor], is_empty: bool
+    rows: Mapping[str, torch.Tensor],
+    held: Mapping[str, torch.Tensor],
+    is_empty: bool,
+    columns: frozenset[str] = frozenset(),
 ) -> None:
     """Checks new rows against each other and against the tensors of the buffer.
 
     Args:
         rows: New rows by attribute, [B, ...].
         held: The tensors of the buffer by attribute, [N, ...].
-        is_empty: True if the buffer holds no sample: its tensors may then be replaced.
+        is_empty: True if the buffer holds no sample: its tensors may then be replaced, apart from
+            those of `columns`.
+        columns: Names that `Buffer.add_column` added.
 
     Raises:
         ValueError: If the number of rows differs between attributes, an attribute that the buffer
@@ -32,8 +37,12 @@ def check_rows(
     for name, value in rows.items():
         if len(value) != batch_size:
             raise ValueError(f"add_data: got {batch_size} examples but {len(value)} {name}")
+        if name not in ATTRIBUTES and name not in columns:
+            raise ValueError(
+                f"add_data: the buffer has no {name}: add it first with add_column({name!r}, shape)"
+            )
     if is_empty:
-        return
+        held = {name: store for name, store in held.items() if name in columns}
     missing = [name for name in held if name not in rows]
     if missing:
         raise ValueError(
@@ -42,6 +51,8 @@ def check_rows(
         )
     for name, value in rows.items():
         store = held.get(name)
+        if store is None and is_empty:
+            continue
         if store is None:
             raise ValueError(
                 f"add_data: got {name}, but the buffer stores only {', '.join(held)}. Leave them "

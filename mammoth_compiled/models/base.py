@@ -19,12 +19,16 @@ from mammoth_compiled.types import Batch
 # One setting, or several, of which the one with the nearest buffer_size applies.
 Settings = dict[str, Any] | list[dict[str, Any]]
 
+# Parameters, or groups of them as torch's optimizers take them.
+Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
 
 class ContinualModel(nn.Module):
     """A continual-learning method around a backbone.
 
     Define either `observe`, one whole training step, or `training_loss`, around which the base
-    class builds the step (with `after_step` for what follows the weight update).
+    class builds the step, with `after_backward` for what changes the gradients and `after_step` for
+    what follows the weight update.
 
     Args:
         backbone: The network.
@@ -112,24 +116,38 @@ class ContinualModel(nn.Module):
             self.device = parameter.device
         return self
 
+    def get_parameters(self) -> Parameters:
+        """Returns what `get_optimizer` optimizes by default: the parameters of the backbone.
+
+        A method may return other parameters, or groups with settings of their own, as torch's
+        optimizers take them: `[{"params": [...], "lr": 0.01}, {"params": [...]}]`. A group without
+        `lr` gets `args.lr`; schedules scale the learning rate of each group.
+        """
+        return self.net.parameters()
+
     def get_optimizer(
-        self, params: Iterable[torch.Tensor] | None = None, lr: float | None = None
+        self, params: Parameters | None = None, lr: float | None = None
     ) -> torch.optim.Optimizer:
         """Returns the optimizer that the arguments ask for.
 
         Args:
-            params: Parameters to optimize; None takes those of the backbone.
-            lr: Learning rate; None takes `args.lr`.
+            params: Parameters or parameter groups to optimize; None takes `get_parameters()`.
+            lr: Learning rate of groups without one; None takes `args.lr`.
 
         Raises:
             ConfigError: If `args.optimizer` is unknown; lists the valid ones.
         """
         config = RunConfig.from_namespace(self.args).optimizer
-        parameters = list(self.net.parameters() if params is None else params)
+        parameters: list[Any] = [
+            {**p, "params": _flat([p])} if isinstance(p, dict) else p
+            for p in (self.get_parameters() if params is None else params)
+        ]
         lr = config.lr if lr is None else lr
         decay = config.optim_wd
         # The fused implementation updates all parameters in one loop.
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+        fused = all(
+            p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in _flat(parameters)
+        )
         name = config.optimizer.lower()
         if name == "sgd":
             return torch.optim.SGD(
@@ -210,6 +228,14 @@ class ContinualModel(nn.Module):
             "nor training_loss(batch)"
         )
 
+    def after_backward(self, batch: Batch) -> None:
+        """Called between backward and the weight update, to read or change `p.grad` in place.
+
+        Gradients are those of the loss, also with `--amp fp16`, and not clipped yet. In a step that
+        overflows in fp16 they are not finite; the weights are then not updated. Part of the
+        captured step like `training_loss`.
+        """
+
     def after_step(self, batch: Batch) -> None:
         """Called after the weight update, to fill a buffer; see `training_loss`."""
 
@@ -235,11 +261,24 @@ class ContinualModel(nn.Module):
         self.opt.zero_grad()
         loss = self.training_loss(batch)
         self.scaler.scale(loss).backward()
-        if self._clip_grad:
+        reads_grads = type(self).after_backward is not ContinualModel.after_backward
+        if self._clip_grad or reads_grads:
             self.scaler.unscale_(self.opt)
-            nn.utils.clip_grad_norm_(self.net.parameters(), self._clip_grad)
+        with torch.no_grad():
+            self.after_backward(batch)
+        if self._clip_grad:
+            nn.utils.clip_grad_norm_(_flat(self.opt.param_groups), self._clip_grad)
         self.scaler.step(self.opt)
         self.scaler.update()
         with torch.no_grad():
             self.after_step(batch)
         return loss.detach()
+
+
+def _flat(parameters: Iterable[Any]) -> list[torch.Tensor]:
+    """Returns the parameters of parameter groups, or a list of parameters as it is."""
+    flat: list[torch.Tensor] = []
+    for item in parameters:
+        params = item["params"] if isinstance(item, dict) else item
+        flat += [params] if isinstance(params, torch.Tensor) else params
+    return flat

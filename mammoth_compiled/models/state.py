@@ -87,6 +87,10 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
             getattr(model, part).load_state_dict(saved)
         part = "opt"
         _freeze(model.net, state["frozen"])
+        saved_groups = state["optimizer"]["param_groups"]
+        if _group_sizes(saved_groups) != _group_sizes(model.opt.param_groups):
+            # `get_parameters` may depend on the task, for which values and modules are back by now.
+            model.opt = model.get_optimizer()
         model.opt.load_state_dict(state["optimizer"])
         model.scaler.load_state_dict(state["scaler"])
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -114,6 +118,10 @@ def _check_dtype(name: str, saved: torch.Tensor, own: torch.Tensor) -> None:
 
 def _detached(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, tensor.detach().cpu().clone()) for name, tensor in tensors)
+
+
+def _group_sizes(groups: list[dict[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
 
 def _frozen(module: nn.Module) -> list[str]:

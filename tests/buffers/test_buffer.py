@@ -225,3 +225,86 @@ def test_every_replayed_image_has_its_own_random_transform():
     buffer.add_data(torch.arange(4.0).repeat(64, 1, 4, 1))
     flipped = buffer.get_data(64, transforms.RandomHorizontalFlip())[0][:, 0, 0, 0] == 3
     assert 10 < flipped.sum() < 54
+
+
+def test_update_overwrites_rows_in_place(filled):
+    store = filled.logits
+    index, _, labels, logits = filled.get_data(3, return_index=True)
+    filled.update(index, logits=-logits, labels=labels + 10)
+    assert filled.logits is store
+    assert torch.equal(filled.get_data_by_index(index)[1], labels + 10)
+    untouched = [row for row in range(6) if row not in index.tolist()]
+    assert filled.labels[untouched].tolist() == untouched
+    assert torch.equal(filled.logits[index], -logits)
+
+
+def test_invalid_updates_are_rejected(filled):
+    with pytest.raises(ValueError, match="no task_labels; it stores examples, labels, logits"):
+        filled.update(torch.tensor([0]), task_labels=[1])
+    with pytest.raises(ValueError, match=r"logits must have shape \[2, 1\], got \[2\]"):
+        filled.update(torch.tensor([0, 1]), logits=torch.zeros(2))
+
+
+@pytest.fixture
+def scored():
+    buffer = Buffer(4)
+    buffer.add_column("score")
+    buffer.add_column("code", shape=(2,), dtype=torch.int32)
+    return buffer
+
+
+def test_columns_follow_their_samples(scored):
+    for start in range(0, 40, 5):
+        examples, labels, _ = rows(start, 5)
+        code = labels[:, None].expand(5, 2)
+        scored.add_data(examples, labels, score=labels / 4, code=code)
+    examples, labels, score, code = scored.get_data(4)
+    assert torch.equal(score, labels / 4)
+    assert code.dtype == torch.int32
+    assert torch.equal(code[:, 1].long(), labels)
+
+
+def test_columns_start_at_zero_for_every_new_sample(scored):
+    scored.add_data(*rows(0, 4)[:2])
+    scored.update(torch.arange(4), score=torch.ones(4))
+    scored.add_data(*rows(4, 60)[:2])
+    assert torch.equal(scored.score, (scored.labels < 4).float())
+
+
+def test_columns_are_saved_moved_and_reset(scored):
+    scored.add_data(*rows(0, 3)[:2], score=[1.0, 2.0, 3.0])
+    other = Buffer(4)
+    other.load_state_dict(scored.state_dict())
+    assert other.attributes[-2:] == ["score", "code"]
+    assert other.score.tolist() == [1, 2, 3, 0]
+    assert scored.to("meta").score.device.type == "meta"
+    other.reset()
+    assert other.score.tolist() == [0, 0, 0, 0]
+    other.add_data(torch.zeros(1, 7), score=[5.0])
+    assert [tensor.shape[1:] for tensor in other.get_data(1)] == [(7,), (), (2,)]
+
+
+def test_herding_keeps_the_columns_of_the_samples_it_keeps():
+    buffer = Buffer(4, policy="herding", num_classes=4)
+    buffer.add_column("task")
+
+    def fetch(first):
+        return lambda index: {"examples": index[:, None] + first, "labels": index + first}
+
+    features = torch.eye(4)
+    buffer.end_task(features, torch.tensor([0, 0, 1, 1]), fetch(0))
+    buffer.update(torch.arange(4), task=torch.ones(4))
+    buffer.end_task(features, torch.tensor([2, 2, 3, 3]), fetch(10))
+    assert buffer.task.tolist() == [1, 1, 0, 0]
+
+
+def test_invalid_columns_are_rejected(scored):
+    for name in ("score", "labels", "policy", "get_data", "not a name"):
+        with pytest.raises(ValueError, match=f"'{name}' is taken or not a name"):
+            scored.add_column(name)
+    with pytest.raises(ValueError, match=r"no extra: add it first with add_column\('extra'"):
+        scored.add_data(torch.zeros(1, 2), extra=[1])
+    with pytest.raises(ValueError, match=r"score must have shape \[B\]"):
+        scored.add_data(torch.zeros(1, 2), score=[[1.0]])
+    with pytest.raises(AttributeError, match="Buffer has no attribute 'logits'"):
+        print(scored.logits)

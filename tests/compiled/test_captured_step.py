@@ -185,6 +185,55 @@ def test_data_and_reservoir_kernels_are_captured(tiny, monkeypatch):
         torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
+class Seams(ContinualModel):
+    """Uses what the engine offers to methods: gradients, columns, written rows, groups."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.buffer = Buffer(8, self.device)
+        self.buffer.add_column("uses", dtype=torch.int64)
+        self.register_buffer("grad_sum", torch.zeros(()))
+
+    def get_parameters(self):
+        head = list(self.net.classifier.parameters())
+        rest = [p for p in self.net.parameters() if all(p is not q for q in head)]
+        return [{"params": rest, "lr": 0.02}, {"params": head}]
+
+    def training_loss(self, batch):
+        loss = self.loss(self.net(batch.inputs), batch.labels)
+        if not self.buffer.is_empty():
+            index, images, labels, uses = self.buffer.get_data(4, return_index=True)
+            loss = loss + self.loss(self.net(images), labels)
+            self.buffer.update(index, uses=uses + 1)
+        return loss
+
+    def after_backward(self, batch):
+        for parameter in self.net.parameters():
+            self.grad_sum += parameter.grad.sum()
+            parameter.grad.mul_(0.5)
+
+    def after_step(self, batch):
+        self.buffer.add_data(batch.not_aug_inputs, batch.labels)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {**ADAM, "lr": 0.1, "lr_scheduler": "cosine"}, {"clip_grad": 0.1}], ids=str
+)
+def test_seams_of_methods_are_captured(tiny, arguments):
+    register_model("seams")(Seams)
+    plain, expected, _ = learn("seams", **arguments)
+    model, losses, replays = learn("seams", LogCapture, **arguments)
+    assert replays >= 5
+    assert [n for _, n in losses] == [n for _, n in expected]
+    assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-4)
+    assert model.buffer.uses.sum() > 0
+    assert model.grad_sum != 0
+    expected = of_model(plain) | {"sum": plain.grad_sum}
+    for key, value in (of_model(model) | {"sum": model.grad_sum}).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4, msg=key)
+    assert [group["lr"] for group in model.opt.param_groups] == [0.02, 0.1]
+
+
 @pytest.fixture
 def model(tiny):
     model, dataset = load_runner(

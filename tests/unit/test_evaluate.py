@@ -52,6 +52,20 @@ def test_class_il_and_task_il(oracle):
     assert result.loss == pytest.approx(F.cross_entropy(scores, labels).item())
 
 
+def test_minus_infinity_marks_unseen_classes(oracle):
+    # Scores need not be logits: nearest class means return minus squared distances.
+    model, dataset, labels = oracle
+    distances = torch.rand(20, 6) + 1 - F.one_hot(labels, 6)
+    model.scores = -distances
+    model.scores[:, 4:] = -torch.inf
+    result = evaluate(model, dataset)
+    assert (result.class_il, result.task_il) == ([1.0, 1.0], [1.0, 1.0])
+    assert result.loss == pytest.approx(F.cross_entropy(-distances[:, :4], labels).item())
+    # A score of -inf for the true class is an infinite loss, not NaN.
+    model.scores[0, labels[0]] = -torch.inf
+    assert evaluate(model, dataset).loss == float("inf")
+
+
 def test_loss_is_the_mean_over_images_not_over_tasks(oracle):
     model, dataset, labels = oracle
     split = dataset.test_loaders[1].dataset

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from mammoth_compiled import load_runner
+from mammoth_compiled import load_runner, register_model
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.models.sgd import SGD
 
 
 @pytest.fixture
@@ -62,3 +63,60 @@ def test_gradients_are_clipped(tiny):
     model.observe(*next(iter(loader)), epoch=0)
     moved = torch.cat([p.detach().flatten() for p in model.net.parameters()]) - before
     assert moved.norm() == pytest.approx(0.01, rel=1e-3)
+
+
+class TwoRates(SGD):
+    """Its head learns ten times faster than its features; from task 1 on the features are fixed."""
+
+    task = -1
+
+    def begin_task(self, dataset):
+        self.task += 1
+        self.opt = self.get_optimizer()
+
+    def get_parameters(self):
+        head = {"params": self.net.classifier.parameters()}
+        features = {"params": self.net.conv.parameters(), "lr": self.args.lr / 10}
+        return [head] if self.task > 0 else [head, features]
+
+
+def test_groups_keep_their_ratio_under_a_schedule(run_tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        TwoRates,
+        "begin_epoch",
+        lambda self, epoch, dataset: seen.append([g["lr"] for g in self.opt.param_groups]),
+    )
+    register_model("two-rates")(TwoRates)
+    run_tiny("two-rates", lr=0.1, n_epochs=4, lr_scheduler="multistep", lr_milestones=[2])
+    first, second = ([lr for rates in epochs for lr in rates] for epochs in (seen[:4], seen[4:8]))
+    assert first == pytest.approx([0.1, 0.01] * 2 + [0.01, 0.001] * 2)
+    assert second == pytest.approx([0.1] * 2 + [0.01] * 2)
+
+
+def test_a_run_whose_groups_change_resumes_exactly(run_tiny, tmp_path):
+    register_model("two-rates")(TwoRates)
+    args = {"optim_mom": 0.9, "checkpoint_path": str(tmp_path), "seed": 3}
+    whole, _, _ = run_tiny("two-rates", savecheck="task", **args)
+    second = next(tmp_path.glob("*_task2.pt"))
+    resumed, _, _ = run_tiny("two-rates", loadcheck=str(second), **args)
+    assert torch.equal(resumed.net.get_params(), whole.net.get_params())
+
+
+def test_gradients_are_unscaled_before_the_hook(tiny):
+    @register_model("halves-gradients")
+    class HalvesGradients(SGD):
+        def after_backward(self, batch):
+            self.seen = self.net.get_grads().clone()
+            for parameter in self.net.parameters():
+                parameter.grad.mul_(0.5)
+
+    model, dataset = load_runner("halves-gradients", "seq-tiny", {"lr": 1.0, "seed": 0})
+    model.net.eval()  # dropout would change the gradients from call to call
+    batch = next(iter(dataset.meta_get_data_loaders()[0]))
+    model.loss(model.net(batch[0]), batch[1]).backward()
+    expected, before = model.net.get_grads(), model.net.get_params().detach().clone()
+    model.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    model.observe(*batch, epoch=0)
+    torch.testing.assert_close(model.seen, expected)
+    torch.testing.assert_close(before - model.net.get_params(), 0.5 * expected)
