@@ -1,0 +1,91 @@
+"""Function Distance Regularization.
+
+Source: Benjamin, Rolnick and Körding 2019, "Measuring and Regularizing Networks in Function Space",
+arXiv 1805.08289; the settings are those of Buzzega et al. 2020, arXiv 2004.07211.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+
+from mammoth_compiled.config import non_negative_float
+from mammoth_compiled.models.balanced import BalancedReplayModel
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+_SOURCE = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
+_CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32, "source": _SOURCE}
+_MNIST = {"batch_size": 128, "minibatch_size": 128, "source": _SOURCE}
+
+# Under the square root, whose gradient at 0 is infinite.
+EPSILON = 1e-8
+
+
+def function_distance(logits: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    """Returns the mean distance between two functions on the same images, 0-d.
+
+    This is the mean over images of || softmax(z) - softmax(z') ||_2.
+
+    Args:
+        logits: z, [M, K].
+        stored: z', [M, K].
+    """
+    difference = logits.softmax(1) - stored.softmax(1)
+    return (difference.square().sum(1) + EPSILON).sqrt().mean()
+
+
+@register_model("fdr")
+class FDR(BalancedReplayModel):
+    """Keeps the network's probabilities on stored images near those after the images' task.
+
+    The loss is CE(stream) + alpha * mean || p(x) - p_stored(x) ||_2 over stored images x. The
+    buffer is divided equally among the classes of all tasks so far.
+
+    Differs from the paper: both terms share one optimizer step, while the paper corrects the
+    function in a second one. Stored probabilities are those of images without augmentation, in eval
+    mode.
+    """
+
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**BalancedReplayModel.EXAMPLE_ARGS, "alpha": 1.0}
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": [
+            {**_CIFAR, "buffer_size": 500, "alpha": 1.0},
+            {**_CIFAR, "buffer_size": 200, "alpha": 0.3},
+            {**_CIFAR, "buffer_size": 5120, "alpha": 0.3},
+        ],
+        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 1.0},
+        "seq-mnist": [
+            {"lr": 0.1, **_MNIST, "buffer_size": 500, "alpha": 0.2},
+            {"lr": 0.03, **_MNIST, "buffer_size": 200, "alpha": 0.5},
+        ],
+        "seq-fmnist": {"buffer_size": 500, "alpha": 1.0},
+        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 1.0},
+    }
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds the buffer's arguments and `--alpha`."""
+        BalancedReplayModel.get_parser(parser)
+        parser.add_argument(
+            "--alpha",
+            type=non_negative_float,
+            required=True,
+            help="Weight of the distance between current and stored probabilities.",
+        )
+        return parser
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss of the batch plus alpha times the distance on replay, 0-d."""
+        loss = self.loss(self.net(batch.inputs), batch.labels)
+        if not self.buffer.is_empty():
+            inputs, _, stored = self.buffer.get_data(
+                self.args.minibatch_size, self.transform, device=self.device
+            )
+            loss = loss + self.args.alpha * function_distance(self.net(inputs), stored)
+        return loss
+
+    def stored(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns the logits, [R, K]."""
+        return {"logits": self.predict(images)}
