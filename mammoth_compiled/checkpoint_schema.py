@@ -118,8 +118,8 @@ def _dict(item: Check, key: type | tuple[type, ...] = str) -> Check:
     return check
 
 
-def _record(**items: Check) -> Check:
-    """Accepts dictionaries with at least these entries."""
+def _record(optional: Mapping[str, Check] | None = None, /, **items: Check) -> Check:
+    """Accepts dictionaries with at least these entries, and checks optional ones."""
 
     def check(value: Any, field: str) -> None:
         if not isinstance(value, dict):
@@ -128,8 +128,9 @@ def _record(**items: Check) -> Check:
         missing = [f"{prefix}{name}" for name in items if name not in value]
         if missing:
             raise CheckpointError(f"lacks {', '.join(missing)}")
-        for name, item in items.items():
-            item(value[name], f"{prefix}{name}")
+        for name, item in {**items, **(optional or {})}.items():
+            if name in value:
+                item(value[name], f"{prefix}{name}")
 
     return check
 
@@ -185,6 +186,7 @@ NUMBER = _number((int, float), "a number")
 FINITE = _number((int, float), "a finite number", -1e300, 1e300)
 NON_NEGATIVE = _number((int, float), "a number >= 0", 0, 1e300)
 FRACTION = _number((int, float), "a number from 0 to 1", 0, 1)
+ACCURACIES = _list(_list(FRACTION))
 TENSOR = _tensor()
 TENSORS = _dict(TENSOR)
 NAMES = _list(TEXT)
@@ -209,6 +211,29 @@ BUFFER = _record(
     policy=TEXT,
     policy_state=TENSORS,
 )
+# Checkpoints of earlier releases lack these.
+ADDED_RESULTS: dict[str, Check] = {
+    "top5": ACCURACIES,
+    "per_class": _list(_list(_optional(FRACTION))),
+    "confusion": _list(_list(COUNT)),
+    "ece": _list(NUMBER),
+    "recency_bias": _list(_optional(FRACTION)),
+    "initial_class_il": _list(FRACTION),
+    "initial_task_il": _list(FRACTION),
+    "future_class_il": ACCURACIES,
+    "future_task_il": ACCURACIES,
+    "peak_memory": _list(COUNT),
+    "curve": _list(
+        _record(
+            task=COUNT,
+            epoch=COUNT,
+            step=POSITIVE,
+            class_il=_list(FRACTION),
+            task_il=_list(FRACTION),
+            loss=NUMBER,
+        )
+    ),
+}
 CHECKPOINT = _record(
     net=_dict(_check_weight),
     backbone=_record(name=TEXT, arguments=_dict(_any)),
@@ -244,8 +269,9 @@ CHECKPOINT = _record(
     ),
     args=_dict(_any),
     results=_record(
-        class_il=_list(_list(FRACTION)),
-        task_il=_list(_list(FRACTION)),
+        ADDED_RESULTS,
+        class_il=ACCURACIES,
+        task_il=ACCURACIES,
         loss=_list(NUMBER),
         train_s=_list(NON_NEGATIVE),
         compile_s=_list(NON_NEGATIVE),

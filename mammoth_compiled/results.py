@@ -1,22 +1,48 @@
 """Results: what a run measured."""
 
-import json
 import platform
 from argparse import Namespace
+from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
+from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import write_atomically
-from mammoth_compiled.metrics import Matrix, average, backward_transfer, forgetting
+from mammoth_compiled.metrics import (
+    Matrix,
+    anytime_average,
+    average,
+    average_incremental,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    learning_accuracy,
+    per_class_accuracy,
+    worst_case_accuracy,
+)
+from mammoth_compiled.result_formats import hardware, read_json, rows_of, to_json
 from mammoth_compiled.types import Evaluation
+
+# Lists with one entry per task that older files lack, and what stands for a missing entry.
+PER_TASK: dict[str, Any] = {
+    "top5": [],
+    "per_class": [],
+    "ece": float("nan"),
+    "recency_bias": None,
+    "future_class_il": [],
+    "future_task_il": [],
+    "peak_memory": 0,
+}
 
 
 @dataclass
 class Results:
-    """The results of a run.
+    """The results of a run; `docs/reference/measures.md` defines the measures.
+
+    Lists have one entry per task, unless noted otherwise.
 
     Attributes:
         config: The arguments of the run.
@@ -28,6 +54,23 @@ class Results:
         compile_s: The part of it spent on tracing and compilation.
         eval_s: Evaluation time after each task in seconds.
         train_images: Images trained on in each task, counted once per epoch.
+        top5: Top-5 accuracy in [0, 1] on each task seen, among all classes seen.
+        per_class: Class-IL accuracy in [0, 1] on each class seen; None for a class without images.
+        confusion: After the last task: number of test images of class i (row) predicted as class k
+            (column), among the classes seen.
+        ece: Expected calibration error in [0, 1].
+        recency_bias: Share of images of earlier tasks predicted as a class of the newest task; None
+            if there is no earlier task.
+        initial_class_il: Accuracy in [0, 1] of the untrained network on every task, among the
+            classes of the task and of those before it; empty without `--eval_future`.
+        initial_task_il: The same, among the classes of the task.
+        future_class_il: Row t has the accuracies after task t on the tasks t + 1, t + 2, ..., among
+            the classes of the task and of those before it; rows are empty without `--eval_future`.
+        future_task_il: The same, among the classes of the task.
+        peak_memory: Peak memory in bytes during each task: allocated on the GPU, or resident memory
+            of the process since its start on a CPU.
+        curve: The evaluations within tasks (`--eval_every`, `--eval_epochs`), each a dictionary of
+            `task` and `epoch` (from 0), `step` of the task (from 1), `class_il`, `task_il`, `loss`.
         notes: Decisions and counters of the run: `compile`, `compiler`, `step`.
         interrupted: True if the user interrupted the run.
     """
@@ -40,6 +83,17 @@ class Results:
     compile_s: list[float] = field(default_factory=list)
     eval_s: list[float] = field(default_factory=list)
     train_images: list[int] = field(default_factory=list)
+    top5: Matrix = field(default_factory=list)
+    per_class: list[list[float | None]] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
+    ece: list[float] = field(default_factory=list)
+    recency_bias: list[float | None] = field(default_factory=list)
+    initial_class_il: list[float] = field(default_factory=list)
+    initial_task_il: list[float] = field(default_factory=list)
+    future_class_il: Matrix = field(default_factory=list)
+    future_task_il: Matrix = field(default_factory=list)
+    peak_memory: list[int] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -51,6 +105,7 @@ class Results:
         eval_s: float,
         images: int,
         compile_s: float = 0.0,
+        peak_memory: int = 0,
     ) -> None:
         """Appends the measurements of one task."""
         self.class_il.append(evaluation.class_il)
@@ -60,6 +115,29 @@ class Results:
         self.compile_s.append(compile_s)
         self.eval_s.append(eval_s)
         self.train_images.append(images)
+        self.top5.append(evaluation.top5)
+        self.per_class.append(per_class_accuracy(evaluation.confusion))
+        self.confusion = evaluation.confusion
+        self.ece.append(evaluation.ece)
+        self.recency_bias.append(evaluation.recency_bias)
+        self.future_class_il.append(evaluation.future_class_il)
+        self.future_task_il.append(evaluation.future_task_il)
+        self.peak_memory.append(peak_memory)
+
+    def accuracies(self, setting: str = "class_il") -> Matrix:
+        """Returns the accuracies of all evaluations, within and after tasks, in order of time.
+
+        Args:
+            setting: "class_il" or "task_il".
+
+        Returns:
+            One row per evaluation, one entry per task seen.
+        """
+        rows: Matrix = []
+        for task, row in enumerate(getattr(self, setting)):
+            rows += [point[setting] for point in self.curve if point["task"] == task]
+            rows += [row] if row else []
+        return rows
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -77,19 +155,41 @@ class Results:
         return sum(self.train_images) / seconds if seconds else float("nan")
 
     def summary(self) -> dict[str, Any]:
-        """Returns the figures that runs are compared by."""
+        """Returns the figures that runs are compared by, those after the last task or in total."""
+
+        def last(values: list[Any]) -> Any:
+            return values[-1] if values else None
+
         return {
             "class_il": self.accuracy["class_il"],
             "task_il": self.accuracy["task_il"],
-            "forgetting_class_il": forgetting(self.class_il),
-            "forgetting_task_il": forgetting(self.task_il),
-            "backward_transfer_class_il": backward_transfer(self.class_il),
-            "backward_transfer_task_il": backward_transfer(self.task_il),
+            **self._transfer("class_il"),
+            **self._transfer("task_il"),
+            "top5": average(last(self.top5) or []),
+            "loss": last(self.loss),
+            "ece": last(self.ece),
+            "recency_bias": last(self.recency_bias),
+            "peak_memory": max(self.peak_memory, default=0),
             "train_s": sum(self.train_s),
             "compile_s": sum(self.compile_s),
             "eval_s": sum(self.eval_s),
             "images_per_s": self.images_per_second,
         }
+
+    def _transfer(self, setting: str) -> dict[str, float | None]:
+        """Returns the measures that compare tasks, in one setting."""
+        matrix, rows = getattr(self, setting), self.accuracies(setting)
+        future, initial = getattr(self, f"future_{setting}"), getattr(self, f"initial_{setting}")
+        measures = {
+            "average_incremental": average_incremental(matrix),
+            "forgetting": forgetting(matrix),
+            "backward_transfer": backward_transfer(matrix),
+            "forward_transfer": forward_transfer(future, initial),
+            "learning_accuracy": learning_accuracy(matrix),
+            "anytime_average": anytime_average(rows),
+            "worst_case": worst_case_accuracy(rows),
+        }
+        return {f"{name}_{setting}": value for name, value in measures.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the measurements as plain data, for a checkpoint."""
@@ -97,9 +197,56 @@ class Results:
         return {name: getattr(self, name) for name in measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned, also that of an older release."""
         for name, value in state.items():
             setattr(self, name, value)
+        for name, missing in PER_TASK.items():
+            values = getattr(self, name)
+            values += [copy(missing) for _ in range(len(self.class_il) - len(values))]
+
+    @classmethod
+    def read_json(cls, path: str | Path) -> Self:
+        """Returns the results in a file that `write_json` wrote, also in an older release.
+
+        Raises:
+            MammothError: If the file cannot be read or does not contain results.
+        """
+        content = read_json(path)
+        results = cls()
+        known = {f.name for f in fields(cls)}
+        results.load_state_dict({name: v for name, v in content.items() if name in known})
+        for name in ("loss", "ece"):  # JSON has no NaN
+            values = getattr(results, name)
+            setattr(results, name, [float("nan") if v is None else v for v in values])
+        return results
+
+    def to_dataframe(self, kind: str = "accuracy") -> Any:
+        """Returns the results as a `pandas.DataFrame`.
+
+        Args:
+            kind: What a row is: "accuracy": the accuracies on one task after another (`after_task`,
+                `task`, `class_il`, `task_il`, `top5`); "task": all measures after one task;
+                "curve": the accuracies on one task in an evaluation within a task (`after_task` is
+                the task in training, `epoch`, `step`). Tasks are counted from 0.
+
+        Raises:
+            MammothError: If pandas is not installed.
+            ValueError: If `kind` is unknown.
+
+        Example:
+            >>> results = Results()
+            >>> for row in ([1.0], [0.5, 0.75]):
+            ...     results.add(Evaluation(row, row), train_s=1.0, eval_s=0.1, images=8)
+            >>> results.to_dataframe()[["after_task", "task", "class_il"]].values.tolist()
+            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.5], [1.0, 1.0, 0.75]]
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MammothError(
+                "to_dataframe requires pandas, which is not installed: pip install pandas"
+            ) from error
+        return pandas.DataFrame(rows_of(self, kind))
 
     def table(self) -> str:
         """Returns the accuracies as a table, one row per task, in percent."""
@@ -131,30 +278,7 @@ class Results:
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "hardware": hardware(),
         }
-        text = json.dumps(_finite(content), indent=2, allow_nan=False)
-        write_atomically(Path(path), (text + "\n").encode())
-
-
-def _finite(value: Any) -> Any:
-    """Returns the value with None instead of NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not -float("inf") < value < float("inf"):
-        return None
-    return value
-
-
-def hardware() -> dict[str, Any]:
-    """Returns the hardware that the speed of a run depends on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-    }
+        write_atomically(Path(path), to_json(content).encode())
 
 
 def plain_arguments(args: Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Types that the parts of the package share: return types, batches, dataset facts, accuracies.
+"""Types that the parts of the package share: return types, batches, dataset facts, measures.
 
 Shape letters: B batch, C channels, H and W image size, K classes, F features, T tasks.
 """
@@ -139,14 +139,29 @@ class DatasetInfo:
 
 @dataclass
 class Evaluation:
-    """Accuracies after a task, one entry per task seen so far.
+    """Measures of an evaluation; lists of accuracies have one entry per task seen so far.
 
     Attributes:
         class_il: Accuracy in [0, 1], with predictions among all classes seen so far.
         task_il: Accuracy in [0, 1], with predictions among the classes of the task.
         loss: Mean loss over all test images, nats.
+        top5: Share of images in [0, 1] whose class is among the five with the highest scores of
+            all classes seen so far.
+        confusion: Number of test images of class i (row) that are predicted as class k (column),
+            among the classes seen so far.
+        ece: Expected calibration error in [0, 1]; see `metrics.expected_calibration_error`.
+        recency_bias: See `metrics.recency_bias`; None if there is no earlier task.
+        future_class_il: Accuracy on each task not seen yet, with predictions among its classes and
+            those of the tasks before it; empty without `--eval_future`.
+        future_task_il: The same, with predictions among the classes of the task.
     """
 
     class_il: list[float] = field(default_factory=list)
     task_il: list[float] = field(default_factory=list)
     loss: float = float("nan")
+    top5: list[float] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
+    ece: float = float("nan")
+    recency_bias: float | None = None
+    future_class_il: list[float] = field(default_factory=list)
+    future_task_il: list[float] = field(default_factory=list)

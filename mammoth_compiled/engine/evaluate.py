@@ -1,52 +1,107 @@
-"""Accuracy on the test images of all tasks seen so far."""
+"""Accuracy and other measures on the test images of all tasks seen so far."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
 from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.engine.score_counts import ScoreCounts
+from mammoth_compiled.metrics import expected_calibration_error, recency_bias
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.types import Evaluation
 
+Score = Callable[[torch.Tensor], torch.Tensor]
+
 
 @torch.no_grad()
-def evaluate(model: ContinualModel, dataset: ContinualDataset) -> Evaluation:
+def evaluate(
+    model: ContinualModel, dataset: ContinualDataset, future: Sequence[Iterable[Any]] = ()
+) -> Evaluation:
     """Evaluates a model on the test set of every task seen so far.
 
     A prediction is the argmax of the scores `model(inputs)`, [B, K], over all classes seen so far
-    (class-IL), or over the task's own classes (task-IL). Causes one host sync per task.
+    (class-IL), or over the task's own classes (task-IL). Counts are added up on the device and read
+    once per evaluation, so that no batch causes a host sync.
 
     Args:
         model: The model; its backbone is in eval mode meanwhile.
         dataset: The dataset, after at least one `meta_get_data_loaders()`.
+        future: Test batches of each task not seen yet, in order.
 
     Returns:
-        Accuracies in [0, 1], one per task seen, and the mean test loss.
+        The measures.
     """
+    num_seen = len(dataset.test_loaders)
+    if not num_seen:
+        return Evaluation()
+    counts = _count(model, dataset, model, [*dataset.test_loaders, *future])
+    newest, classes_seen = dataset.get_offsets(num_seen - 1)
+    tasks, confusion, bins = counts.read()
+    seen, unseen = tasks[:num_seen], tasks[num_seen:]
+    confusion = [row[:classes_seen] for row in confusion[:classes_seen]]
+    return Evaluation(
+        class_il=[task.class_il for task in seen],
+        task_il=[task.task_il for task in seen],
+        loss=sum(task.loss * task.images for task in seen) / sum(task.images for task in seen),
+        top5=[task.top5 for task in seen],
+        confusion=confusion,
+        ece=expected_calibration_error(bins),
+        # With joint training no task is the newest.
+        recency_bias=None if dataset.joint else recency_bias(confusion, newest),
+        future_class_il=[task.class_il for task in unseen],
+        future_task_il=[task.task_il for task in unseen],
+    )
+
+
+@torch.no_grad()
+def evaluate_untrained(
+    model: ContinualModel, dataset: ContinualDataset, tasks: Sequence[Iterable[Any]]
+) -> tuple[list[float], list[float]]:
+    """Evaluates the logits of the backbone before training: the baseline of forward transfer.
+
+    Args:
+        model: The model, before its first task.
+        dataset: The dataset.
+        tasks: Test batches of each task.
+
+    Returns:
+        Class-IL accuracy of each task, with predictions among its classes and those of the tasks
+        before it, and task-IL accuracy, in [0, 1].
+    """
+    measures, *_ = _count(model, dataset, model.net, tasks).read()
+    return [task.class_il for task in measures], [task.task_il for task in measures]
+
+
+def _count(
+    model: ContinualModel, dataset: ContinualDataset, score: Score, tasks: Sequence[Iterable[Any]]
+) -> ScoreCounts:
+    """Counts what `score` predicts for the test batches of tasks, the first of which are seen."""
+    counts = ScoreCounts(dataset.N_CLASSES, model.device)
+    num_seen = len(dataset.test_loaders)
+    classes_seen = dataset.get_offsets(num_seen - 1)[1] if num_seen else 0
+    loss_function = dataset.get_loss()
     was_training = model.net.training
     model.net.eval()
-    result = Evaluation()
-    total_loss, total_images = 0.0, 0
-    classes_seen = dataset.get_offsets()[1]
-    loss_function = dataset.get_loss()
     try:
-        for task, loader in enumerate(dataset.test_loaders):
-            first, end = dataset.get_offsets(task)
-            sums = torch.zeros(3, dtype=torch.float64, device=model.device)
-            images = 0
-            for inputs, labels, *_ in loader:
+        for task, batches in enumerate(tasks):
+            all_scores, all_labels = [], []
+            loss = torch.zeros((), dtype=torch.float64, device=model.device)
+            for inputs, labels, *_ in batches:
                 inputs, labels = inputs.to(model.device), labels.to(model.device)
-                scores = model(inputs)
-                predicted_seen = scores[:, :classes_seen].argmax(1)
-                predicted_own = scores[:, first:end].argmax(1) + first
-                sums[0] += (predicted_seen == labels).sum()
-                sums[1] += (predicted_own == labels).sum()
-                sums[2] += loss_function(scores, labels) * len(labels)
-                images += len(labels)
-            correct_seen, correct_own, loss = sums.tolist()
-            result.class_il.append(correct_seen / images)
-            result.task_il.append(correct_own / images)
-            total_loss += loss
-            total_images += images
+                scores = score(inputs)
+                loss += loss_function(scores, labels) * len(labels)
+                all_scores.append(scores)
+                all_labels.append(labels)
+            own = dataset.get_offsets(task)
+            counts.add(
+                torch.cat(all_scores),
+                torch.cat(all_labels),
+                loss,
+                own,
+                end=max(classes_seen, own[1]),
+                is_seen=task < num_seen,
+            )
     finally:
         model.net.train(was_training)
-    result.loss = total_loss / max(total_images, 1)
-    return result
+    return counts

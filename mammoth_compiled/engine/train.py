@@ -19,7 +19,7 @@ from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluate import evaluate
 from mammoth_compiled.engine.interruption import Interruption
 from mammoth_compiled.engine.losses import LossReader
-from mammoth_compiled.engine.memory import out_of_memory
+from mammoth_compiled.engine.memory import begin_peak, out_of_memory, peak_memory
 from mammoth_compiled.engine.notes import (
     note_compiler,
     note_decisions,
@@ -121,6 +121,7 @@ def _train_tasks(run: Run, observers: Observers) -> None:
 def _train_task(run: Run, observers: Observers) -> None:
     model, dataset, config = run.model, run.dataset, run.config
     started, compiled = time.perf_counter(), counters.read()
+    begin_peak(model.device)
     model.net.train()
     loader, _ = dataset.meta_get_data_loaders()
     _count_steps(run, loader)
@@ -159,6 +160,7 @@ def _train_task(run: Run, observers: Observers) -> None:
         compile_s=compiling.seconds,
         eval_s=time.perf_counter() - trained,
         images=num_images,
+        peak_memory=peak_memory(model.device),
     )
     run.compute.remember_compilation()
     note_decisions(run)

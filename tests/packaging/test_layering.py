@@ -20,6 +20,7 @@ LAYERS = [
     {"types", "errors", "kernels", "exit_codes"},
     {"console", "files", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
+    {"result_formats"},
     {"results"},
     {"config"},
     {"data"},

@@ -1,0 +1,109 @@
+"""Results as JSON text and as the rows of a table, and the hardware they come from."""
+
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mammoth_compiled.errors import MammothError, shorten
+
+# Measures with one value per task.
+TASK_MEASURES = (
+    *("loss", "ece", "recency_bias", "train_s", "compile_s", "eval_s"),
+    *("train_images", "peak_memory"),
+)
+KINDS = ("accuracy", "task", "curve")
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """Returns results as JSON text; NaN and infinity, which JSON lacks, become null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    # A list of numbers takes one line, not one line per number.
+    text = re.sub(
+        r"\[\n([\s\d.eE+,\-nul]+)\]", lambda match: f"[{' '.join(match[1].split())}]", text
+    )
+    return text + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return None
+    return value
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Returns the contents of a results file.
+
+    Raises:
+        MammothError: If the file cannot be read or does not contain results.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise MammothError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # includes text that is not UTF-8
+        raise MammothError(f"{path} is not a JSON file: {error}") from error
+    if not (isinstance(content, dict) and isinstance(content.get("class_il"), list)):
+        raise MammothError(
+            f"{path} does not contain the results of a run: use a file written by --results_path"
+        )
+    return content
+
+
+def hardware() -> dict[str, Any]:
+    """Returns the hardware that the speed of a run depends on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def rows_of(results: Any, kind: str) -> list[dict[str, Any]]:
+    """Returns the rows of a table; see `Results.to_dataframe`.
+
+    Raises:
+        ValueError: If `kind` is unknown.
+    """
+    if kind == "accuracy":
+        return [
+            {"after_task": t, "task": j, "class_il": c, "task_il": own, "top5": top5}
+            for t, row in enumerate(results.class_il)
+            for j, (c, own, top5) in enumerate(
+                zip(row, results.task_il[t], results.top5[t] or [None] * len(row), strict=True)
+            )
+        ]
+    if kind == "task":
+        return [
+            {
+                "after_task": t,
+                "class_il": _average(row),
+                "task_il": _average(results.task_il[t]),
+                "top5": _average(results.top5[t]),
+                **{name: getattr(results, name)[t] for name in TASK_MEASURES},
+            }
+            for t, row in enumerate(results.class_il)
+        ]
+    if kind == "curve":
+        return [
+            {
+                **{"after_task": point["task"], "epoch": point["epoch"], "step": point["step"]},
+                **{"task": j, "class_il": class_il, "task_il": point["task_il"][j]},
+            }
+            for point in results.curve
+            for j, class_il in enumerate(point["class_il"])
+        ]
+    raise ValueError(f"unknown kind {shorten(kind)}; valid: {', '.join(KINDS)}")
+
+
+def _average(row: list[float]) -> float | None:
+    return sum(row) / len(row) if row else None
