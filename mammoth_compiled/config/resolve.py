@@ -58,6 +58,10 @@ def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) 
                 f"with backbone {names['backbone']!r}: {action.help or ''}".rstrip(": ")
             )
     merged["joint"] = merged["joint"] or method.JOINT
+    if merged["online"]:
+        if values.get("n_epochs", 1) != 1:
+            raise ConfigError("--online 1 is one pass over each task: leave --n_epochs out")
+        merged["n_epochs"] = 1
     if "buffer_size" in merged and merged.get("minibatch_size", 0) is None:
         merged["minibatch_size"] = min(merged["batch_size"], merged["buffer_size"])
     args = Namespace(**merged)

@@ -5,10 +5,12 @@ is added in one place: as a field here.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from mammoth_compiled.config.argument import argument as _argument
+from mammoth_compiled.config.protocol import ProtocolConfig
 from mammoth_compiled.config.values import (
     comma_list,
     file_path,
@@ -20,28 +22,6 @@ from mammoth_compiled.config.values import (
     positive_int,
     seed_int,
 )
-
-
-def _argument(
-    default: Any,
-    help: str,
-    parse: Callable[[str], Any] | None = None,
-    metavar: str | None = None,
-    required: bool = False,
-) -> Any:
-    """Declares a field that is also a command-line argument.
-
-    Booleans, choices (`Literal`) and lists are recognized by the field's annotation.
-
-    Args:
-        default: Its default value.
-        help: Its help text.
-        parse: Converts the text of one value; None for booleans and choices.
-        metavar: Placeholder of its value in the help.
-        required: True if every command line must give it.
-    """
-    metadata = {"help": help, "type": parse, "metavar": metavar, "required": required}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +153,7 @@ class RunConfig:
 
     Attributes:
         experiment: What to train, on what, and for how long.
+        protocol: How the stream of tasks is made from the dataset.
         optimizer: The optimizer and its learning rate schedule.
         compute: Device, precision and compilation.
         files: Where to read and write.
@@ -180,6 +161,7 @@ class RunConfig:
     """
 
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     files: FilesConfig = field(default_factory=FilesConfig)
@@ -209,6 +191,7 @@ class RunConfig:
 
 SECTIONS: Mapping[str, Any] = {
     "experiment": ExperimentConfig,
+    "protocol": ProtocolConfig,
     "optimizer": OptimizerConfig,
     "compute": ComputeConfig,
     "files": FilesConfig,

@@ -63,6 +63,35 @@ finite_float = _number(float, math.isfinite, "a finite number")
 fraction = _number(float, lambda value: 0 <= value < 1, "a number >= 0 and below 1")
 
 
+def fraction_or_count(text: str) -> float:
+    """Converts a fraction above 0 and below 1, or an integer >= 1.
+
+    Raises:
+        argparse.ArgumentTypeError: If `text` is something else.
+    """
+    value = positive_float(text)
+    if value >= 1 and not value.is_integer():
+        raise argparse.ArgumentTypeError(
+            f"must be a fraction below 1 or an integer >= 1, got {shorten(text)}"
+        )
+    return value
+
+
+def class_list(text: str) -> str:
+    """Checks comma-separated class ids and ranges of them, "4,2,0-1" for example.
+
+    Raises:
+        argparse.ArgumentTypeError: If a part is something else.
+    """
+    for part in text.split(","):
+        ends = part.strip().split("-")
+        if len(ends) > 2 or not all(end.isascii() and end.isdecimal() for end in ends):
+            raise argparse.ArgumentTypeError(
+                f"must be class ids >= 0 and ranges, as in 4,2,0-1, got {shorten(text)}"
+            )
+    return text
+
+
 def boolean(text: str) -> bool:
     """Converts 0/1, false/true or no/yes, in any case.
 

@@ -13,13 +13,9 @@ from torchvision import transforms
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
-from mammoth_compiled.datasets.checks import (
-    check_attributes,
-    check_classes,
-    check_first_item,
-    checked_split,
-)
-from mammoth_compiled.datasets.splits import select_classes
+from mammoth_compiled.datasets.checks import check_attributes, check_first_item
+from mammoth_compiled.datasets.protocol import SPLIT_BY_CLASS, Protocol
+from mammoth_compiled.datasets.stage import count_channels, load_stage, load_stream, make_protocol
 from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.types import DatasetInfo
@@ -27,8 +23,7 @@ from mammoth_compiled.types import DatasetInfo
 # On a CPU, blocks over 32 MiB return to the system after each operation and are reallocated: 256
 # images of 32x32 pixels in 32 channels already take that much.
 EVAL_BATCH_SIZE = 128
-SPLIT_BY_CLASS = ("class-il", "task-il")
-SETTINGS = (*SPLIT_BY_CLASS, "domain-il")
+SETTINGS = (*SPLIT_BY_CLASS, "domain-il", "general-continual")
 
 
 class MammothDataset(Dataset):
@@ -56,27 +51,32 @@ class ContinualDataset:
 
     Attributes:
         NAME: Registered name.
-        SETTING: "class-il" or "task-il", whose tasks are ranges of classes, or "domain-il".
+        SETTING: "class-il" or "task-il", whose tasks are ranges of classes; "domain-il", whose
+            tasks have the same classes; or "general-continual", one stream without tasks, which
+            is trained on in order and once.
         N_CLASSES_PER_TASK: Classes per task, one number for all tasks or one for each.
+        ANY_N_TASKS: Whether a "domain-il" dataset can make any number of tasks (`--n_tasks`).
         N_TASKS: Number of tasks, T.
         N_CLASSES: Number of classes, K; by default the sum over the tasks.
         SIZE: (height, width) of the images, pixels.
-        MEAN: Mean per channel of images in [0, 1].
+        MEAN: Mean per channel of images in [0, 1]; gives the number of channels. Without it, the
+            first training image does.
         STD: Standard deviation per channel.
         TRANSFORM: torchvision transform of training images.
         TEST_TRANSFORM: torchvision transform of test images.
-        CLASS_NAMES: One name per class; by default the class ids.
+        CLASS_NAMES: One name per class of the data, before `--class_order_seed` and others
+            renumber them; by default the class ids.
         DEFAULTS: Arguments that apply if neither the user nor the settings of the model give them.
         args: The arguments of the run.
         config: The same, typed; missing ones have their defaults.
         c_task: Index of the current task; -1 before the first.
+        protocol: What flags change about tasks, classes and images.
         num_stages: Training stages: one per task, or 1 for joint training on all tasks.
         train_loader: Training batches of the current task.
         test_loaders: Test batches of each task seen so far.
 
     Raises:
-        ConfigError: If a class attribute is invalid, or joint training is requested for
-            "domain-il".
+        ConfigError: If a class attribute is invalid, or an argument does not fit the dataset.
 
     Example:
         >>> from argparse import Namespace
@@ -102,6 +102,7 @@ class ContinualDataset:
     N_CLASSES_PER_TASK: int | list[int] | tuple[int, ...]
     N_TASKS: int
     N_CLASSES: int
+    ANY_N_TASKS: bool = False
     SIZE: tuple[int, int]
     MEAN: tuple[float, ...]
     STD: tuple[float, ...]
@@ -110,6 +111,7 @@ class ContinualDataset:
     CLASS_NAMES: tuple[str, ...] = ()
     DEFAULTS: ClassVar[dict[str, Any]] = {}
 
+    protocol: Protocol
     train_loader: TaskLoader
     test_loaders: list[TaskLoader]
 
@@ -124,14 +126,16 @@ class ContinualDataset:
         self.args = args
         self.config = RunConfig.from_namespace(args)
         self.joint = self.config.experiment.joint
-        if self.joint and self.SETTING not in SPLIT_BY_CLASS:
-            raise ConfigError(f"joint training needs tasks split by class, not {self.SETTING!r}")
-        if not hasattr(self, "N_CLASSES"):
-            self.N_CLASSES = self._end_of_task(self.N_TASKS - 1)
-        check_classes(self, self._end_of_task(self.N_TASKS - 1))
+        self.protocol = make_protocol(self)
         self.device = get_device(self.config.compute.device)
         self._reported_reason: str | None = None
+        self._channels: int | None = None
         self.reset()
+
+    @property
+    def stream_setting(self) -> str:
+        """What a model must support: `SETTING`, but "general-continual" if tasks are blurry."""
+        return "general-continual" if self.config.protocol.blurry else self.SETTING
 
     @property
     def num_stages(self) -> int:
@@ -184,25 +188,13 @@ class ContinualDataset:
                 image of the task, or its images do not have the declared shape.
         """
         self.c_task += 1
-        train, test = self.load_splits()
-        if self.joint:
-            tests = [self._task_of(test, "test", task) for task in range(self.N_TASKS)]
-            self.c_task = self.N_TASKS - 1
-        elif self.SETTING in SPLIT_BY_CLASS:
-            train = self._task_of(train, "training", self.c_task)
-            tests = [self._task_of(test, "test", self.c_task)]
-        else:
-            tests = [test]
+        train, tests = load_stage(self)
         batch_size = self.config.experiment.batch_size
-        self.train_loader = self._loader(train, "training", batch_size, shuffle=True)
+        shuffle = self.joint or self.SETTING != "general-continual"
+        self.train_loader = self._loader(train, "training", batch_size, shuffle)
         self.test_loaders += [self._loader(t, "test", EVAL_BATCH_SIZE, False) for t in tests]
         self._report_fallback(self.train_loader.fallback_reason)
         return self.train_loader, self.test_loaders[-1]
-
-    def _task_of(self, dataset: Any, split: str, task: int) -> Any:
-        """Returns the images of one task."""
-        name = f"{self.NAME}: the {split} set"
-        return select_classes(dataset, self.get_offsets(task), name, task)
 
     def _report_fallback(self, reason: str | None) -> None:
         if reason and reason != self._reported_reason:
@@ -210,29 +202,13 @@ class ContinualDataset:
             say(f"data: {self.NAME} is loaded image by image (slower), because {reason}")
 
     def load_splits(self) -> tuple[Any, Any]:
-        """Returns the complete training and test sets of `get_data_loaders`, checked.
+        """Returns the complete training and test sets of `get_data_loaders`, under the protocol.
 
         Raises:
             DataError: If a split lacks `data` or `targets`, or has labels outside the classes.
         """
-        splits = self.get_data_loaders()
-        if not (isinstance(splits, (tuple, list)) and len(splits) == 2):
-            raise DataError(
-                f"{self.NAME}: get_data_loaders() must return (training set, test set), got a "
-                f"{type(splits).__name__}"
-            )
-        num_classes, described = self.N_CLASSES, f"N_CLASSES = {self.N_CLASSES}"
-        if self.SETTING in SPLIT_BY_CLASS:
-            num_classes = self._end_of_task(self.N_TASKS - 1)
-            described = (
-                f"N_TASKS = {self.N_TASKS} tasks with N_CLASSES_PER_TASK = "
-                f"{self.N_CLASSES_PER_TASK}"
-            )
-        train, test = (
-            checked_split(split, f"{self.NAME}: the {kind} set", num_classes, described)
-            for split, kind in zip(splits, ("training", "test"), strict=True)
-        )
-        return train, test
+        train, test = load_stream(self)
+        return train.materialize(), test.materialize()
 
     def _loader(self, dataset: Any, split: str, batch_size: int, shuffle: bool) -> TaskLoader:
         workers = self.config.compute.num_workers
@@ -247,8 +223,11 @@ class ContinualDataset:
         """Returns the shape of an image, (C, H, W), or None if the class does not set `SIZE`."""
         if not hasattr(self, "SIZE"):
             return None
-        channels = len(self.MEAN) if hasattr(self, "MEAN") else 3
-        return channels, *self.SIZE
+        if hasattr(self, "MEAN"):
+            return len(self.MEAN), *self.SIZE
+        if self._channels is None:
+            self._channels = count_channels(self)
+        return self._channels, *self.SIZE
 
     def info(self) -> DatasetInfo:
         """Returns what a deployed backbone needs to know about this dataset.
@@ -268,7 +247,7 @@ class ContinualDataset:
             mean=tuple(getattr(self, "MEAN", ())),
             std=tuple(getattr(self, "STD", ())),
             num_classes=self.N_CLASSES,
-            class_names=self.CLASS_NAMES or tuple(str(k) for k in range(self.N_CLASSES)),
+            class_names=self.protocol.class_names(self.CLASS_NAMES, self.N_CLASSES),
             tasks=tuple(self.get_offsets(task) for task in range(self.N_TASKS)),
             tasks_seen=self.c_task + 1,
         )

@@ -197,7 +197,11 @@ def check_first_item(
     set_random_state(before)
     if declared is None or shape == declared:
         return
-    channels = "" if has_mean else ", where images without MEAN have 3 channels"
+    channels = (
+        ""
+        if has_mean
+        else ", where images without MEAN have the channels of the first training image"
+    )
     raise DataError(
         f"{loader.name}: item 0 has shape {list(shape)} after its transform, but {class_name} "
         f"declares {list(declared)} by SIZE and MEAN{channels}. Set SIZE to (height, width), and "

@@ -1,7 +1,8 @@
-"""Splits a dataset by class."""
+"""Part: rows of a dataset under the labels and tasks that a protocol gives them."""
 
 import copy
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -9,36 +10,119 @@ import torch
 from mammoth_compiled.errors import DataError
 
 
-def select_classes(dataset: Any, offsets: tuple[int, int], name: str, task: int) -> Any:
-    """Returns a copy of a dataset that has only the images of a range of classes.
+@dataclass(frozen=True)
+class Part:
+    """Rows of a dataset; nothing is copied before `materialize`.
 
-    Args:
+    Attributes:
         dataset: Has `data` and `targets`.
-        offsets: (first class, last class + 1).
-        name: What the dataset is, for the message.
-        task: The task that has these classes, from 0, likewise.
+        name: What it is, for messages: "seq-x: the training set".
+        rows: Indices of the rows, int64, [n]; None for all.
+        targets: Class id of each row, [n].
+        true_targets: Class ids without noise, [n]; None if they are `targets`.
+        tasks: Task of each row, [n]; None if it is the task of the class.
 
-    Raises:
-        DataError: If it has no image of these classes.
+    Example:
+        >>> from types import SimpleNamespace
+        >>> images = SimpleNamespace(data=np.arange(4), targets=np.array([0, 1, 0, 1]))
+        >>> part = Part(images, "the training set", np.array([3, 2]), np.array([7, 8]))
+        >>> part.select(np.array([False, True])).materialize().data
+        array([2])
     """
-    targets = np.asarray(dataset.targets)
-    mask = (targets >= offsets[0]) & (targets < offsets[1])
-    if not mask.any():
-        raise DataError(
-            f"{name} has no image of classes {offsets[0]} to {offsets[1] - 1} (task {task + 1})"
+
+    dataset: Any
+    name: str
+    rows: np.ndarray | None
+    targets: np.ndarray
+    true_targets: np.ndarray | None = None
+    tasks: np.ndarray | None = None
+
+    @classmethod
+    def whole(cls, dataset: Any, name: str) -> Self:
+        """Returns all rows of a dataset."""
+        return cls(dataset, name, None, np.asarray(dataset.targets))
+
+    def select(self, mask: np.ndarray) -> Self:
+        """Returns the rows that a mask, bool, [n], selects."""
+        rows = np.arange(len(self.targets)) if self.rows is None else self.rows
+
+        def pick(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[mask]
+
+        return replace(
+            self,
+            rows=rows[mask],
+            targets=self.targets[mask],
+            true_targets=pick(self.true_targets),
+            tasks=pick(self.tasks),
         )
-    selected = copy.copy(dataset)
-    selected.data = _rows(dataset.data, mask)
-    selected.targets = targets[mask]
-    return selected
+
+    def of_task(self, task: int, offsets: tuple[int, int]) -> Self:
+        """Returns the rows of a task.
+
+        Args:
+            task: The task, from 0.
+            offsets: Its (first class, last class + 1).
+
+        Raises:
+            DataError: If there is none.
+        """
+        if self.tasks is not None:
+            mask = self.tasks == task
+        else:
+            mask = (self.targets >= offsets[0]) & (self.targets < offsets[1])
+        if not mask.any():
+            raise DataError(
+                f"{self.name} has no image of classes {offsets[0]} to {offsets[1] - 1} "
+                f"(task {task + 1})"
+            )
+        return self.select(mask)
+
+    def materialize(self) -> Any:
+        """Returns a copy of the dataset that has only these rows; itself if they are all.
+
+        If labels are noisy, the copy has an attribute `true_targets`.
+        """
+        if self.rows is None and self.targets is self.dataset.targets:
+            return self.dataset
+        copied = copy.copy(self.dataset)
+        if self.rows is not None:
+            copied.data = take_rows(self.dataset.data, self.rows)
+        copied.targets = self.targets
+        if self.true_targets is not None:
+            copied.true_targets = self.true_targets
+        return copied
 
 
-def _rows(data: Any, mask: np.ndarray) -> Any:
-    """Returns the images that a mask selects; a list of unequal images or of paths stays a list."""
+def take_rows(data: Any, rows: np.ndarray) -> Any:
+    """Returns the images with these indices; a list of unequal images or of paths stays a list."""
     if isinstance(data, torch.Tensor):
-        return data[torch.from_numpy(mask)]
+        return data[torch.from_numpy(rows)]
     if isinstance(data, (list, tuple)):
         shapes = {image.shape if isinstance(image, np.ndarray) else None for image in data}
         if None in shapes or len(shapes) > 1:
-            return [data[i] for i in np.flatnonzero(mask)]
-    return np.asarray(data)[mask]
+            return [data[i] for i in rows]
+    return np.asarray(data)[rows]
+
+
+def concatenate(parts: list[Any], name: str) -> Any:
+    """Returns the images of several datasets as one, with the transform of the first.
+
+    Args:
+        parts: Each has `data` and `targets`.
+        name: What they are, for the message.
+
+    Raises:
+        DataError: If their images are not arrays of one shape.
+    """
+    shapes = {getattr(part.data, "shape", (None, None))[1:] for part in parts}
+    if len(shapes) > 1 or not all(isinstance(part.data, np.ndarray) for part in parts):
+        raise DataError(
+            f"{name}: joint training needs `data` to be an array of the same shape for all tasks"
+        )
+    joined = copy.copy(parts[0])
+    joined.data = np.concatenate([part.data for part in parts])
+    joined.targets = np.concatenate([np.asarray(part.targets) for part in parts])
+    if any(hasattr(part, "true_targets") for part in parts):
+        joined.true_targets = np.concatenate([part.true_targets for part in parts])
+    return joined

@@ -64,17 +64,27 @@ def test_joint_training_has_all_classes_and_one_test_loader_per_task(stream):
     assert dataset.info().tasks_seen == 3
 
 
-def test_domain_il_loads_data_for_each_task(stream, tiny):
+@pytest.fixture
+def rotated(stream, tiny):
+    """Returns a function that builds a domain-IL dataset whose tasks are rotated by 90 degrees."""
+
     def get_data_loaders(self):
         data, targets = tiny.images(4, num_classes=6, seed=1)
         test = tiny.images(2, num_classes=6, seed=2)
-        # Each domain is rotated by a different angle.
         return (
             tiny.Split(np.rot90(data, self.c_task, (1, 2)).copy(), targets, self.TRANSFORM),
             tiny.Split(np.rot90(test[0], self.c_task, (1, 2)).copy(), test[1], self.TRANSFORM),
         )
 
-    dataset = stream(SETTING="domain-il", N_CLASSES_PER_TASK=6, get_data_loaders=get_data_loaders)
+    def make(args=None, **attributes):
+        attributes = {"get_data_loaders": get_data_loaders, **attributes}
+        return stream(args, SETTING="domain-il", N_CLASSES_PER_TASK=6, **attributes)
+
+    return make
+
+
+def test_domain_il_loads_data_for_each_task(rotated):
+    dataset = rotated()
     firsts = []
     for _ in range(3):
         loader, _ = dataset.meta_get_data_loaders()
@@ -201,9 +211,42 @@ def test_invalid_class_attributes_are_rejected(stream, attributes, message):
         stream(**attributes)
 
 
-def test_joint_training_is_rejected_in_domain_il(stream):
-    with pytest.raises(ConfigError, match="joint training needs tasks split by class"):
-        stream({"joint": True}, SETTING="domain-il")
+def test_joint_training_in_domain_il_has_the_images_of_all_domains(rotated):
+    separate, joint = rotated(), rotated({"joint": True})
+    tasks = [separate.meta_get_data_loaders()[0].dataset for _ in range(3)]
+    loader, _ = joint.meta_get_data_loaders()
+    assert (joint.num_stages, joint.c_task, len(joint.test_loaders)) == (1, 2, 3)
+    assert np.array_equal(loader.dataset.data, np.concatenate([task.data for task in tasks]))
+    assert np.array_equal(loader.dataset.targets, np.tile(tasks[0].targets, 3))
+    for alone, together in zip(separate.test_loaders, joint.test_loaders, strict=True):
+        assert torch.equal(next(iter(alone))[0], next(iter(together))[0])
+
+
+def test_joint_training_needs_arrays_in_domain_il(rotated, tiny):
+    data, targets = tiny.images(4, num_classes=6)
+    whole = tiny.Split(list(data), targets, transforms.ToTensor())
+    dataset = rotated({"joint": True}, get_data_loaders=lambda self: (whole, whole))
+    with pytest.raises(DataError, match="joint training needs `data` to be an array"):
+        dataset.meta_get_data_loaders()
+
+
+def test_gray_images_need_no_mean(stream, tiny, monkeypatch):
+    monkeypatch.delattr(tiny.Dataset, "MEAN")
+    monkeypatch.delattr(tiny.Dataset, "STD")
+
+    def get_data_loaders(self):
+        torch.rand(1)  # reading a file may draw random numbers
+        images, targets = tiny.images(4, num_classes=6)
+        split = tiny.Split(images[..., 0].copy(), targets, transforms.ToTensor())
+        return split, split
+
+    before = torch.get_rng_state()
+    dataset = stream(get_data_loaders=get_data_loaders)
+    assert dataset.input_shape() == (1, 8, 8)
+    assert torch.equal(torch.get_rng_state(), before)
+    inputs, *_ = next(iter(dataset.meta_get_data_loaders()[0]))
+    assert inputs.shape == (8, 1, 8, 8)
+    assert dataset.info().mean == ()
 
 
 def test_incomplete_splits_are_rejected(stream, tiny):

@@ -12,6 +12,9 @@ from mammoth_compiled.config.schema import SECTIONS
 # Scripts and notebooks rely on these names: add new ones, never rename or remove one.
 FLAGS = """
 experiment: model dataset backbone batch_size n_epochs joint seed debug_mode
+protocol: n_tasks classes_per_task base_classes permute_classes class_order_seed
+    custom_class_order validation labels_per_class noise_rate noise_type blurry disjoint_classes
+    online
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
     lr_gamma
 compute: device compile cuda_graph amp precision deterministic num_workers
