@@ -171,10 +171,12 @@ def _build_model(
     _check_buffer(config, dataset)
     target: Any = models[name].target
     model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
-    if dataset.SETTING not in model.COMPATIBILITY:
+    setting = dataset.stream_setting
+    if setting not in model.COMPATIBILITY:
+        why = "" if setting == dataset.SETTING else " because of --blurry"
         raise ConfigError(
             f"model {name!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
-            f"{dataset.NAME!r} is {dataset.SETTING}"
+            f"{dataset.NAME!r} is {setting}{why}"
         )
     if config.compute.amp == "fp16" and type(model).observe is not ContinualModel.observe:
         raise ConfigError(

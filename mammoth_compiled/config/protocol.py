@@ -71,3 +71,13 @@ class ProtocolConfig:
         0.0, "Fraction of the classes that --blurry leaves in their own task.", fraction, "N"
     )
     online: bool = argument(False, "Train in one pass: one epoch per task.")
+
+    def is_given(self, name: str) -> bool:
+        """Returns whether a flag has another value than its default.
+
+        Example:
+            >>> ProtocolConfig(class_order_seed=0).is_given("class_order_seed")
+            True
+        """
+        value, default = getattr(self, name), getattr(ProtocolConfig, name)
+        return value is not None and (default is None or value != default)

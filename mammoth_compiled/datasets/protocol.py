@@ -1,7 +1,7 @@
 """Protocol: the tasks, the class order and the choices of images that flags ask for."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +24,21 @@ _BY_CLASS = (
     "custom_class_order",
     "blurry",
 )
+
+# Flags that determine images and labels beside the number of classes of each task.
+_CHOICES = (
+    "permute_classes",
+    "class_order_seed",
+    "custom_class_order",
+    "validation",
+    "labels_per_class",
+    "noise_rate",
+    "noise_type",
+    "blurry",
+    "disjoint_classes",
+)
+# Those of them whose choices are drawn from the seed of the run.
+_SEEDED = ("permute_classes", "validation", "labels_per_class", "noise_rate", "blurry")
 
 
 class Splits(NamedTuple):
@@ -92,7 +107,7 @@ class Protocol:
             ConfigError: If an argument needs tasks split by class.
         """
         for flag in _BY_CLASS:
-            if getattr(config.protocol, flag) not in (None, False, 0.0):
+            if config.protocol.is_given(flag):
                 raise ConfigError(
                     f"--{flag} needs tasks split by class, but dataset {name!r} is {setting}"
                 )
@@ -109,6 +124,17 @@ class Protocol:
     def has_native_order(self) -> bool:
         """Whether class ids are those of the dataset."""
         return bool((self.order == np.arange(len(self.order))).all())
+
+    def determined_by(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns those of the arguments of a run that determine images and labels of its tasks.
+
+        Args:
+            args: Arguments by name; missing ones are left out.
+        """
+        names = [*_CHOICES]
+        if any(args.get(name) for name in _SEEDED):
+            names.append("seed")
+        return {name: args[name] for name in names if name in args}
 
     def class_names(self, names: Sequence[str], num_classes: int) -> tuple[str, ...]:
         """Returns the name of each class id of the stream.

@@ -54,6 +54,8 @@ def task_sizes(config: ProtocolConfig, num_classes: int, default: Sequence[int])
             + (f" with --base_classes {base}" if first else "")
             + f": every class belongs to one task, so give {min(most, 2 if first else 1)} to {most}"
         )
+    if not rest:
+        return first
     return first + [len(part) for part in np.array_split(np.arange(rest), count - len(first))]
 
 
@@ -104,11 +106,8 @@ def class_order(config: ProtocolConfig, num_classes: int, seed: int | None) -> n
         >>> class_order(ProtocolConfig(class_order_seed=1993), 10, None).tolist()
         [4, 2, 7, 6, 0, 3, 5, 8, 9, 1]
     """
-    given = [
-        name
-        for name in ("permute_classes", "class_order_seed", "custom_class_order")
-        if getattr(config, name) not in (None, False)
-    ]
+    names = ("permute_classes", "class_order_seed", "custom_class_order")
+    given = [name for name in names if config.is_given(name)]
     if len(given) > 1:
         raise ConfigError(f"--{given[0]} and --{given[1]} exclude each other: give one of them")
     if config.custom_class_order is not None:

@@ -108,12 +108,13 @@ def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:
         "dataset": saved["data"]["name"],
         "backbone": saved["backbone"]["name"],
         **{name: saved["args"][name] for name in ("joint", "optimizer") if name in saved["args"]},
+        **run.dataset.protocol.determined_by(saved["args"]),
     }
     for kind, was in before.items():
         now = args.get(kind, was)
         if was != now:
             raise CheckpointError(
-                f"{path} is from {kind} {was!r}, this run has {now!r}: use --{kind} {was}"
+                f"{path} is from {kind} {was!r}, this run has {now!r}: {_remedy(kind, was)}"
             )
     if saved["tasks_done"] > run.num_tasks:
         raise CheckpointError(
@@ -131,3 +132,10 @@ def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:
                 f"{path} is from a {dataset.NAME!r} with {name} {was}, this run has {value}: give "
                 "the dataset the arguments that it had"
             )
+
+
+def _remedy(name: str, value: Any) -> str:
+    """Returns how to give an argument the value that it had."""
+    if value is None or value is False:
+        return f"leave --{name} out"
+    return f"use --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"

@@ -22,6 +22,12 @@ _CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32}
 class DER(RehearsalModel):
     """Dark Experience Replay: matches the network's logits to stored ones on replay (eq. 4)."""
 
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
     # Buzzega et al. 2020, appendix F.
     DEFAULTS: ClassVar[dict[str, Settings]] = {

@@ -18,6 +18,12 @@ from mammoth_compiled.types import Batch
 class ER(RehearsalModel):
     """Experience Replay: trains on the stream batch and a batch of stored images together."""
 
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     # Buzzega et al. 2020, appendix F (CIFAR-10); X-DER's setting (CIFAR-100).
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.1, "buffer_size": 500, "n_epochs": 50, "batch_size": 32},

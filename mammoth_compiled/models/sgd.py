@@ -13,6 +13,12 @@ from mammoth_compiled.types import Batch
 class SGD(ContinualModel):
     """Trains on each task with nothing to counter forgetting; its accuracy is a lower bound."""
 
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.1, "n_epochs": 50, "batch_size": 32},
     }
