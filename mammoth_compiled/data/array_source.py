@@ -28,6 +28,8 @@ class ArraySource:
         transform: Batched version of the `transform` of the dataset.
         not_aug_transform: Batched version of its `not_aug_transform`; None if items are pairs.
         fused: Computes both transforms with one kernel; None if it cannot.
+        dataset_fields: The arrays that its `extra_return_fields` name, kept like `dataset_data`.
+        fields: The same as tensors, [N, ...], where the images are; `gather` appends their rows.
     """
 
     dataset_data: Any
@@ -40,6 +42,8 @@ class ArraySource:
     transform: BatchedTransform
     not_aug_transform: BatchedTransform | None
     fused: FusedGather | None = None
+    dataset_fields: tuple[Any, ...] = ()
+    fields: tuple[torch.Tensor, ...] = ()
 
     def is_current(self, dataset: Any) -> bool:
         """Returns whether the dataset still has the arrays and the transform of this source."""
@@ -47,6 +51,7 @@ class ArraySource:
             dataset.data is self.dataset_data
             and dataset.targets is self.dataset_targets
             and dataset.transform is self.dataset_transform
+            and [*map(id, extra_fields(dataset))] == [*map(id, self.dataset_fields)]
         )
 
     def gather(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -57,24 +62,35 @@ class ArraySource:
 
         Returns:
             inputs, [B, C, H, W], labels, [B], and, unless items are pairs, not_aug_inputs,
-            [B, C, H, W]: what collating the items of the dataset would give.
+            [B, C, H, W]: what collating the items of the dataset would give; then rows of `fields`.
         """
         if self.fused is not None:
             inputs, not_aug_inputs = self.fused.gather(index)
-            labels = self.labels[index]
-            return (inputs, labels) if not_aug_inputs is None else (inputs, labels, not_aug_inputs)
-        images, labels = self.images[index], self.labels[index]
-        return self.transform_rows(images.to(self.device), labels.to(self.device))
+            fields = (field[index] for field in self.fields)
+            not_aug = () if not_aug_inputs is None else (not_aug_inputs,)
+            return inputs, self.labels[index], *not_aug, *fields
+        rows = (tensor[index].to(self.device) for tensor in self.row_tensors)
+        return self.transform_rows(*rows)
+
+    @property
+    def row_tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors whose rows `transform_rows` takes."""
+        return self.images, self.labels, *self.fields
 
     def transform_rows(
-        self, images: torch.Tensor, labels: torch.Tensor
+        self, images: torch.Tensor, labels: torch.Tensor, *fields: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Returns a batch like `gather` from rows of `images` and `labels` on the device."""
+        """Returns a batch like `gather` from rows of `row_tensors` on the device."""
         images = channels_first(images)
         inputs = self.transform(images)
         if self.not_aug_transform is None:
-            return inputs, labels
-        return inputs, labels, self.not_aug_transform(images)
+            return inputs, labels, *fields
+        return inputs, labels, self.not_aug_transform(images), *fields
+
+
+def extra_fields(dataset: Any) -> tuple[Any, ...]:
+    """Returns the arrays that a dataset adds to its items, by name in `extra_return_fields`."""
+    return tuple(getattr(dataset, name) for name in getattr(dataset, "extra_return_fields", ()))
 
 
 def channels_first(images: torch.Tensor) -> torch.Tensor:
@@ -121,6 +137,10 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
     labels = torch.as_tensor(np.asarray(targets), dtype=torch.int64)
     if len(labels) != len(data) or len(dataset) != len(data):
         raise CannotBatchError("the lengths of data, targets and the dataset differ")
+    dataset_fields = extra_fields(dataset)
+    fields = tuple(map(torch.as_tensor, dataset_fields))
+    if any(len(field) != len(data) for field in fields):
+        raise CannotBatchError("its extra_return_fields do not have one row per image")
     # In host memory the tensor shares the memory of the array, so changes in place are seen.
     images = torch.from_numpy(data)
     not_aug_transform = prove_equivalence(dataset, images, labels)
@@ -128,7 +148,8 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
     if stays_on_host:
         report_prefetching(device)
     else:
-        images, labels = images.to(device), labels.to(device)
+        images, labels, *moved = (t.to(device) for t in (images, labels, *fields))
+        fields = tuple(moved)
     fused = None
     if supports_triton(device) and not stays_on_host:
         parameters = fuse_transform(dataset.transform)
@@ -145,4 +166,6 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
         transform=transform,
         not_aug_transform=not_aug_transform,
         fused=fused,
+        dataset_fields=dataset_fields,
+        fields=fields,
     )

@@ -34,6 +34,9 @@ class CheckedItems(Dataset):
         """Returns the index and the item, or an error."""
         try:
             item = self.dataset[index]
+            names = getattr(self.dataset, "extra_return_fields", ())
+            if names and len(item) <= 3:  # longer items contain the fields already
+                item = (*item, *(torch.as_tensor(getattr(self.dataset, n)[index]) for n in names))
         except DataError as error:
             return error
         except Exception as error:  # of user code, whose traceback stays

@@ -104,7 +104,7 @@ class TaskLoader:
 
         Returns:
             inputs, [B, C, H, W], labels, int64, [B], and, unless items are pairs, not_aug_inputs,
-            [B, C, H, W].
+            [B, C, H, W], and the fields that the dataset adds to its items.
 
         Raises:
             DataError: If an item cannot be used; names it.
@@ -151,7 +151,7 @@ class TaskLoader:
         if self.device.type == "cpu":
             yield from self._in_groups(source, batches)
         elif source.stays_on_host:
-            for rows in prefetch_rows((source.images, source.labels), batches, self.device):
+            for rows in prefetch_rows(source.row_tensors, batches, self.device):
                 yield LazyBatch(source.transform_rows, rows)
         else:
             for index in batches:

@@ -33,11 +33,14 @@ class MammothDataset(Dataset):
         data: Images, uint8, [N, H, W] or [N, H, W, C].
         targets: Class ids, [N].
         not_aug_transform: torchvision transform that returns the image without augmentation.
+        extra_return_fields: Names of attributes with one row per image, [N, ...], that loaders add
+            to each batch and `observe` gets as keywords, for example the logits of a teacher.
     """
 
     data: np.ndarray
     targets: np.ndarray
     not_aug_transform = transforms.Compose([transforms.ToTensor()])
+    extra_return_fields: tuple[str, ...] = ()
 
 
 class ContinualDataset:

@@ -14,6 +14,7 @@ import torch
 
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.data import LazyBatch
+from mammoth_compiled.engine.attribute_tensors import AttributeTensors
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.graph_capture import CudaGraphCapture, GraphCapture
 from mammoth_compiled.engine.host_state import attribute_state
@@ -108,6 +109,9 @@ class CapturedStep(EagerStep):
         self.state = StepState.WARM_UP
         self._capture = capture
         self._rates = TensorLearningRates(model.device)
+        self._attributes = AttributeTensors(model)
+        # Whether a ragged batch may have left an attribute that is not the graph's.
+        self._attributes_differ = False
         self._buffers: list[Buffer] = []
         self._graph: _Graph | None = None
         self._warm_up_key: tuple[Any, ...] | None = None
@@ -119,6 +123,7 @@ class CapturedStep(EagerStep):
 
     def begin_epoch(self) -> None:
         """Drops the graph if a tensor that it uses was replaced or moved."""
+        super().begin_epoch()
         if self.state is StepState.DISABLED:
             return
         self._buffers = [v for v in vars(self.model).values() if isinstance(v, Buffer)]
@@ -139,7 +144,7 @@ class CapturedStep(EagerStep):
         trainable = [parameter.requires_grad for parameter in model.parameters()]
         addresses = [tensor.data_ptr() for tensor in tensors]
         objects = [model.net, model.net.training, model.opt, *self._buffers]
-        return [*objects, *trainable, *addresses]
+        return [*objects, *trainable, *addresses, *self._attributes.addresses()]
 
     def _step(self, lazy: LazyBatch, epoch: int) -> StepResult:
         if self.state is StepState.DISABLED or not self._is_on_device(lazy):
@@ -149,7 +154,10 @@ class CapturedStep(EagerStep):
             if self._graph.key == key:
                 return self._replay(self._graph, lazy)
             if len(lazy.tensors[0]) < len(self._graph.inputs[0]):
-                return self._run(lazy, epoch)  # the ragged last batch
+                result = self._run(lazy, epoch)  # the ragged last batch
+                self._attributes.restore(same_shapes=False)
+                self._attributes_differ = True
+                return result
         if self._warm_up_key != key:
             self._start_warm_up(key)
         if self._warm_up_steps < WARMUP_STEPS:
@@ -173,11 +181,14 @@ class CapturedStep(EagerStep):
     def _warm_up(self, lazy: LazyBatch, epoch: int) -> StepResult:
         """Runs a step in Python and disables capture if it changes Python state."""
         before = attribute_state(self.model)
+        self.model.counters.were_read = False
         result = self._run(lazy, epoch)
         after = attribute_state(self.model)
         changed = sorted(name for name in after if after[name] != before.get(name))
         if changed and self._warm_up_steps:  # the first step may create attributes
             self._disable(f"each step changes {', '.join(changed)}, which a replay would not")
+        elif self.model.counters.were_read:
+            self._disable("it reads task_iteration or epoch_iteration, which a replay would freeze")
         elif self.compute.disabled_because:
             # Said already, and a graph would freeze the same state.
             self._disable(self.compute.disabled_because, warn=False)
@@ -189,11 +200,19 @@ class CapturedStep(EagerStep):
         inputs = tuple(tensor.clone() for tensor in lazy.tensors)
         static = LazyBatch(lazy.materialize, inputs)
         seen = [buffer.num_seen_examples for buffer in self._buffers]
-        try:
+        self._attributes.hold()
+
+        def step() -> StepResult:
             # Not self._run: the capture is on its stream already.
-            replay, result = self._capture.capture(lambda: EagerStep._run(self, static, epoch))
+            result = EagerStep._run(self, static, epoch)
+            self._attributes.restore()
+            return result
+
+        try:
+            replay, result = self._capture.capture(step)
         except Exception as error:  # user code may raise anything
             self._disable((str(error).strip() or type(error).__name__).splitlines()[0])
+            self._attributes.put_back()
             result = None
         growth = [
             buffer.num_seen_examples - n for buffer, n in zip(self._buffers, seen, strict=True)
@@ -208,6 +227,9 @@ class CapturedStep(EagerStep):
         return self._replay(self._graph, lazy)
 
     def _replay(self, graph: _Graph, lazy: LazyBatch) -> StepResult:
+        if self._attributes_differ:
+            self._attributes.put_back()
+            self._attributes_differ = False
         for tensor, value in zip(graph.inputs, lazy.tensors, strict=True):
             tensor.copy_(value, non_blocking=True)
         graph.replay()

@@ -54,6 +54,7 @@ class EagerStep:
 
     def begin_epoch(self) -> None:
         """Call it before each epoch."""
+        self.model.counters.begin_epoch()
 
     def __call__(self, lazy: LazyBatch, epoch: int) -> StepResult:
         """Trains on one batch.
@@ -67,9 +68,12 @@ class EagerStep:
         """
         self.num_steps += 1
         if self.num_steps != SYNC_CHECK_STEP:
-            return self._step(lazy, epoch)
-        with record_host_syncs(self.model.device) as self.host_syncs:
-            return self._step(lazy, epoch)
+            result = self._step(lazy, epoch)
+        else:
+            with record_host_syncs(self.model.device) as self.host_syncs:
+                result = self._step(lazy, epoch)
+        self.model.counters.end_step()
+        return result
 
     def _step(self, lazy: LazyBatch, epoch: int) -> StepResult:
         return self._run(lazy, epoch)
@@ -83,7 +87,7 @@ class EagerStep:
                 f"dataset {name!r}: items of the training set must be (image, label, not augmented "
                 f"image), but have {len(batch)} parts"
             )
-        inputs, labels, not_aug_inputs = batch[:3]
-        with self.compute.step(len(labels)):
-            loss = self.model.observe(inputs, labels, not_aug_inputs, epoch=epoch)
-        return StepResult(loss, len(labels))
+        num_images = len(batch[1])
+        with self.compute.step(num_images):
+            loss = self.model.meta_observe(*batch, epoch=epoch)
+        return StepResult(loss, num_images)

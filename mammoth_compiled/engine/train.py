@@ -127,7 +127,7 @@ def _train_task(run: Run, observers: Observers) -> None:
     _count_steps(run, loader)
     if run.task == run.first_task and run.resumed_from is None:
         _decide_compile(run)
-    model.begin_task(dataset)
+    model.meta_begin_task(dataset)
     _count_steps(run, loader)
     losses = LossReader(run, observers)
     observers.notify("begin_task", run)
@@ -138,22 +138,24 @@ def _train_task(run: Run, observers: Observers) -> None:
     ):
         for epoch in range(config.experiment.n_epochs):
             run.epoch = epoch
-            model.begin_epoch(epoch, dataset)
+            model.meta_begin_epoch(epoch, dataset)
             _count_steps(run, loader)
             step.begin_epoch()
             observers.notify("begin_epoch", run)
             num_images += _train_epoch(run, observers, step, losses, loader)
             end_of_epoch()
-            model.end_epoch(epoch, dataset)
+            model.meta_end_epoch(epoch, dataset)
             observers.notify("end_epoch", run)
     losses.read()
     note_steps(run, step)
     warn_if_nothing_compiles(run, step)
-    model.end_task(dataset)
+    model.meta_end_task(dataset)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
     trained, compiling = time.perf_counter(), counters.read() - compiled
+    model.meta_begin_eval(dataset)
     evaluation = evaluate(model, dataset)
+    model.meta_end_eval(dataset, evaluation)
     run.results.add(
         evaluation,
         train_s=trained - started,

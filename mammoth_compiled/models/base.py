@@ -1,7 +1,9 @@
 """ContinualModel: the base class of every continual-learning method."""
 
+import functools
+import inspect
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,16 +16,15 @@ from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import get_device
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.models.hooks import TaskHooks
+from mammoth_compiled.models.optimizers import Parameters, build_optimizer, flat_parameters
 from mammoth_compiled.types import Batch
 
 # One setting, or several, of which the one with the nearest buffer_size applies.
 Settings = dict[str, Any] | list[dict[str, Any]]
 
-# Parameters, or groups of them as torch's optimizers take them.
-Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
-
-class ContinualModel(nn.Module):
+class ContinualModel(TaskHooks):
     """A continual-learning method around a backbone.
 
     Define either `observe`, one whole training step, or `training_loss`, around which the base
@@ -42,6 +43,7 @@ class ContinualModel(nn.Module):
         COMPATIBILITY: Settings that the method supports.
         JOINT: True if it trains on all tasks at once.
         DEFAULTS: Best known settings by dataset.
+        RESET_OPTIMIZER: True builds a new optimizer before each task, as Mammoth does.
         EXAMPLE_ARGS: Values of the arguments that the method requires, small enough for tests and
             examples.
         net: The backbone.
@@ -94,6 +96,7 @@ class ContinualModel(nn.Module):
         self.args = args
         self.transform = transform
         self.dataset = dataset
+        self._follow(dataset)
         self.num_classes = dataset.N_CLASSES
         self.n_tasks = dataset.N_TASKS
         self.pbar_suffix: dict[str, Any] = {}
@@ -138,31 +141,12 @@ class ContinualModel(nn.Module):
             ConfigError: If `args.optimizer` is unknown; lists the valid ones.
         """
         config = RunConfig.from_namespace(self.args).optimizer
-        parameters: list[Any] = [
-            {**p, "params": _flat([p])} if isinstance(p, dict) else p
-            for p in (self.get_parameters() if params is None else params)
-        ]
-        lr = config.lr if lr is None else lr
-        decay = config.optim_wd
-        # The fused implementation updates all parameters in one loop.
-        fused = all(
-            p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in _flat(parameters)
-        )
-        name = config.optimizer.lower()
-        if name == "sgd":
-            return torch.optim.SGD(
-                parameters,
-                lr,
-                config.optim_mom,
-                weight_decay=decay,
-                nesterov=config.optim_nesterov,
-                fused=fused,
-            )
-        if name == "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=fused)
-        if name == "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=fused)
-        raise ConfigError(f"unknown optimizer {name!r}; valid: adam, adamw, sgd")
+        return build_optimizer(config, self.get_parameters() if params is None else params, lr)
+
+    def reset_optimizer(self) -> None:
+        """Replaces `opt` by a new optimizer of `get_parameters()`, without momentum."""
+        self.opt.zero_grad()
+        self.opt = self.get_optimizer()
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the batch sizes that a step on a full batch passes to `self.net`.
@@ -198,18 +182,6 @@ class ContinualModel(nn.Module):
             }
         self.buffer.load_state_dict(buffer)
 
-    def begin_task(self, dataset: ContinualDataset) -> None:
-        """Called before each task."""
-
-    def end_task(self, dataset: ContinualDataset) -> None:
-        """Called after each task, before its evaluation."""
-
-    def begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
-        """Called before each epoch, counted from 0."""
-
-    def end_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
-        """Called after each epoch."""
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the scores, [B, K], that evaluation compares; by default the logits."""
         logits: torch.Tensor = self.net(x)
@@ -239,6 +211,32 @@ class ContinualModel(nn.Module):
     def after_step(self, batch: Batch) -> None:
         """Called after the weight update, to fill a buffer; see `training_loss`."""
 
+    def meta_observe(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        not_aug_inputs: torch.Tensor,
+        *fields: torch.Tensor,
+        epoch: int | None = None,
+    ) -> torch.Tensor | float:
+        """Calls `observe` with the arguments that it takes, and returns the loss.
+
+        Args:
+            inputs: See `observe`.
+            labels: See `observe`.
+            not_aug_inputs: See `observe`.
+            *fields: What the training set adds to its items; see `MammothDataset`.
+            epoch: Current epoch from 0.
+        """
+        training_set = getattr(self._stream.train_loader, "dataset", None)
+        names = getattr(training_set, "extra_return_fields", ())
+        given = {"epoch": epoch, **dict(zip(names, fields, strict=False))}
+        accepted = _parameters(type(self).observe)
+        if accepted is not None:
+            given = {name: value for name, value in given.items() if name in accepted}
+        result: Any = self.observe(inputs, labels, not_aug_inputs, **given)
+        return result["loss"] if isinstance(result, dict) else result
+
     def observe(
         self,
         inputs: torch.Tensor,
@@ -267,7 +265,7 @@ class ContinualModel(nn.Module):
         with torch.no_grad():
             self.after_backward(batch)
         if self._clip_grad:
-            nn.utils.clip_grad_norm_(_flat(self.opt.param_groups), self._clip_grad)
+            nn.utils.clip_grad_norm_(flat_parameters(self.opt.param_groups), self._clip_grad)
         self.scaler.step(self.opt)
         self.scaler.update()
         with torch.no_grad():
@@ -275,10 +273,10 @@ class ContinualModel(nn.Module):
         return loss.detach()
 
 
-def _flat(parameters: Iterable[Any]) -> list[torch.Tensor]:
-    """Returns the parameters of parameter groups, or a list of parameters as it is."""
-    flat: list[torch.Tensor] = []
-    for item in parameters:
-        params = item["params"] if isinstance(item, dict) else item
-        flat += [params] if isinstance(params, torch.Tensor) else params
-    return flat
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Returns the names of a function's parameters, None if it takes any keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters)

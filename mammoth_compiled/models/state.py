@@ -13,7 +13,7 @@ from mammoth_compiled.models.base import ContinualModel
 
 # Attributes that are rebuilt from the arguments, or saved elsewhere.
 REBUILT = {"net", "loss", "args", "transform", "normalization_transform", "dataset", "device"}
-REBUILT |= {"compute"}
+REBUILT |= {"compute", "counters"}
 REBUILT |= {"opt", "scaler", "training", "num_classes", "n_tasks", "pbar_suffix"}
 
 

@@ -77,6 +77,7 @@ class LogCapture:
 
     def capture(self, function):
         tensors = [*self.model.parameters(), *self.model.buffers()]
+        tensors += [t for t in vars(self.model).values() if isinstance(t, torch.Tensor)]
         for state in self.model.opt.state.values():
             tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
         for buffer in vars(self.model).values():
@@ -234,6 +235,35 @@ def test_seams_of_methods_are_captured(tiny, arguments):
     assert [group["lr"] for group in model.opt.param_groups] == [0.02, 0.1]
 
 
+class Replaces(ContinualModel):
+    """Replaces its tensors in every step instead of updating them in place."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mean, self.last = torch.zeros(3), torch.zeros(3)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def training_loss(self, batch):
+        self.last = self.mean  # the former tensor of another attribute
+        self.mean = 0.9 * self.mean + batch.inputs.mean((0, 2, 3))
+        self.steps = self.steps + 1
+        self.logits = self.net(batch.inputs)  # with fewer rows for a ragged batch
+        self.loss_value = self.loss(self.logits, batch.labels)
+        return self.loss_value + self.last.sum()
+
+
+def test_tensors_that_a_step_replaces_are_captured(tiny):
+    register_model("replaces")(Replaces)
+    plain, expected, _ = learn("replaces")
+    model, losses, replays = learn("replaces", LogCapture)
+    assert replays >= 5
+    assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-4)
+    assert model.steps == len(losses)
+    for name in ("mean", "last", "loss_value", "logits"):
+        torch.testing.assert_close(getattr(model, name), getattr(plain, name), rtol=1e-3, atol=0)
+    assert model.counters.task == plain.counters.task
+
+
 @pytest.fixture
 def model(tiny):
     model, dataset = load_runner(
@@ -343,6 +373,15 @@ def counts(self, batch):
     return self.loss(self.net(batch.inputs), batch.labels)
 
 
+def iterates(self, batch):
+    return self.loss(self.net(batch.inputs), batch.labels) * (1 + 0 * self.task_iteration)
+
+
+def changes_shape(self, batch):
+    self.means = torch.ones(len(getattr(self, "means", ())) % 2 + 1)
+    return self.loss(self.net(batch.inputs), batch.labels)
+
+
 def collects(self, batch):
     self.history = [*getattr(self, "history", []), 1]
     return self.loss(self.net(batch.inputs), batch.labels)
@@ -354,8 +393,10 @@ def collects(self, batch):
         (reads_a_value, "operation not permitted when stream is capturing"),
         (counts, "each step changes count"),
         (collects, "each step changes history"),
+        (iterates, "it reads task_iteration"),
+        (changes_shape, "each step replaces means by a tensor of another shape"),
     ],
-    ids=["item", "count", "list"],
+    ids=["item", "count", "list", "iteration", "shape"],
 )
 def test_uncapturable_step_runs_in_python_with_one_warning(tiny, training_loss, why):
     model = custom(training_loss=training_loss)
