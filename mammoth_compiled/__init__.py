@@ -4,29 +4,15 @@ The public names: those of Mammoth Lite, and `evaluate`, `export_bundle`, `load_
 `update_bundle`.
 """
 
+import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 # First, because the other imports take seconds and Ctrl-C may come in between.
 import mammoth_compiled.startup  # noqa: F401  # isort: split
-from mammoth_compiled.backbones import MammothBackbone
-from mammoth_compiled.buffers import Buffer
-from mammoth_compiled.config import add_rehearsal_args, get_avail_args
-from mammoth_compiled.datasets import ContinualDataset, MammothDataset
-from mammoth_compiled.device import base_path, get_device
-from mammoth_compiled.engine import evaluate
-from mammoth_compiled.export import export_bundle, load_bundle, update_bundle
-from mammoth_compiled.models import ContinualModel
-from mammoth_compiled.registry import (
-    get_backbone_names,
-    get_dataset_names,
-    get_model_names,
-    register_backbone,
-    register_dataset,
-    register_model,
-)
-from mammoth_compiled.runner import load_runner
-from mammoth_compiled.training import train
-from mammoth_compiled.types import ReturnTypes
+
+if TYPE_CHECKING:
+    from mammoth_compiled.public import *
 
 try:
     __version__ = version("mammoth-compiled")
@@ -58,3 +44,18 @@ __all__ = [
     "train",
     "update_bundle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the public names when the first is used: torch takes seconds, `--help` does not."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = importlib.import_module(f"{__name__}.public")
+    globals().update({key: vars(public)[key] for key in __all__ if key != "__version__"})
+    if name not in globals():  # the import above also sets submodules, mammoth_compiled.models
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

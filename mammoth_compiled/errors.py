@@ -87,22 +87,40 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
 
 
-def unknown_name(kind: str, name: object, valid: Iterable[str], suggestions: int = 1) -> str:
-    """Returns the message for an unknown name: the nearest valid names first, then all.
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
+    """Returns the message for an unknown name: the nearest valid name first, then all.
 
     Args:
         kind: What the name should be, "model" for example.
         name: The unknown name.
         valid: The valid names.
-        suggestions: Maximum number of near names to suggest.
 
     Example:
         >>> unknown_name("model", "dir", ["der", "sgd"])
         "unknown model 'dir'. Did you mean 'der'? Valid: der, sgd"
     """
     valid = sorted(valid)
+    names = ", ".join(valid) or "(none)"
+    return f"unknown {kind} {shorten(name)}.{_nearest(name, valid, 1)} Valid: {names}"
+
+
+def unknown_argument(name: object, valid: Iterable[str]) -> str:
+    """Returns the message for an unknown argument; there are too many valid ones to list.
+
+    Args:
+        name: The unknown argument.
+        valid: The valid ones.
+
+    Example:
+        >>> unknown_argument("--sede", ["--seed", "--lr"])
+        "unknown argument '--sede'. Did you mean '--seed'? --help and get_avail_args list all"
+    """
+    hint = _nearest(name, sorted(valid), 3)
+    return f"unknown argument {shorten(name)}.{hint} --help and get_avail_args list all"
+
+
+def _nearest(name: object, valid: Sequence[str], count: int) -> str:
     # Comparing takes time quadratic in the length.
     start = name[:99] if isinstance(name, str) else ""
-    nearest = [repr(near) for near in get_close_matches(start, valid, n=suggestions)]
-    hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
-    return f"unknown {kind} {shorten(name)}.{hint} Valid: {', '.join(valid) or '(none)'}"
+    nearest = [repr(near) for near in get_close_matches(start, valid, n=count)]
+    return f" Did you mean {' or '.join(nearest)}?" if nearest else ""

@@ -1,24 +1,21 @@
 """python -m mammoth_compiled.run: runs one experiment from the command line."""
 
 import contextlib
+import importlib
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mammoth_compiled.config import Parser, RunConfig, resolve
+from mammoth_compiled.config import Parser, Resolution, RunConfig
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
+from mammoth_compiled.config.config_file import read_config_file
+from mammoth_compiled.config.experiments import describe, given_parts, resolve_experiments
 from mammoth_compiled.console import begin_output, discard_output, output_failure, say
-from mammoth_compiled.engine.explain import explain_backbone
-from mammoth_compiled.errors import ConfigError, MammothError, OutputError
+from mammoth_compiled.errors import MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
-from mammoth_compiled.observers import command_line_observers
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.registry import datasets, models
-from mammoth_compiled.runner import build
 from mammoth_compiled.signals import signals_end_process
-from mammoth_compiled.training import train
 
 
 def run(argv: Sequence[str]) -> int:
@@ -33,49 +30,63 @@ def run(argv: Sequence[str]) -> int:
     command, rest = _parse_command(argv)
     for plugin in command.get("import", []):
         import_plugin(plugin)
-    parts = {name: command.get(name) for name in ("model", "dataset", "backbone")}
+    # What follows imports torch, and with it everything that registers itself, only if it must.
     if command.get("list"):
-        say(listing())
-    elif command.get("help"):
+        say(listing(plugins="import" in command))
+        return SUCCESS
+    if command.get("help"):
+        parts, _ = given_parts(rest)
+        if parts:
+            _register_built_in_parts()
         say(help_text(**parts))
-    else:
-        args = _resolve(parts, rest)
-        if command.get("explain"):
-            say(explain_backbone(*build(args)))
-        else:
-            return _train(args)
+        return SUCCESS
+    _register_built_in_parts()
+    file = read_config_file(command["config"]) if "config" in command else {}
+    resolutions = resolve_experiments(rest, file)
+    for number, resolution in enumerate(resolutions, start=1):
+        if len(resolutions) > 1:
+            say(f"run {number} of {len(resolutions)}")
+        code = _run(resolution, command)
+        if code != SUCCESS:
+            return code
     return SUCCESS
 
 
 def _parse_command(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Returns the flags that decide which other arguments exist, and the words of the others."""
+    """Returns the flags that decide what to do, and the words of the other arguments."""
     parser = Parser()
     add_command_args(parser)
-    for name in ("model", "dataset", "backbone"):
-        parser.add_argument(f"--{name}")
     return parser.read_known(argv)
 
 
-def _resolve(parts: Mapping[str, str | None], rest: list[str]) -> Namespace:
-    """Resolves the arguments of the run."""
-    model, dataset, backbone = parts["model"], parts["dataset"], parts["backbone"]
-    if model is None:
-        raise ConfigError(f"--model is required; valid: {', '.join(sorted(models))}")
-    if dataset is None:
-        raise ConfigError(f"--dataset is required; valid: {', '.join(sorted(datasets))}")
-    given = rest if backbone is None else [*rest, "--backbone", backbone]
-    args = resolve(model, dataset, given)
+def _register_built_in_parts() -> None:
+    importlib.import_module("mammoth_compiled.public")
+
+
+def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
+    """Does with the arguments of one run what the command line asks for."""
+    from mammoth_compiled.dry_run import estimate
+    from mammoth_compiled.engine.explain import explain_backbone
+    from mammoth_compiled.observers import command_line_observers
+    from mammoth_compiled.runner import build
+    from mammoth_compiled.training import train
+
+    args = resolution.args
     if args.data_dir is not None:
         # User-defined datasets read their files from base_path().
         os.environ["MAMMOTH_BASE_PATH"] = args.data_dir
-    return args
-
-
-def _train(args: Namespace) -> int:
-    # Before the model is built: an observer raises at once if it cannot write its output.
-    observers = command_line_observers(RunConfig.from_namespace(args))
-    results = train(*build(args), observers=observers)
-    return INTERRUPTED if results.interrupted else SUCCESS
+    if "explain" in command:
+        say(explain_backbone(*build(args)))
+    elif "show_config" in command or "dry_run" in command:
+        say(describe(resolution))
+        if "dry_run" in command:
+            say(estimate(*build(args)))
+    else:
+        # Before the model is built: an observer raises at once if it cannot write its output.
+        observers = command_line_observers(RunConfig.from_namespace(args))
+        results = train(*build(args), observers=observers)
+        return INTERRUPTED if results.interrupted else SUCCESS
+    return SUCCESS
 
 
 def main() -> None:

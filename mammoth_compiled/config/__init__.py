@@ -8,7 +8,7 @@ from mammoth_compiled.config.cli import (
     get_avail_args,
 )
 from mammoth_compiled.config.parser import Parser
-from mammoth_compiled.config.resolve import resolve
+from mammoth_compiled.config.resolve import Resolution, resolve, resolve_with_origins
 from mammoth_compiled.config.schema import (
     ComputeConfig,
     ExperimentConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "FilesConfig",
     "OptimizerConfig",
     "Parser",
+    "Resolution",
     "RunConfig",
     "add_base_args",
     "add_rehearsal_args",
@@ -42,4 +43,5 @@ __all__ = [
     "positive_float",
     "positive_int",
     "resolve",
+    "resolve_with_origins",
 ]

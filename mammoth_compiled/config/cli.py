@@ -23,7 +23,10 @@ from mammoth_compiled.registry import Entry, Parameter, backbones, datasets, mod
 # Arguments of the run that a dataset or a backbone may also ask for by parameter name.
 SHARED = ("batch_size", "n_epochs", "joint", "seed", "device", "num_workers", "data_dir")
 # Names that no model, dataset or backbone may define.
-RESERVED = ("model", "dataset", "backbone", "list", "explain", "import", "help")
+RESERVED = (
+    *("model", "dataset", "backbone"),
+    *("list", "explain", "import", "help", "config", "show_config", "dry_run"),
+)
 
 
 def add_rehearsal_args(parser: ArgumentParser) -> None:

@@ -2,7 +2,9 @@
 
 from argparse import ArgumentParser
 
+from mammoth_compiled.config.catalog import built_in_names
 from mammoth_compiled.config.cli import build_parser, default_backbone
+from mammoth_compiled.config.values import file_path
 from mammoth_compiled.registry import backbones, datasets, models
 
 DESCRIPTION = (
@@ -25,6 +27,23 @@ def add_command_args(parser: ArgumentParser) -> None:
         "--explain",
         action="store_true",
         help="Print how the backbone is compiled, without training, and exit.",
+    )
+    group.add_argument(
+        "--config",
+        metavar="FILE.yaml",
+        type=file_path,
+        help="Take arguments from this file unless the command line gives them. A list stands for "
+        "alternatives: one run for every combination.",
+    )
+    group.add_argument(
+        "--show_config",
+        action="store_true",
+        help="Print all arguments and where each comes from, and exit.",
+    )
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Print all arguments and the estimated time of every run, and exit.",
     )
     group.add_argument(
         "--import",
@@ -52,10 +71,18 @@ def help_text(
     return f"{parser.format_help()}\n{EXAMPLE}"
 
 
-def listing() -> str:
-    """Returns the registered names, one a line, with a summary of each."""
+def listing(plugins: bool = False) -> str:
+    """Returns the registered names, one a line, with a summary of each.
+
+    Args:
+        plugins: True to list what user code has registered as well.
+    """
     lines = []
-    for title, registry in (("Models", models), ("Datasets", datasets), ("Backbones", backbones)):
-        lines.append(f"{title}:")
-        lines += [f"  {name:<18} {registry[name].summary}" for name in sorted(registry)]
+    for kind, registry in (("model", models), ("dataset", datasets), ("backbone", backbones)):
+        names = built_in_names(kind)
+        if plugins:
+            names |= {name: registry[name].summary for name in registry}
+        width = max(18, *map(len, names))
+        lines.append(f"{kind.capitalize()}s:")
+        lines += [f"  {name:<{width}} {summary}" for name, summary in sorted(names.items())]
     return "\n".join(lines)

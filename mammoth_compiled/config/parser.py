@@ -18,7 +18,7 @@ from mammoth_compiled.config.values import (
     non_empty,
     non_negative_int,
 )
-from mammoth_compiled.errors import ConfigError, shorten, unknown_name
+from mammoth_compiled.errors import ConfigError, shorten, unknown_argument
 
 # Actions for which giving a flag twice is a mistake; append, extend and count are not among them.
 _SINGLE = ("store", "store_const", "store_true", "store_false")
@@ -147,7 +147,7 @@ class Parser(ArgumentParser):
         if isinstance(given, Mapping):
             for name in given:
                 if name not in self.arguments:
-                    raise ConfigError(unknown_name("argument", name, self.arguments, 3))
+                    raise ConfigError(unknown_argument(name, self.arguments))
             values = {name: value for name, value in given.items() if value is not None}
             values = {name: self._convert(name, value) for name, value in values.items()}
             self._check_values(values)
@@ -155,7 +155,7 @@ class Parser(ArgumentParser):
         values, unknown = self.read_known(given)
         if unknown:
             valid = [f"--{name}" for name in self.arguments]
-            raise ConfigError(unknown_name("argument", unknown[0].split("=")[0], valid, 3))
+            raise ConfigError(unknown_argument(unknown[0].split("=")[0], valid))
         return values
 
     def read_known(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,14 +1,16 @@
 """Resolves the arguments of a run.
 
-Precedence: given > best known setting of (model, dataset) > the model's `set_defaults` > the
-dataset's default > the argument's default.
+Precedence: given > configuration file > best known setting of (model, dataset) > the model's
+`set_defaults` > the dataset's default > the argument's default.
 """
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mammoth_compiled.config.cli import build_parser, default_backbone
+from mammoth_compiled.config.mammoth_arguments import translate
 from mammoth_compiled.config.parser import Parser
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.config.validate import validate
@@ -16,24 +18,50 @@ from mammoth_compiled.errors import ConfigError, shorten
 from mammoth_compiled.registry import backbones, datasets, models, normalize_name
 
 
+@dataclass(frozen=True)
+class Resolution:
+    """The arguments of a run and where they come from.
+
+    Attributes:
+        args: All arguments.
+        origins: By name, where the value comes from, for users: "given", "default".
+    """
+
+    args: Namespace
+    origins: Mapping[str, str]
+
+
 def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) -> Namespace:
-    """Returns all arguments of a run.
+    """Returns all arguments of a run; see `resolve_with_origins`."""
+    return resolve_with_origins(model, dataset, given).args
+
+
+def resolve_with_origins(
+    model: str,
+    dataset: str,
+    given: Mapping[str, Any] | Sequence[str],
+    file: Mapping[str, Any] | None = None,
+) -> Resolution:
+    """Returns all arguments of a run, and where each comes from.
 
     Args:
         model: Registered name.
         dataset: Registered name.
         given: Values by name, None meaning not given; or the words of a command line.
+        file: Values of a configuration file by name, which `given` overrides.
 
     Raises:
         ConfigError: If an argument is unknown, missing, of the wrong type or out of range.
         RegistryError: If a name is unknown.
     """
+    file = file or {}
     backbone = _given_backbone(given)
     if backbone is None:
-        backbone = default_backbone(dataset)
+        backbone = file.get("backbone", default_backbone(dataset))
     parser = build_parser(model, dataset, backbone)
     required = {name: action for name, action in parser.arguments.items() if action.required}
-    values = parser.read(given)
+    values = parser.read(translate(given, parser.arguments))
+    from_file = parser.read(translate(file, parser.arguments))
     names = {
         "model": models[model].name,
         "dataset": datasets[dataset].name,
@@ -43,14 +71,18 @@ def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) 
     source: Any = datasets[dataset].target
     _reject_other_names(values, names)
     defaults = parser.defaults()
-    merged = {
-        **defaults,
-        **_known(source.DEFAULTS, defaults),
-        **{name: defaults[name] for name in parser.own_defaults},
-        **_known(_best_known(method.DEFAULTS.get(names["dataset"], {}), values), defaults),
-        **values,
-        **names,
+    best = _best_known(method.DEFAULTS.get(names["dataset"], {}), {**from_file, **values})
+    # From low to high precedence.
+    layers = {
+        "default": defaults,
+        f"default of dataset {names['dataset']}": _known(source.DEFAULTS, defaults),
+        f"default of model {names['model']}": {n: defaults[n] for n in parser.own_defaults},
+        f"best known: {best.get('source', 'this package')}": _known(best, defaults),
+        "configuration file": from_file,
+        "given": values,
     }
+    merged = {key: value for layer in layers.values() for key, value in layer.items()} | names
+    origins = {key: origin for origin, layer in layers.items() for key in layer}
     for name, action in required.items():
         if merged.get(name) is None:
             raise ConfigError(
@@ -66,7 +98,7 @@ def resolve(model: str, dataset: str, given: Mapping[str, Any] | Sequence[str]) 
         merged["minibatch_size"] = min(merged["batch_size"], merged["buffer_size"])
     args = Namespace(**merged)
     validate(RunConfig.from_namespace(args))
-    return args
+    return Resolution(args, origins)
 
 
 def _reject_other_names(values: Mapping[str, Any], names: Mapping[str, str]) -> None:

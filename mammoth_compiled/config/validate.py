@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.config.values import file_path
-from mammoth_compiled.device import base_path, get_device
 from mammoth_compiled.errors import ConfigError, shorten
 
 
@@ -16,6 +15,8 @@ def validate(config: RunConfig) -> None:
     Raises:
         ConfigError: If two arguments contradict each other, or the device does not exist.
     """
+    from mammoth_compiled.device import get_device  # imports torch, which --help does not need
+
     optimizer, compute, files = config.optimizer, config.compute, config.files
     _check_directories(config)
     device = get_device(compute.device)
@@ -45,6 +46,8 @@ def _check_directories(config: RunConfig) -> None:
     if config.files.data_dir is not None:
         source, text = "--data_dir", config.files.data_dir
     else:
+        from mammoth_compiled.device import base_path
+
         source, text = "environment variable MAMMOTH_BASE_PATH", base_path()
     try:
         path = Path(file_path(text)).absolute()

@@ -15,6 +15,8 @@ from mammoth_compiled.models.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
+_DER = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
+_XDER = "Boschini et al. 2022, arXiv 2201.00766"
 _CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32}
 
 
@@ -29,10 +31,9 @@ class DER(RehearsalModel):
         "general-continual",
     ]
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
-    # Buzzega et al. 2020, appendix F.
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**_CIFAR, "buffer_size": 500, "alpha": 0.3},
-        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.3},
+        "seq-cifar10": {**_CIFAR, "buffer_size": 500, "alpha": 0.3, "source": _DER},
+        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.3, "source": _XDER},
         "seq-mnist": {"buffer_size": 500, "alpha": 0.5},
         "seq-fmnist": {"buffer_size": 500, "alpha": 0.3},
         "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.3},
@@ -82,13 +83,12 @@ class DERpp(DER):
     """DER++: DER plus a cross-entropy loss on replayed labels (eq. 6)."""
 
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**DER.EXAMPLE_ARGS, "beta": 0.5}
-    # Buzzega et al. 2020, appendix F.
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": [
-            {**_CIFAR, "buffer_size": 500, "alpha": 0.2, "beta": 0.5},
-            {**_CIFAR, "buffer_size": 200, "alpha": 0.1, "beta": 0.5},
+            {**_CIFAR, "buffer_size": 500, "alpha": 0.2, "beta": 0.5, "source": _DER},
+            {**_CIFAR, "buffer_size": 200, "alpha": 0.1, "beta": 0.5, "source": _DER},
         ],
-        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.1, "beta": 0.5},
+        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.1, "beta": 0.5, "source": _XDER},
         "seq-mnist": {"buffer_size": 500, "alpha": 0.5, "beta": 1.0},
         "seq-fmnist": {"buffer_size": 500, "alpha": 0.2, "beta": 0.5},
         "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.2, "beta": 0.5},

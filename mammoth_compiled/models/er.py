@@ -13,6 +13,9 @@ from mammoth_compiled.models.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
+_DER = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
+_XDER = "Boschini et al. 2022, arXiv 2201.00766"
+
 
 @register_model("er")
 class ER(RehearsalModel):
@@ -24,10 +27,21 @@ class ER(RehearsalModel):
         "domain-il",
         "general-continual",
     ]
-    # Buzzega et al. 2020, appendix F (CIFAR-10); X-DER's setting (CIFAR-100).
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.1, "buffer_size": 500, "n_epochs": 50, "batch_size": 32},
-        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, "n_epochs": 50, "batch_size": 32},
+        "seq-cifar10": {
+            "lr": 0.1,
+            "buffer_size": 500,
+            "n_epochs": 50,
+            "batch_size": 32,
+            "source": _DER,
+        },
+        "seq-cifar100": {
+            "lr": 0.1,
+            "buffer_size": 500,
+            "n_epochs": 50,
+            "batch_size": 32,
+            "source": _XDER,
+        },
         "seq-mnist": {"buffer_size": 500},
         "seq-fmnist": {"buffer_size": 500},
         "seq-fmnist-mini": {"buffer_size": 500},

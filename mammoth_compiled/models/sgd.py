@@ -8,6 +8,8 @@ from mammoth_compiled.models.base import ContinualModel, Settings
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
+_DER = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
+
 
 @register_model("sgd")
 class SGD(ContinualModel):
@@ -20,7 +22,7 @@ class SGD(ContinualModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.1, "n_epochs": 50, "batch_size": 32},
+        "seq-cifar10": {"lr": 0.1, "n_epochs": 50, "batch_size": 32, "source": _DER},
     }
 
     def training_loss(self, batch: Batch) -> torch.Tensor:

@@ -169,10 +169,36 @@ def test_list_includes_user_code(command, plugin):
     assert "flat-net           One hidden layer." in out
 
 
+def test_show_config_names_values_and_sources(command):
+    code, out, err = command(
+        *("--model", "er", "--dataset", "seq-fmnist-mini", "--lr", 0.25, "--show_config")
+    )
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["lr", "0.25", "#", "given"] in lines
+    assert ["seed", "-"] in lines
+
+
+def test_config_file_with_a_grid(command, plugin, tmp_path):
+    path = tmp_path / "exp.yaml"
+    path.write_text("model: sgd\ndataset: seq-noise\nlr: [0.1, 0.2]\ncompile: off\nseed: 0\n")
+    code, out, err = command("--import", plugin, "--config", path, "--dry_run", "--n_epochs", 3)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line for line in lines if line.startswith("run ")] == ["run 1 of 2", "run 2 of 2"]
+    assert [line.split()[1] for line in lines if line.split()[0] == "lr"] == ["0.1", "0.2"]
+    # 2 tasks of 20 images in batches of 32, 3 epochs.
+    estimates = [line for line in lines if "of training in eager mode" in line]
+    assert [line.split()[:2] for line in estimates] == [["6", "steps"]] * 2
+    code, out, err = command("--import", plugin, "--config", path)
+    assert (code, err) == (0, "")
+    assert out.count("Accuracy in %:") == 2
+
+
 ARGUMENTS = """model dataset backbone lr batch_size n_epochs joint optimizer optim_wd optim_mom
 optim_nesterov device precision deterministic num_workers debug_mode savecheck loadcheck seed
 data_dir compile amp export formats export_variants export_each_task results_path import list
-explain"""
+explain config show_config dry_run"""
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -398,6 +424,8 @@ def test_error_as_a_module(run_python):
             "unknown argument '--batchsize'. Did you mean",
         ),
         (("--model", "sgd", *TINY, "--alpha=3"), "unknown argument '--alpha'."),
+        (("--model", "sgd", *TINY, "--distributed", "ddp"), "start the run with torchrun"),
+        (("--model", "sgd", *TINY, "--config", "no.yaml"), "--config no.yaml: No such file"),
         (("--model", "sgd", *TINY, "stray"), "unknown argument 'stray'"),
         (
             ("--model", "sgd", "--dataset", "seq-noise", "--batch_size", 0),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hostile_values import invalid_texts, parser
 
-from mammoth_compiled import console
+from mammoth_compiled import console, training
 from mammoth_compiled import run as command
 from mammoth_compiled.compiler import autotune
 from mammoth_compiled.errors import MammothError, OutputError
@@ -24,7 +24,7 @@ def _no_training(monkeypatch, tiny):
     def train(*_, **__):
         raise AssertionError("a hostile command line was trained")
 
-    monkeypatch.setattr(command, "train", train)
+    monkeypatch.setattr(training, "train", train)
 
 
 def words(**given):

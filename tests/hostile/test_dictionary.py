@@ -53,7 +53,12 @@ def test_arguments_that_are_no_dictionary(refused, args):
 )
 @pytest.mark.usefixtures("tiny")
 def test_unknown_argument(refused, name):
-    refused("name", lambda: load_runner("sgd", "seq-tiny", {name: 1}), "unknown argument", "lr")
+    refused(
+        "name",
+        lambda: load_runner("sgd", "seq-tiny", {name: 1}),
+        "unknown argument",
+        "get_avail_args",
+    )
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset", "backbone"])

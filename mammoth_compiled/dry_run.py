@@ -1,0 +1,67 @@
+"""Estimates how long a run takes, from its first few training steps."""
+
+import time
+from itertools import islice
+
+from mammoth_compiled.config import RunConfig
+from mammoth_compiled.data import TaskLoader, ready_batch
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.engine.step import EagerStep
+from mammoth_compiled.engine.train import DEBUG_BATCHES
+from mammoth_compiled.models.base import ContinualModel
+
+WARM_UP_STEPS = 3
+TIMED_STEPS = 10
+
+
+def estimate(model: ContinualModel, dataset: ContinualDataset) -> str:
+    """Trains for a few eager steps and returns an estimate of the whole run, in words.
+
+    The model is trained and the dataset advanced: build them anew for the run itself.
+
+    Args:
+        model: The model, as `load_runner` returns it.
+        dataset: The dataset, likewise.
+    """
+    config = RunConfig.from_namespace(model.args)
+    dataset.reset()
+    model.net.to(model.device).train()
+    assert model.compute is not None
+    model.compute.declare(model.net_batch_sizes())
+    loader, _ = dataset.meta_get_data_loaders()
+    images = next(iter(dataset.test_loaders[0]))[0][: config.experiment.batch_size]
+    step_s = _step_seconds(model, dataset, loader)
+    steps = [len(loader)]
+    steps += [len(dataset.meta_get_data_loaders()[0]) for _ in range(1, dataset.num_stages)]
+    longest = DEBUG_BATCHES if config.experiment.debug_mode else max(steps)
+    num_steps = config.experiment.n_epochs * sum(min(count, longest) for count in steps)
+    model.compute.decide(config.compute.compile, model.net, images, num_steps)
+    return (
+        f"{num_steps:,} steps of {1e3 * step_s:.1f} ms each: about {_duration(num_steps * step_s)} "
+        f"of training in eager mode, without evaluation (compile: {model.compute.reason})"
+    )
+
+
+def _step_seconds(model: ContinualModel, dataset: ContinualDataset, loader: TaskLoader) -> float:
+    """Returns the median time of an eager training step of the first task."""
+    assert model.compute is not None
+    model.compute.compile = False
+    model.begin_task(dataset)
+    model.begin_epoch(0, dataset)
+    step = EagerStep(model, model.compute)
+    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(ready_batch, loader)
+    seconds = []
+    for batch in islice(batches, WARM_UP_STEPS + TIMED_STEPS):
+        started = time.perf_counter()
+        loss = step(batch, 0).loss
+        float(loss)  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    timed = sorted(seconds[WARM_UP_STEPS:] or seconds)
+    return timed[len(timed) // 2]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,32 @@
+"""`--help` and `--list` answer without importing torch, which takes seconds."""
+
+import pytest
+
+from mammoth_compiled.config.catalog import KINDS, built_in_names
+from mammoth_compiled.registry import backbones, datasets, models
+
+REGISTRIES = {"model": models, "dataset": datasets, "backbone": backbones}
+
+REPORT = """
+import sys
+from mammoth_compiled.run import run
+code = run(sys.argv[1:])
+print(code, sorted({"torch", "torchvision", "onnx", "numpy.random"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("flag", ["--help", "--list"])
+def test_torch_is_not_imported(run_python, flag):
+    result = run_python("-c", REPORT, flag)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_read_from_source_are_those_registered(kind):
+    registered = {
+        name: entry.summary
+        for name in REGISTRIES[kind]
+        if (entry := REGISTRIES[kind][name]).target.__module__.startswith("mammoth_compiled.")
+    }
+    assert built_in_names(kind) == registered
