@@ -31,7 +31,7 @@ LAYERS = [
     {"compiler"},
     {"engine"},
     {"observers"},
-    {"runner", "training"},
+    {"runner", "training", "dry_run"},
     {"run", "public"},
 ]
 EXPORT_MAY_USE = {
