@@ -60,6 +60,7 @@ any_int = _number(int, lambda value: value >= -MAX_INT64, "an integer", MAX_INT6
 positive_float = _number(float, lambda value: 0 < value < math.inf, "a number > 0")
 non_negative_float = float_from(0)
 finite_float = _number(float, math.isfinite, "a finite number")
+probability = _number(float, lambda value: 0 <= value <= 1, "a number between 0 and 1")
 fraction = _number(float, lambda value: 0 <= value < 1, "a number >= 0 and below 1")
 
 

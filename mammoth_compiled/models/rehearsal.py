@@ -18,8 +18,12 @@ class RehearsalModel(ContinualModel):
     """A model with a buffer that `--buffer_policy` fills.
 
     A subclass defines `stored`: what the buffer keeps besides the images.
+
+    Attributes:
+        POLICY: Buffer policy of a model without `--buffer_policy`.
     """
 
+    POLICY: ClassVar[str] = "reservoir"
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"buffer_size": 20}
 
     @staticmethod
@@ -36,9 +40,8 @@ class RehearsalModel(ContinualModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.buffer = Buffer(
-            self.args.buffer_size, self.device, self.args.buffer_policy, self.num_classes
-        )
+        policy = vars(self.args).get("buffer_policy", self.POLICY)
+        self.buffer = Buffer(self.args.buffer_size, self.device, policy, self.num_classes)
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns what the buffer keeps of a batch besides its images, by name, [B, ...]."""

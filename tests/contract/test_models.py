@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mammoth_compiled import evaluate, get_avail_args
+from mammoth_compiled import ContinualModel, evaluate, get_avail_args
+from mammoth_compiled.models.exemplars import ExemplarModel
 from mammoth_compiled.models.state import model_state
 from mammoth_compiled.registry import models
 
@@ -25,7 +26,29 @@ SETTINGS = {
 
 NAMES = list(models)
 REHEARSAL = [name for name in NAMES if "buffer_size" in get_avail_args(model=name)[0]]
+OWN_SCORES = [name for name in NAMES if models[name].target.forward is not ContinualModel.forward]
 each_model = pytest.mark.parametrize("name", NAMES)
+
+
+def arguments(example_args, name, **args):
+    """Small arguments of a model; what it gives in `EXAMPLE_ARGS` comes first."""
+    return {**args, **example_args(name)}
+
+
+def images_per_stage(model, dataset):
+    """Training images that a run on 36 images per task must have used in an epoch of each stage.
+
+    The buffer is full, or holds 18 images of each class seen, after the first task.
+    """
+    if dataset.joint:
+        return [108]
+    if not isinstance(model, ExemplarModel):
+        return [36, 36, 36]
+    size = model.buffer.buffer_size
+    if model.KEEPS_STREAM:  # and selects size // classes of each class after a task
+        assert model.buffer.selects_after_task
+        return [36, 36 + size // 2 * 2, 36 + size // 4 * 4]
+    return [min(36 * (task + 1), size) for task in range(3)]
 
 
 def assert_equal(one, other, where="state"):
@@ -48,7 +71,7 @@ def assert_equal(one, other, where="state"):
 
 @each_model
 def test_trains_and_reports(run_tiny, example_args, name):
-    model, dataset, results = run_tiny(name, lr=0.05, **example_args(name))
+    model, dataset, results = run_tiny(name, **arguments(example_args, name, lr=0.05))
     stages = dataset.num_stages
     rows = [3] if dataset.joint else [1, 2, 3]
     assert [len(row) for row in results.class_il] == rows
@@ -60,14 +83,14 @@ def test_trains_and_reports(run_tiny, example_args, name):
         assert all(c <= t for c, t in zip(class_row, task_row, strict=True))
     assert len(results.loss) == stages
     assert all(math.isfinite(loss) for loss in results.loss)
-    assert results.train_images == ([108] if dataset.joint else [36, 36, 36])
+    assert results.train_images == images_per_stage(model, dataset)
     assert results.config["model"] == name
     assert all(torch.isfinite(p).all() for p in model.net.parameters())
 
 
 @each_model
 def test_learns_a_task(run_tiny, example_args, name):
-    _, _, results = run_tiny(name, lr=0.05, n_epochs=4, **example_args(name))
+    _, _, results = run_tiny(name, **arguments(example_args, name, lr=0.05, n_epochs=4))
     assert results.task_il[0][0] >= 0.9
     assert results.task_il[-1][-1] >= 0.9
 
@@ -99,20 +122,27 @@ def test_resumed_run_equals_uninterrupted_run(run_tiny, example_args, name, sett
 
 
 @each_model
-def test_scores_are_logits_of_the_network(run_tiny, example_args, name):
+def test_scores_are_what_the_evaluation_compares(run_tiny, example_args, name):
     model, dataset, results = run_tiny(name, **example_args(name))
-    model.net.eval()
-    images = next(iter(dataset.test_loaders[0]))[0]
-    assert torch.equal(model(images), model.net(images))
     again = evaluate(model, dataset)
     assert again.class_il == results.class_il[-1]
+    assert math.isfinite(again.loss)
+    model.net.eval()
+    images = next(iter(dataset.test_loaders[0]))[0]
+    scores = model(images)
+    if name in OWN_SCORES:
+        assert scores.shape == (len(images), 6)
+        assert torch.isfinite(scores).all()  # every class has been seen
+    else:
+        assert torch.equal(scores, model.net(images))
 
 
 @pytest.mark.parametrize("name", REHEARSAL)
 def test_buffer_contains_images_of_the_stream(tiny, run_tiny, example_args, name):
     model, _, _ = run_tiny(name, "seq-tiny-augmented", **example_args(name))
     assert model.buffer.num_seen_examples == 108
-    assert len(model.buffer) == 20
+    size = model.buffer.buffer_size
+    assert len(model.buffer) == (size // 6 * 6 if model.buffer.selects_after_task else size)
     # Stored images are neither augmented nor normalised: each is one of the training images.
     stored = {tuple(image.flatten().tolist()) for image in model.buffer.get_all_data()[0]}
     data = torch.from_numpy(tiny.images(18, seed=1)[0]).permute(0, 3, 1, 2).float() / 255

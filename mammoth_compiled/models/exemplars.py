@@ -1,0 +1,88 @@
+"""ExemplarModel: what models whose epochs contain stored images have in common."""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from mammoth_compiled.config import positive_int
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.types import Batch
+
+
+class ExemplarModel(RehearsalModel):
+    """A model that trains on stored images as a part of its epochs, not as batches of their own.
+
+    A subclass calls `use_stored_images` in `begin_task` and defines `POLICY`.
+
+    Attributes:
+        KEEPS_STREAM: Whether epochs contain the images of the task beside the stored ones.
+    """
+
+    KEEPS_STREAM: ClassVar[bool] = True
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds `--buffer_size`."""
+        parser.add_argument(
+            "--buffer_size",
+            type=positive_int,
+            required=True,
+            metavar="N",
+            help="Buffer capacity, in samples.",
+        )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The images and class ids of the task, while others are in their place.
+        self._stream: tuple[Any, Any] | None = None
+
+    def after_step(self, batch: Batch) -> None:
+        """Stores nothing, because batches contain stored images."""
+
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns the labels."""
+        return {"labels": batch.labels}
+
+    def use_stored_images(self, dataset: ContinualDataset) -> None:
+        """Adds the stored images to the training set of the task, or puts them in its place.
+
+        Raises:
+            ConfigError: If the dataset does not hold its images as an array of bytes.
+        """
+        split: Any = dataset.train_loader.dataset
+        size = dataset.info().input_shape[1:]
+        data = split.data
+        is_array = isinstance(data, np.ndarray) and data.dtype == np.uint8
+        if not is_array or data.shape[1:3] != size:
+            raise ConfigError(
+                f"model {self.NAME!r} trains on stored images as a part of the training set, for "
+                "which its `data` must be an array, uint8 [N, H, W] or [N, H, W, C], of the size "
+                f"of the network's input, {size}; dataset {dataset.NAME!r} has other data. Choose "
+                "a model that replays batches, such as er or er-ace"
+            )
+        if self.buffer.is_empty():
+            return
+        examples, labels = self.buffer.get_all_data(device="cpu")
+        images = (255 * examples).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        images = images.reshape(-1, *data.shape[1:])
+        targets = labels.numpy()
+        self._stream = data, split.targets
+        if self.KEEPS_STREAM:
+            images = np.concatenate((data, images))
+            targets = np.concatenate((np.asarray(split.targets), targets))
+        split.data, split.targets = images, targets
+
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Restores the training set, then lets the policy select among its images."""
+        if self._stream is not None:
+            split: Any = dataset.train_loader.dataset
+            split.data, split.targets = self._stream
+            self._stream = None
+        if self.buffer.selects_after_task:
+            self.buffer.num_seen_examples += len(dataset.train_loader.dataset)
+        super().end_task(dataset)
