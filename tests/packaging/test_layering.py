@@ -1,9 +1,9 @@
 """The layers of the package: which module may import which, read from the source.
 
-Imports go one way: types, errors <- registry, config, device <- kernels, buffers, data <-
-backbones, datasets <- models <- compiler, engine <- observers <- runner <- run. `kernels` imports
-nothing from the rest of the package; `export` only what it needs to rebuild and compile a backbone,
-never the training side.
+Imports go one way: types, errors, html <- registry, config, device, report <- kernels, buffers,
+data <- backbones, datasets <- models <- compiler, engine <- observers <- runner <- run. `kernels`
+imports nothing from the rest of the package; `export` only what it needs to rebuild and compile a
+backbone, never the training side.
 """
 
 import ast
@@ -18,11 +18,12 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes"},
-    {"console", "files", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
+    {"console", "files", "html", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"result_formats"},
     {"results"},
     {"config"},
+    {"report"},
     {"data"},
     {"buffers"},
     {"backbones"},
@@ -42,6 +43,7 @@ EXPORT_MAY_USE = {
     "checkpoint",
     "plugins",
     "files",
+    "html",
     "console",
     "exit_codes",
     "signals",

@@ -1,0 +1,162 @@
+"""Sections on accuracy: over tasks, as matrices, forgetting, confusion."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mammoth_compiled.html import (
+    Markup,
+    Series,
+    heat_table,
+    legend,
+    line_chart,
+    pixel_map,
+    tag,
+)
+from mammoth_compiled.report.groups import Benchmark, Method
+
+SETTINGS = (("class_il", "Class-IL"), ("task_il", "Task-IL"))
+# Confusion matrices of more classes are drawn without names.
+_MAX_NAMED_CLASSES = 20
+
+
+def over_tasks(benchmark: Benchmark) -> Markup:
+    """Returns charts of the mean accuracy on the tasks seen, with confidence bands."""
+    charts = [
+        line_chart(
+            f"{title} accuracy after each task",
+            [series(method, name) for method in benchmark.methods],
+            x_label="tasks seen",
+            y_label="%, mean over the tasks seen",
+        )
+        for name, title in SETTINGS
+    ]
+    labels = [method.label for method in benchmark.methods]
+    return tag(
+        "section",
+        legend(labels) if len(labels) > 1 else None,
+        tag("div", *charts, class_="columns"),
+        class_="card charts",
+    )
+
+
+def series(method: Method, name: str) -> Series:
+    """Returns the accuracy of a method over tasks, with confidence intervals clipped to [0, 1]."""
+    points = method.over_tasks(name)
+    x = [num_tasks for num_tasks, _ in points]
+    y = [summary.mean for _, summary in points]
+    if not points or points[0][1].n < 2:
+        return Series(method.label, x, y)
+    low = [max(0.0, summary.mean - summary.half_width) for _, summary in points]
+    high = [min(1.0, summary.mean + summary.half_width) for _, summary in points]
+    return Series(method.label, x, y, low, high)
+
+
+def forgetting_per_task(method: Method) -> list[float]:
+    """Returns the drop from the best to the last accuracy on each task but the last, Class-IL."""
+    matrix = method.mean_matrix()
+    return [
+        max(row[task] for row in matrix[task:-1]) - matrix[-1][task]
+        for task in range(len(matrix) - 1)
+    ]
+
+
+def forgetting_section(benchmark: Benchmark) -> Markup | None:
+    """Returns the forgetting by method and task; None if no run has two tasks."""
+    values = [forgetting_per_task(method) for method in benchmark.methods]
+    num_tasks = max(map(len, values))
+    if not num_tasks:
+        return None
+    return tag(
+        "section",
+        tag("h3", "Forgetting per task"),
+        tag(
+            "p",
+            "Points between the best accuracy on a task, Class-IL, and the one after the last "
+            "task. The last task cannot be forgotten yet.",
+            class_="note",
+        ),
+        _named(
+            heat_table(
+                [method.label for method in benchmark.methods],
+                range(1, num_tasks + 1),
+                values,
+                corner="task",
+                color="loss",
+            )
+        ),
+        class_="card",
+    )
+
+
+def matrices(benchmark: Benchmark) -> Markup:
+    """Returns the accuracy matrices of all methods as heat maps."""
+    maps = []
+    for method in benchmark.methods:
+        for name, title in SETTINGS:
+            if name != "class_il" and len(benchmark.methods) > 1:
+                continue  # one map per method is enough to compare
+            matrix = method.mean_matrix(name)
+            seen = [len(row) for row in matrix]
+            maps.append(
+                tag(
+                    "figure",
+                    tag("figcaption", method.label, tag("small", f" {title}, %{_over(method)}")),
+                    heat_table(seen, range(1, max(seen) + 1), matrix, corner="seen \\ task"),
+                )
+            )
+    return tag(
+        "section",
+        tag("h3", "Accuracy matrices"),
+        tag("p", "Row: after so many tasks. Column: accuracy on this task.", class_="note"),
+        tag("div", *maps, class_="multiples"),
+        class_="card",
+    )
+
+
+def confusion(method: Method) -> list[list[float]]:
+    """Returns the mean confusion matrix after the last task, rows summing to 1; [] if unknown."""
+    found = [run.content.get("confusion") for run in method.complete]
+    counts = [np.asarray(matrix[-1], float) for matrix in found if matrix]
+    if not counts or any(matrix.ndim != 2 for matrix in counts):
+        return []
+    if len({matrix.shape for matrix in counts}) > 1:
+        return []
+    total = np.sum(counts, axis=0)
+    shares: list[list[float]] = (total / np.maximum(total.sum(1, keepdims=True), 1)).tolist()
+    return shares
+
+
+def confusion_section(benchmark: Benchmark) -> Markup | None:
+    """Returns the confusion matrices of all methods; None if no run recorded one."""
+    maps = [
+        tag("figure", tag("figcaption", method.label), _confusion_map(matrix))
+        for method in benchmark.methods
+        if (matrix := confusion(method))
+    ]
+    if not maps:
+        return None
+    return tag(
+        "section",
+        tag("h3", "Confusion after the last task"),
+        tag("p", "Row: true class. Column: predicted class. % of the row.", class_="note"),
+        tag("div", *maps, class_="multiples"),
+        class_="card",
+    )
+
+
+def _confusion_map(matrix: Sequence[Sequence[float]]) -> Markup:
+    if len(matrix) > _MAX_NAMED_CLASSES:
+        return pixel_map(matrix, f"Confusion matrix of {len(matrix)} classes")
+    names = range(len(matrix))
+    return heat_table(names, names, matrix, corner="class")
+
+
+def _named(heatmap: Markup) -> Markup:
+    """Returns a heat map whose rows have long names."""
+    return Markup(heatmap.replace('class="heatmap', 'class="heatmap named', 1))
+
+
+def _over(method: Method) -> str:
+    n = len(method.complete)
+    return f", mean of {n} runs" if n > 1 else ""

@@ -1,0 +1,122 @@
+"""The page of a report: its sections, and how it looks in headless Chromium."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.report import read_runs, render, write_report
+from mammoth_compiled.report.groups import group
+
+PACKAGES = Path(__file__).parents[2] / "examples" / "browser"
+DRIVER = Path(__file__).with_name("page_driver.mjs")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NEEDED = {
+    "Chromium (apt-get install chromium)": CHROMIUM is not None,
+    "Node.js (apt-get install nodejs npm)": shutil.which("node") is not None,
+    "its packages (npm ci in examples/browser)": (
+        PACKAGES / "node_modules/playwright-core"
+    ).is_dir(),
+}
+ABSENT = [what for what, is_there in NEEDED.items() if not is_there]
+in_browser = pytest.mark.skipif(bool(ABSENT), reason=f"needs {', '.join(ABSENT)}")
+
+
+def visit(*visits):
+    """Opens pages, and returns what the driver found."""
+    task = {"package": str(PACKAGES / "package.json"), "chromium": CHROMIUM, "visits": visits}
+    result = subprocess.run(
+        ["node", str(DRIVER)],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def assert_readable(found, path):
+    assert found["problems"] == []
+    assert found["requests"] == [path.as_uri()]  # nothing but the file is loaded
+    assert found["overlapping"] == []
+    assert found["overflow"] <= 0
+
+
+@in_browser
+def test_one_run_on_a_desktop_a_phone_and_in_the_dark(results_file, tmp_path):
+    path = write_report([results_file], tmp_path / "report.html")
+    url = path.as_uri()
+    desktop, phone, dark = visit(
+        {"url": url}, {"url": url, "width": 360}, {"url": url, "width": 360, "dark": True}
+    )
+    for found in (desktop, phone, dark):
+        assert_readable(found, path)
+        assert found["charts"] == 2  # one line per chart
+    assert desktop["headings"][0] == "Results"
+    assert "Paired tests" not in desktop["headings"]
+    assert desktop["background"] != dark["background"]
+    assert desktop["color"] != dark["color"]
+
+
+@in_browser
+def test_twelve_methods_and_twenty_tasks(many_runs, tmp_path):
+    path = write_report([many_runs], tmp_path / "report.html")
+    url = path.as_uri()
+    desktop, phone, dark = visit(
+        {"url": url, "sort": 2},
+        {"url": url, "width": 360},
+        {"url": url, "dark": True, "width": 800},
+    )
+    for found in (desktop, phone, dark):
+        assert_readable(found, path)
+        assert found["charts"] == 2 * 12
+    descending, ascending = desktop["sorted"]
+    (benchmark,) = group(read_runs([many_runs]))
+    assert descending == [method.label for method in benchmark.methods]  # the best first
+    assert ascending == descending[::-1]
+
+
+def test_text_of_users_is_escaped(make_run):
+    page = render(read_runs([make_run("<script>alert(1)</script>", 0)]), title="a < b & c")
+    assert "<script>alert" not in page
+    assert "a &lt; b &amp; c" in page
+
+
+def test_comparison_says_what_the_seeds_allow(make_run):
+    few = [make_run(model, seed) for model in ("er", "sgd") for seed in range(3)]
+    page = render(read_runs(few))
+    assert "With 3 pairs p is at least 0.25, 0.25 corrected for all" in page
+    assert "6 seeds would do" in page
+    more = [make_run(model, seed) for model in ("er", "sgd") for seed in range(3, 6)]
+    page = render(read_runs([*few, *more]))
+    assert "With 6 pairs p is at least 0.031." in page
+    page = render(read_runs([few[0], few[4]]))
+    assert "the methods share fewer than two seeds" in page
+
+
+def test_confusion_matrices_of_few_and_of_many_classes(make_run):
+    few = make_run("er", 0, changes={"confusion": [[[3, 1], [0, 4]]]})
+    page = render(read_runs([few]))
+    assert "Confusion after the last task" in page
+    assert re.search(r'title="0, 0: 75\.0 %"', page)
+    identity = [[float(i == j) for j in range(100)] for i in range(100)]
+    many = make_run("der", 0, changes={"confusion": [identity]})
+    page = render(read_runs([many]))
+    assert 'src="data:image/png;base64,' in page
+
+
+def test_datasets_have_sections_of_their_own(make_run):
+    page = render(read_runs([make_run("er", 0), make_run("er", 1, dataset="seq-other")]))
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["seq-other", "seq-tiny"]
+
+
+def test_runs_without_a_finished_task_raise(make_run):
+    run = make_run("er", 0, changes={"class_il": [], "task_il": [], "interrupted": True})
+    with pytest.raises(MammothError, match="none of the runs finished a task"):
+        render(read_runs([run]))
