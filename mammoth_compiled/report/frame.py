@@ -31,12 +31,15 @@ def load(
         ConfigError: If `per` is unknown.
 
     Example:
-        >>> from mammoth_compiled import load_runner, train
         >>> from mammoth_compiled.report import load
-        >>> args = {"backbone": "mnistmlp", "seed": 0, "debug_mode": 1, "compile": "off"}
-        >>> train(*load_runner("sgd", "seq-fmnist-mini", args)).write_json("sgd.json")
-        >>> len(load("sgd.json")), len(load("sgd.json", per="task"))
-        (1, 15)
+        >>> from mammoth_compiled.results import Results
+        >>> accuracies = [[0.9], [0.5, 0.8]]
+        >>> results = Results({"model": "sgd", "seed": 0}, accuracies, accuracies)
+        >>> results.write_json("sgd.json")
+        >>> load("sgd.json")[["seed", "class_il", "forgetting_class_il"]].values.tolist()
+        [[0.0, 0.65, 0.4]]
+        >>> len(load("sgd.json", per="task"))
+        3
     """
     try:
         import pandas

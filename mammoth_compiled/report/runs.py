@@ -46,7 +46,7 @@ class RecordedRun:
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """Decisions and counters: `compile`, `compiler`, `step`."""
+        """What it recorded about its computation, such as `compile`, `compiler` and `step`."""
         return self.content.get("notes") or {}
 
     @property
