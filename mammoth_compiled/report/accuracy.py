@@ -13,6 +13,7 @@ from mammoth_compiled.html import (
     pixel_map,
     tag,
 )
+from mammoth_compiled.metrics import average, forgetting_per_task
 from mammoth_compiled.report.groups import Benchmark, Method
 
 SETTINGS = (("class_il", "Class-IL"), ("task_il", "Task-IL"))
@@ -52,18 +53,20 @@ def series(method: Method, name: str) -> Series:
     return Series(method.label, x, y, low, high)
 
 
-def forgetting_per_task(method: Method) -> list[float]:
-    """Returns the drop from the best to the last accuracy on each task but the last, Class-IL."""
-    matrix = method.mean_matrix()
-    return [
-        max(row[task] for row in matrix[task:-1]) - matrix[-1][task]
-        for task in range(len(matrix) - 1)
-    ]
+def mean_forgetting(method: Method) -> list[float | None]:
+    """Returns the mean over runs of the forgetting of each task but the last, Class-IL.
+
+    None stands for a task without.
+    """
+    drops = [forgetting_per_task(run.class_il) for run in method.complete]
+    num_tasks = max((max(found, default=-1) for found in drops), default=-1) + 1
+    values = [[found[task] for found in drops if task in found] for task in range(num_tasks)]
+    return [average(found) if found else None for found in values]
 
 
 def forgetting_section(benchmark: Benchmark) -> Markup | None:
     """Returns the forgetting by method and task; None if no run has two tasks."""
-    values = [forgetting_per_task(method) for method in benchmark.methods]
+    values = [mean_forgetting(method) for method in benchmark.methods]
     num_tasks = max(map(len, values))
     if not num_tasks:
         return None
@@ -117,10 +120,8 @@ def matrices(benchmark: Benchmark) -> Markup:
 def confusion(method: Method) -> list[list[float]]:
     """Returns the mean confusion matrix after the last task, rows summing to 1; [] if unknown."""
     found = [run.content.get("confusion") for run in method.complete]
-    counts = [np.asarray(matrix[-1], float) for matrix in found if matrix]
-    if not counts or any(matrix.ndim != 2 for matrix in counts):
-        return []
-    if len({matrix.shape for matrix in counts}) > 1:
+    counts = [np.asarray(matrix, float) for matrix in found if matrix]
+    if not counts or len({matrix.shape for matrix in counts}) > 1:
         return []
     total = np.sum(counts, axis=0)
     shares: list[list[float]] = (total / np.maximum(total.sum(1, keepdims=True), 1)).tolist()

@@ -39,6 +39,7 @@ COLUMNS: Sequence[tuple[str, int, Value]] = (
     ("training s", 1, _measure("train_s")),
     ("compiling s", 1, _measure("compile_s")),
     ("evaluation s", 1, _measure("eval_s")),
+    ("peak MB", 0, lambda run: run.measures().get("peak_memory", 0.0) / 1e6 or None),
     ("graphs", 0, _note("compiler", "graphs")),
     ("after task 1", 0, _note("compiler", "graphs_after_first_task")),
     ("graph breaks", 0, _note("compiler", "graph_breaks")),

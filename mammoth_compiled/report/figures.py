@@ -1,5 +1,6 @@
 """The figures of a report as files, drawn by matplotlib: PNG at 200 dpi, and SVG."""
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.report.accuracy import SETTINGS, confusion, forgetting_per_task, series
+from mammoth_compiled.report.accuracy import SETTINGS, confusion, mean_forgetting, series
 from mammoth_compiled.report.groups import Benchmark, Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAN = float("nan")
 SUFFIXES = ("png", "svg")
 _COLORS = ("#3b7dd8", "#d9730d", "#2a9d5c", "#a960c9", "#d64545", "#7d8794")
 _DASHES = ("-", "--", ":")
@@ -66,7 +68,7 @@ def _figures(benchmark: Benchmark) -> Iterator[tuple[str, Any]]:
         yield f"{name}-over-tasks", lambda f, n=name, t=title: _lines(f, benchmark, n, t)
         yield f"{name}-leaderboard", lambda f, n=name, t=title: _bars(f, benchmark, n, t)
     labels = [method.label for method in benchmark.methods]
-    drops = [forgetting_per_task(method) for method in benchmark.methods]
+    drops = [mean_forgetting(method) for method in benchmark.methods]
     if any(drops):
         yield "forgetting", lambda f: _heat(f, labels, drops, "Forgetting, points", "task", "Reds")
     for method in benchmark.methods:
@@ -127,14 +129,17 @@ def _matrix(figure: "Figure", method: Method, name: str, title: str) -> None:
 def _heat(
     figure: "Figure",
     rows: Sequence[str],
-    values: Sequence[Sequence[float]],
+    values: Sequence[Sequence[float | None]],
     title: str,
     x_label: str,
     colors: str,
     y_label: str = "",
 ) -> None:
     num_columns = max(map(len, values))
-    percent = [[100 * v for v in row] + [float("nan")] * (num_columns - len(row)) for row in values]
+    percent = [
+        [NAN if v is None else 100 * v for v in row] + [NAN] * (num_columns - len(row))
+        for row in values
+    ]
     figure.set_size_inches(
         max(4.2, 2 + 0.36 * min(num_columns, 24)), 1.3 + 0.3 * min(len(rows), 24)
     )
@@ -143,7 +148,7 @@ def _heat(
     if num_columns <= _MAX_TEXT:
         for i, row in enumerate(percent):
             for j, value in enumerate(row):
-                if value == value:
+                if not math.isnan(value):
                     color = "white" if value > 60 else "black"
                     axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
     else:

@@ -20,7 +20,8 @@ def load(
     Args:
         runs: A run folder, a results file, a folder that contains runs, or several of them.
         per: `run` for one row per run, with its arguments and its final measures; `task` for one
-            row per evaluation and task, with the accuracies `class_il` and `task_il`.
+            row per evaluation and task, with `after_task` and `task`, counted from 0, and the
+            accuracies `class_il` and `task_il`.
 
     Returns:
         The table. Columns of every row are `run`, `model`, `dataset`, `backbone`, `seed`. A measure
@@ -72,11 +73,13 @@ def _task_rows(run: RecordedRun) -> list[dict[str, Any]]:
     return [
         {
             **_keys(run),
-            "after_task": len(class_il),
-            "task": task + 1,
+            "after_task": after_task,
+            "task": task,
             "class_il": class_il[task],
             "task_il": task_il[task],
         }
-        for class_il, task_il in zip(run.class_il, run.task_il, strict=True)
+        for after_task, (class_il, task_il) in enumerate(
+            zip(run.class_il, run.task_il, strict=True)
+        )
         for task in range(len(class_il))
     ]

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from mammoth_compiled.config.schema import FilesConfig
-from mammoth_compiled.metrics import Matrix
+from mammoth_compiled.metrics import Matrix, average
 from mammoth_compiled.report.runs import RecordedRun
 from mammoth_compiled.report.statistics import Summary, summarize
 
@@ -53,19 +53,19 @@ class Method:
     def mean_matrix(self, name: str = "class_il") -> Matrix:
         """Returns the mean accuracy matrix of the complete runs; `class_il` or `task_il`."""
         matrices = [getattr(run, name) for run in self.complete]
-        num_rows = min(map(len, matrices))
         return [
-            [sum(column) / len(column) for column in zip(*(m[t] for m in matrices), strict=False)]
-            for t in range(num_rows)
+            [average(column) for column in zip(*rows, strict=False)]
+            for rows in zip(*matrices, strict=False)
+            if all(rows)
         ]
 
     def over_tasks(self, name: str = "class_il") -> list[tuple[int, Summary]]:
         """Returns, per evaluation, the number of tasks seen and the mean accuracy on them."""
         matrices = [getattr(run, name) for run in self.complete]
-        num_rows = min(map(len, matrices))
         return [
-            (len(matrices[0][t]), summarize([sum(m[t]) / len(m[t]) for m in matrices]))
-            for t in range(num_rows)
+            (len(rows[0]), summarize([average(row) for row in rows]))
+            for rows in zip(*matrices, strict=False)
+            if all(rows)
         ]
 
 

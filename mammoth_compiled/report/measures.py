@@ -10,27 +10,23 @@ NONE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of a run.
+    """A measure of a run, a fraction that is shown in percent.
 
     Attributes:
         key: Its name in the summary of the results.
         title: Its name in tables.
-        percent: Whether it is a fraction, shown in percent.
         lower_is_better: Whether small values are good.
         bar: Whether tables show it as a bar.
     """
 
     key: str
     title: str
-    percent: bool = True
     lower_is_better: bool = False
     bar: bool = False
 
     def format(self, value: float) -> str:
-        """Returns a value with its usual number of digits."""
-        if math.isnan(value):
-            return NONE
-        return f"{100 * value:.2f}" if self.percent else f"{value:,.{0 if value >= 100 else 1}f}"
+        """Returns a value in percent."""
+        return NONE if math.isnan(value) else f"{100 * value:.2f}"
 
     def format_summary(self, summary: Summary) -> str:
         """Returns a mean, and half the width of its confidence interval if there is one."""
@@ -50,5 +46,6 @@ MEASURES = (
     Measure("backward_transfer_class_il", "BWT"),
     Measure("forward_transfer_class_il", "FWT"),
     Measure("learning_accuracy_class_il", "learning %"),
-    Measure("images_per_s", "images/s", percent=False),
+    Measure("worst_case_class_il", "worst case %"),
+    Measure("ece", "ECE %", lower_is_better=True),
 )

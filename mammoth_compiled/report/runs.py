@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.metrics import Matrix, average, backward_transfer, forgetting
+from mammoth_compiled.metrics import (
+    Matrix,
+    average,
+    average_incremental,
+    backward_transfer,
+    forgetting,
+    learning_accuracy,
+)
 
 FILE_NAME = "results.json"
 
@@ -62,10 +69,11 @@ class RecordedRun:
         found = {
             "class_il": average((self.class_il or [[]])[-1]),
             "task_il": average((self.task_il or [[]])[-1]),
-            "average_incremental_class_il": average([average(row) for row in self.class_il]),
+            "average_incremental_class_il": average_incremental(self.class_il),
             "forgetting_class_il": forgetting(self.class_il),
             "forgetting_task_il": forgetting(self.task_il),
             "backward_transfer_class_il": backward_transfer(self.class_il),
+            "learning_accuracy_class_il": learning_accuracy(self.class_il),
         }
         summary = self.content.get("summary") or {}
         found |= {key: value for key, value in summary.items() if _is_number(value)}

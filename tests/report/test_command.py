@@ -29,8 +29,8 @@ def test_leaderboard_has_intervals_over_seeds(make_run, tmp_path, capsys):
 
 
 def test_figures_are_png_and_svg(make_run, tmp_path, capsys):
-    confusion = {"confusion": [[[3, 1], [0, 4]]]}
-    runs = [str(make_run("er", 0, changes=confusion)), str(make_run("der", 0, num_tasks=14))]
+    other = make_run("der", 0, num_tasks=14, changes={"confusion": []})
+    runs = [str(make_run("er", 0)), str(other)]
     figures = tmp_path / "figures"
     output = str(tmp_path / "r.html")
     assert main([*runs, "--output", output, "--figures", str(figures)]) == 0
@@ -78,7 +78,7 @@ def test_tables_of_runs_and_of_tasks(make_run):
     assert table["batch_size"].unique().tolist() == [8]
     tasks = load(runs, per="task")
     assert len(tasks) == 4 * (1 + 2 + 3 + 4)
-    last = tasks[tasks.after_task == 4].groupby(["model", "seed"])["class_il"].mean()
+    last = tasks[tasks.after_task == 3].groupby(["model", "seed"])["class_il"].mean()
     assert last.tolist() == pytest.approx(table["class_il"].tolist())
     with pytest.raises(ConfigError, match="per must be 'run' or 'task', got 'epoch'"):
         load(runs, per="epoch")

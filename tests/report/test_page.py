@@ -101,12 +101,12 @@ def test_comparison_says_what_the_seeds_allow(make_run):
 
 
 def test_confusion_matrices_of_few_and_of_many_classes(make_run):
-    few = make_run("er", 0, changes={"confusion": [[[3, 1], [0, 4]]]})
+    few = make_run("er", 0, changes={"confusion": [[3, 1], [0, 4]]})
     page = render(read_runs([few]))
     assert "Confusion after the last task" in page
     assert re.search(r'title="0, 0: 75\.0 %"', page)
     identity = [[float(i == j) for j in range(100)] for i in range(100)]
-    many = make_run("der", 0, changes={"confusion": [identity]})
+    many = make_run("der", 0, changes={"confusion": identity})
     page = render(read_runs([many]))
     assert 'src="data:image/png;base64,' in page
 
