@@ -33,7 +33,10 @@ nitpicky = True
 # Types of third-party libraries that appear in signatures and are not in the local inventories, and
 # type aliases, which autodoc shows by the name they have in the source.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|torchvision|numpy|np|pandas|PIL|tqdm|argparse|collections|typing|pathlib|os)\..*"),
+    (
+        "py:.*",
+        r"(torch|torchvision|numpy|np|pandas|PIL|tqdm|argparse|collections|typing|pathlib|os)\..*",
+    ),
     ("py:.*", r"(nn|optim|fx)\..*"),
     # Internal types of ours, which appear in signatures.
     ("py:class", r"mammoth_compiled\.(data|export|engine)\.[a-z_.]+\.[A-Z]\w+"),
