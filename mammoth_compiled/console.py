@@ -1,43 +1,62 @@
-"""Console output: plain lines that do not break a progress bar."""
+"""Console output: lines that do not break a progress bar, copied to the log of the run."""
 
+import contextlib
 import os
 import sys
-
-from tqdm import tqdm
+from collections.abc import Callable, Iterator
 
 from mammoth_compiled.errors import OutputError
 
+Print = Callable[[str], object]
+
 
 class _Status:
-    """What happened to the lines of this run.
+    """Where the lines of this run go, and what happened to them.
 
     Attributes:
         printed: True after the first line.
         failure: Why a later line could not be printed, "" if all were.
+        quiet: True to print only what is always printed.
+        display: Prints above the progress display on the terminal, if there is one.
+        copies: Functions that get every line, printed or not.
     """
 
     printed = False
     failure = ""
+    quiet = False
+    display: Print | None = None
+    copies: tuple[Print, ...] = ()
 
 
 _status = _Status()
 
 
-def say(text: str) -> None:
-    """Prints a line to standard output, above any progress bar.
+def say(text: str, always: bool = False, shown: str | None = None) -> None:
+    """Prints a line to standard output, above any progress display, and copies it to the log.
 
     If the first line of a run was printed but a later one fails, it and all others are dropped: a
     full disk under a log must not end the training. `output_failure` then gives the reason.
 
+    Args:
+        text: The line, or several.
+        always: True to print it with `--quiet`, too.
+        shown: What to print instead, for a terminal; the log gets `text`.
+
     Raises:
         OutputError: If the first line cannot be printed.
     """
-    if _status.failure:
+    for copy in _status.copies:
+        copy(text)
+    if _status.failure or (_status.quiet and not always):
         return
+    line = _encodable(text if shown is None else shown)
     try:
         if sys.stdout is None:
             raise OSError("it is closed")
-        tqdm.write(_encodable(text), file=sys.stdout)
+        if _status.display is not None:
+            _status.display(line)
+        else:
+            sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except (OSError, ValueError) as error:  # ValueError: the program closed it
         reason = getattr(error, "strerror", None) or str(error)
@@ -55,6 +74,39 @@ def begin_output() -> None:
 def output_failure() -> str:
     """Returns why a line after the first could not be printed, "" if all were."""
     return _status.failure
+
+
+@contextlib.contextmanager
+def quiet(enabled: bool = True) -> Iterator[None]:
+    """Prints only lines that are always printed; the log still gets all of them.
+
+    Args:
+        enabled: False to change nothing.
+    """
+    before, _status.quiet = _status.quiet, _status.quiet or enabled
+    try:
+        yield
+    finally:
+        _status.quiet = before
+
+
+def print_above(display: Print | None) -> None:
+    """Sends lines to a function that prints them above a progress display; None to the terminal."""
+    _status.display = display
+
+
+@contextlib.contextmanager
+def copied_to(copy: Print) -> Iterator[None]:
+    """Passes every line to a function as well.
+
+    Args:
+        copy: Gets the text; must not raise.
+    """
+    _status.copies = (*_status.copies, copy)
+    try:
+        yield
+    finally:
+        _status.copies = tuple(other for other in _status.copies if other is not copy)
 
 
 def discard_output() -> None:

@@ -46,7 +46,7 @@ def check_writable(path: Path) -> None:
         parent = next(directory for directory in target.parents if directory.exists())
         if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
             raise MammothError(f"cannot write {path}: {parent} is not a writable directory")
-        with _directories(target.parent), _temporary(target) as (handle, _):
+        with directories(target.parent), _temporary(target) as (handle, _):
             os.write(handle, bytes(PROBE_SIZE))
             os.fsync(handle)
     except OSError as error:
@@ -106,7 +106,7 @@ def lock(path: Path, content: str, argument: str) -> Iterator[None]:
     lock_path = target.with_name(f".{target.name}.lock")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_directories(target.parent))
+            stack.enter_context(directories(target.parent))
             handle = _open_locked(lock_path, wait=False)
         except BlockingIOError as error:
             raise MammothError(
@@ -124,8 +124,12 @@ def lock(path: Path, content: str, argument: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _directories(path: Path) -> Iterator[None]:
-    """Creates missing directories and removes them in the end if they are empty."""
+def directories(path: Path) -> Iterator[None]:
+    """Creates missing directories and removes them in the end if they are empty.
+
+    Raises:
+        OSError: If one cannot be created.
+    """
     created = [directory for directory in (path, *path.parents) if not directory.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:

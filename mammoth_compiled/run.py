@@ -11,7 +11,7 @@ from mammoth_compiled.config import Parser, Resolution, RunConfig
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
 from mammoth_compiled.config.config_file import read_config_file
 from mammoth_compiled.config.experiments import describe, given_parts, resolve_experiments
-from mammoth_compiled.console import begin_output, discard_output, output_failure, say
+from mammoth_compiled.console import begin_output, discard_output, output_failure, quiet, say
 from mammoth_compiled.errors import MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.plugins import import_plugin
@@ -67,6 +67,7 @@ def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
     """Does with the arguments of one run what the command line asks for."""
     from mammoth_compiled.dry_run import estimate
     from mammoth_compiled.engine.explain import explain_backbone
+    from mammoth_compiled.engine.run_folder import run_folder
     from mammoth_compiled.observers import command_line_observers
     from mammoth_compiled.runner import build
     from mammoth_compiled.training import train
@@ -82,9 +83,10 @@ def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
         if "dry_run" in command:
             say(estimate(*build(args)))
     else:
-        # Before the model is built: an observer raises at once if it cannot write its output.
-        observers = command_line_observers(RunConfig.from_namespace(args))
-        results = train(*build(args), observers=observers)
+        with quiet(args.quiet), run_folder(RunConfig.from_namespace(args)) as args.out:
+            # Before the model is built: an observer raises at once if it cannot write its output.
+            observers = command_line_observers(RunConfig.from_namespace(args))
+            results = train(*build(args), observers=observers)
         return INTERRUPTED if results.interrupted else SUCCESS
     return SUCCESS
 

@@ -4,8 +4,10 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 
 from mammoth_compiled.config import RunConfig
+from mammoth_compiled.console import quiet
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.engine import Observer, Run, run_tasks
+from mammoth_compiled.engine.run_folder import errors_in_log, folder_of
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.observers import default_observers
 from mammoth_compiled.results import Results
@@ -21,9 +23,9 @@ def train(
 ) -> Results:
     """Trains a model on all tasks of a dataset and evaluates it after each.
 
-    Prints one line for each event, shows a progress bar on a terminal, and writes the checkpoints
-    that `--savecheck` asks for. On a CPU the process keeps freed memory from then on; see
-    `device.keep_freed_memory`.
+    Prints one line for each event, shows a progress bar on a terminal, and writes what the
+    arguments ask for: checkpoints, logs, a run folder. On a CPU the process keeps freed memory from
+    then on; see `device.keep_freed_memory`.
 
     Args:
         model: The model, as `load_runner` returns it.
@@ -53,7 +55,8 @@ def train(
     watching = [*default_observers(config), *observers]
     if after_task is not None:
         watching.append(_AfterTask(after_task))
-    return run_tasks(model, dataset, config, watching)
+    with quiet(config.logging.quiet), errors_in_log(folder_of(config)):
+        return run_tasks(model, dataset, config, watching)
 
 
 class _AfterTask(Observer):

@@ -69,6 +69,7 @@ def _isolated(monkeypatch, tmp_path):
     np.random.seed(0)
     torch.manual_seed(0)
     monkeypatch.setenv("MAMMOTH_BASE_PATH", str(tmp_path / "data"))
+    monkeypatch.setenv("MAMMOTH_RUNS", "off")
     connect = socket.socket.connect
 
     def local_only(self, address):

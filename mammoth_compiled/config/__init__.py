@@ -13,6 +13,7 @@ from mammoth_compiled.config.schema import (
     ComputeConfig,
     ExperimentConfig,
     FilesConfig,
+    LoggingConfig,
     OptimizerConfig,
     RunConfig,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ComputeConfig",
     "ExperimentConfig",
     "FilesConfig",
+    "LoggingConfig",
     "OptimizerConfig",
     "Parser",
     "Resolution",

@@ -106,6 +106,13 @@ class ComputeConfig:
 class FilesConfig:
     """Where to read data and write checkpoints, exports and results."""
 
+    out: str | None = _argument(
+        None,
+        "Folder of the run: configuration, results, metrics, log, checkpoints; off: none (default: "
+        "runs/TIME-MODEL-DATASET-BACKBONE-sSEED from the command line, none from Python).",
+        file_path,
+        "DIR",
+    )
     data_dir: str | None = _argument(
         None, "Directory to read or download datasets (default: ./data).", file_path, "DIR"
     )
@@ -113,7 +120,11 @@ class FilesConfig:
         None, "Save a checkpoint after every task, or after the last one."
     )
     checkpoint_path: str | None = _argument(
-        None, "Directory to write checkpoints (default: ./data/checkpoints).", file_path, "DIR"
+        None,
+        "Directory to write checkpoints (default: checkpoints in the run folder, without one "
+        "./data/checkpoints).",
+        file_path,
+        "DIR",
     )
     loadcheck: str | None = _argument(None, "Resume from this checkpoint.", file_path, "PATH")
     resume: bool = _argument(
@@ -146,6 +157,33 @@ class FilesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What to print and to log."""
+
+    log: str | None = _argument(
+        None,
+        "Comma-separated loggers: csv, jsonl, mlflow, tensorboard, wandb (default: csv in the run "
+        "folder).",
+        comma_list,
+        "LIST",
+    )
+    log_dir: str | None = _argument(
+        None,
+        "Directory of the loggers, with one folder per run (default: the run folder).",
+        file_path,
+        "DIR",
+    )
+    log_every: int | None = _argument(
+        None,
+        "Training steps between two logged losses (default: one second).",
+        positive_int,
+        "N",
+    )
+    nowand: bool = _argument(False, "Do not log to Weights & Biases, even if --log asks for it.")
+    quiet: bool = _argument(False, "Print the final table only.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """All arguments of a run, read-only.
 
@@ -157,6 +195,7 @@ class RunConfig:
         optimizer: The optimizer and its learning rate schedule.
         compute: Device, precision and compilation.
         files: Where to read and write.
+        logging: What to print and to log.
         extra: The arguments that the model, the dataset and the backbone define, by name.
     """
 
@@ -165,6 +204,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     files: FilesConfig = field(default_factory=FilesConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -195,6 +235,7 @@ SECTIONS: Mapping[str, Any] = {
     "optimizer": OptimizerConfig,
     "compute": ComputeConfig,
     "files": FilesConfig,
+    "logging": LoggingConfig,
 }
 
 

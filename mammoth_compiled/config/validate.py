@@ -7,6 +7,7 @@ from pathlib import Path
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.config.values import file_path
 from mammoth_compiled.errors import ConfigError, shorten
+from mammoth_compiled.loggers import logger_classes
 
 
 def validate(config: RunConfig) -> None:
@@ -29,6 +30,8 @@ def validate(config: RunConfig) -> None:
     for name in ("formats", "export_variants", "export_each_task"):
         if getattr(files, name) and not files.export:
             raise ConfigError(f"--{name} needs --export DIR")
+    if config.logging.log:
+        logger_classes(config.logging.log)
     if files.resume and files.loadcheck:
         raise ConfigError("--resume and --loadcheck exclude each other: give one of them")
     buffer_size = config.extra.get("buffer_size")

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.config import RunConfig
-from mammoth_compiled.config.schema import FilesConfig
+from mammoth_compiled.config.schema import FilesConfig, LoggingConfig
 from mammoth_compiled.device import base_path
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.results import plain_arguments
 
 # Arguments that change where a run computes and writes, but not what it computes.
-FREE = {field.name for field in fields(FilesConfig)}
+FREE = {field.name for section in (FilesConfig, LoggingConfig) for field in fields(section)}
 FREE |= {"device", "compile", "cuda_graph", "num_workers"}
+
+CHECKPOINTS = "checkpoints"
 
 
 class Difference(NamedTuple):
@@ -36,9 +38,17 @@ class FoundCheckpoint(NamedTuple):
     content: dict[str, Any]
 
 
+def folder_of(config: RunConfig) -> Path | None:
+    """Returns the folder of a run, `--out`; None if it has none."""
+    out = config.files.out
+    return None if out in (None, "off") else Path(out)
+
+
 def checkpoint_directory(config: RunConfig) -> Path:
-    """Returns the directory of the checkpoints: `--checkpoint_path`, or one in `base_path()`."""
-    return Path(config.files.checkpoint_path or Path(base_path()) / "checkpoints")
+    """Returns `--checkpoint_path`, or a directory in the run folder, or in `base_path()`."""
+    if config.files.checkpoint_path:
+        return Path(config.files.checkpoint_path)
+    return (folder_of(config) or Path(base_path())) / CHECKPOINTS
 
 
 def checkpoint_path(config: RunConfig, num_tasks: int | None = None) -> Path:

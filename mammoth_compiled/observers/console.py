@@ -1,12 +1,16 @@
 """Console: one line for each event of a run."""
 
+import io
+import sys
 import time
 from typing import ClassVar
 
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
+from mammoth_compiled.engine.checkpoint_files import folder_of
 from mammoth_compiled.engine.observer import Observer, Run
-from mammoth_compiled.metrics import average
+from mammoth_compiled.metrics import average, forgetting
+from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
 
@@ -68,7 +72,8 @@ class Console(Observer):
 class RunSummary(Observer):
     """Prints what is run in one line at the beginning, and where the time went at the end.
 
-    The total time counts from the construction of the observer.
+    The total time counts from the construction of the observer. That of a resumed run includes the
+    training and the evaluation of the tasks done before.
     """
 
     ORDER: ClassVar[int] = 90
@@ -84,6 +89,8 @@ class RunSummary(Observer):
 
     def begin_run(self, run: Run) -> None:
         """Prints model, dataset, backbone, device and the most important arguments."""
+        done = run.results
+        self._before = sum(done.train_s) + sum(done.eval_s)
         experiment = run.config.experiment
         num_parameters = sum(parameter.numel() for parameter in run.model.net.parameters())
         say(
@@ -98,12 +105,16 @@ class RunSummary(Observer):
         results = run.results
         if results.interrupted:
             return
+        resumed = f" ({self._before:.1f} s before it was resumed)" if self._before else ""
         say(
-            f"total: {time.perf_counter() - self._started:.1f} s; training "
+            f"total: {self._before + time.perf_counter() - self._started:.1f} s{resumed}; training "
             f"{sum(results.train_s) - sum(results.compile_s):.1f} s "
             f"({results.images_per_second:,.0f} images/s), compiling "
             f"{sum(results.compile_s):.1f} s, evaluation {sum(results.eval_s):.1f} s"
         )
+        folder = folder_of(run.config)
+        if folder is not None:
+            say(f"run: {folder}")
 
 
 class FinalTable(Observer):
@@ -119,5 +130,46 @@ class FinalTable(Observer):
 
     def end_run(self, run: Run) -> None:
         """Prints the table, one row per task."""
-        if run.results.class_il:
-            say("\nAccuracy in %:\n" + run.results.table())
+        results = run.results
+        if not results.class_il:
+            return
+        colored = (
+            accuracy_table(results) if sys.stdout is not None and sys.stdout.isatty() else None
+        )
+        say("\nAccuracy in %:\n" + results.table(), always=True, shown=colored)
+
+
+def accuracy_table(results: Results, width: int | None = None) -> str:
+    """Returns the accuracy matrix as a table for a terminal, with a color for each accuracy.
+
+    Args:
+        results: The results, with at least one task.
+        width: Columns of the terminal; None to ask it.
+    """
+    from rich import box, console, table
+
+    terminal = console.Console(file=io.StringIO(), force_terminal=True, width=width)
+    num_tasks = len(results.class_il[-1])
+    # "  50.1" in wide tables, "  50" where many tasks would not fit.
+    decimals = 1 if 6 * num_tasks + 32 <= terminal.width else 0
+    grid = table.Table(box=box.SIMPLE_HEAD, title="Accuracy in %", padding=(0, 1, 0, 0))
+    grid.add_column("after")
+    for task in range(num_tasks):
+        grid.add_column(str(task + 1), justify="right", no_wrap=True)
+    grid.add_column("Class-IL", justify="right", style="bold", no_wrap=True)
+    grid.add_column("Task-IL", justify="right", style="bold", no_wrap=True)
+    for task, (row, task_il) in enumerate(zip(results.class_il, results.task_il, strict=True)):
+        cells = [f"[{_color(value)}]{100 * value:.{decimals}f}[/]" for value in row]
+        cells += [""] * (num_tasks - len(row))
+        averages = [f"{100 * average(values):.2f}" for values in (row, task_il)]
+        grid.add_row(f"task {task + 1}", *cells, *averages)
+    terminal.print(grid)
+    forgotten = forgetting(results.class_il)
+    if forgotten is not None:
+        terminal.print(f"forgetting (Class-IL): {100 * forgotten:.2f}")
+    return terminal.file.getvalue().rstrip("\n")
+
+
+def _color(accuracy: float) -> str:
+    """Returns a color from red for 0 over yellow to green for 1."""
+    return ("red", "dark_orange", "yellow", "chartreuse3", "green")[min(int(5 * accuracy), 4)]

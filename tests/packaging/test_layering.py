@@ -1,9 +1,9 @@
 """The layers of the package: which module may import which, read from the source.
 
-Imports go one way: types, errors, html <- registry, config, device, report <- kernels, buffers,
-data <- backbones, datasets <- models <- compiler, engine <- observers <- runner <- run. `kernels`
-imports nothing from the rest of the package; `export` only what it needs to rebuild and compile a
-backbone, never the training side.
+Imports go one way: types, errors, html <- registry, loggers, config, device, report <- kernels,
+buffers, data <- backbones, datasets <- models <- compiler, engine <- observers <- runner <- run.
+`kernels` imports nothing from the rest of the package; `export` only what it needs to rebuild and
+compile a backbone, never the training side.
 """
 
 import ast
@@ -21,7 +21,7 @@ LAYERS = [
     {"console", "files", "html", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"result_formats"},
-    {"results"},
+    {"results", "loggers"},
     {"config"},
     {"report"},
     {"data"},

@@ -18,8 +18,9 @@ protocol: n_tasks classes_per_task base_classes permute_classes class_order_seed
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
     lr_gamma
 compute: device compile cuda_graph amp precision deterministic num_workers
-files: data_dir savecheck checkpoint_path loadcheck resume export formats export_variants
+files: out data_dir savecheck checkpoint_path loadcheck resume export formats export_variants
     export_each_task results_path
+logging: log log_dir log_every nowand quiet
 """
 
 ARGUMENTS = [(title, f) for title, section in SECTIONS.items() for f in fields(section)]

@@ -1,5 +1,7 @@
 """Observers: the order of their hooks, what they get, and that they cause no host sync."""
 
+import io
+import itertools
 import json
 import math
 import warnings
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from mammoth_compiled import load_runner, train
-from mammoth_compiled.config.schema import FilesConfig, RunConfig
+from mammoth_compiled.config.schema import FilesConfig, LoggingConfig, RunConfig
 from mammoth_compiled.engine import Observer, run_tasks
 from mammoth_compiled.engine.observer import HOOKS
 from mammoth_compiled.errors import ConfigError, MammothError, TrainingError
@@ -117,13 +119,18 @@ def every_observer(tmp_path):
         export=str(tmp_path / "bundle"),
         formats="safetensors",
         export_each_task=True,
+        out=str(tmp_path / "run"),
     )
-    config = RunConfig(files=files)
+    config = RunConfig(files=files, logging=LoggingConfig(log="csv,jsonl"))
     return [*default_observers(config), *command_line_observers(config)]
 
 
 def test_every_observer_of_the_package_changes_no_numbers(runner, tmp_path, monkeypatch):
-    monkeypatch.setattr("mammoth_compiled.observers.progress.is_interactive", lambda: True)
+    # Both the bar of a terminal and the lines of a file.
+    monkeypatch.setattr(
+        "mammoth_compiled.observers.progress.is_interactive",
+        itertools.cycle((True, False)).__next__,
+    )
     observers = every_observer(tmp_path)
     classes = [cls for cls in observer_classes() if cls.__module__.startswith("mammoth_compiled.")]
     assert {type(observer) for observer in observers} == {
@@ -224,13 +231,15 @@ def test_results_that_cannot_be_written(runner, tmp_path):
         train(*runner(), observers=[ResultsWriter(tmp_path / "file" / "results.json")])
 
 
-def test_the_progress_bar_shows_loss_and_epoch(runner, capsys):
+def test_the_progress_bar_shows_loss_and_epoch(runner, monkeypatch):
+    monkeypatch.setattr("mammoth_compiled.observers.progress.BAR_INTERVAL", 0)
+    monkeypatch.setenv("COLUMNS", "160")
     model, dataset = runner()
     model.pbar_suffix["note"] = 7
-    train(model, dataset, observers=[ProgressBar()])
-    shown = capsys.readouterr().err
-    for text in ("Task 3/3, epoch 2", "loss=", "lr=0.05", "note=7"):
-        assert text in shown
+    shown = io.StringIO()
+    train(model, dataset, observers=[ProgressBar(file=shown)])
+    for text in ("Task 3/3, epoch 2/2", "loss=", "lr=0.05", "note=7", "images/s=", "ETA="):
+        assert text in shown.getvalue()
 
 
 def test_console_prints_each_event_once(runner, capsys, tmp_path):

@@ -1,0 +1,195 @@
+"""Log: turns what happens in a run into metrics, and passes them to the loggers."""
+
+import contextlib
+import math
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from mammoth_compiled.compiler import counters
+from mammoth_compiled.config.schema import RunConfig
+from mammoth_compiled.console import say
+from mammoth_compiled.engine.observer import Observer, Run
+from mammoth_compiled.engine.run_folder import folder_of, run_name
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.loggers import LoggedRun, Logger, Point, logger_classes
+from mammoth_compiled.results import plain_arguments
+from mammoth_compiled.types import Evaluation
+
+# Seconds between two points of a task; a point costs all loggers together about a millisecond.
+INTERVAL = 1.0
+
+
+class Log(Observer):
+    """Logs losses during a task and everything that is measured after it.
+
+    It reads no tensor: losses are those that the engine has read anyway.
+
+    Args:
+        loggers: Where to write.
+        directory: Directory of their files.
+        name: Name of the run.
+        every: Steps whose mean loss is one point; None for those of about a second.
+    """
+
+    # Before checkpoints, which should not be newer than the log.
+    ORDER: ClassVar[int] = 5
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for `--log`, and in a run folder."""
+        folder, asked = folder_of(config), config.logging
+        names = [name.strip() for name in (asked.log or "").split(",") if name.strip()]
+        if asked.nowand:
+            names = [name for name in names if name != "wandb"]
+        if folder is not None and asked.log_dir is None and "csv" not in names:
+            names.insert(0, "csv")
+        if not names:
+            return None
+        name = run_name(config)
+        if asked.log_dir is not None:
+            directory = Path(asked.log_dir) / name
+        elif folder is not None:
+            directory = folder
+        else:
+            raise ConfigError(f"--log {asked.log} needs a place: give --log_dir DIR or --out DIR")
+        loggers = [logger() for logger in logger_classes(",".join(names))]
+        return cls(loggers, directory, name, asked.log_every)
+
+    def __init__(
+        self,
+        loggers: Iterable[Logger],
+        directory: str | Path,
+        name: str = "run",
+        every: int | None = None,
+    ) -> None:
+        self._loggers = list(loggers)
+        self._directory = Path(directory)
+        self._name = name
+        self._every = every
+
+    def begin_run(self, run: Run) -> None:
+        """Opens the loggers.
+
+        Raises:
+            MammothError: If one cannot write.
+        """
+        self._step = steps_done(run)
+        self._images = self._num_losses = 0
+        self._loss_sum = 0.0
+        self._compiled = counters.read()
+        resumed_at = None if run.resumed_from is None else self._step
+        config = plain_arguments(run.config.to_namespace())
+        for logger in self._loggers:
+            logger.begin(LoggedRun(self._name, self._directory, config, resumed_at))
+
+    def begin_task(self, run: Run) -> None:
+        """Starts the clock of the throughput."""
+        self._images, self._since = 0, time.perf_counter()
+
+    def end_step(self, run: Run, loss: torch.Tensor | float, num_images: int) -> None:
+        """Counts the images."""
+        self._images += num_images
+
+    def read_losses(self, run: Run, losses: list[float]) -> None:
+        """Logs the mean loss if it is time."""
+        for loss in losses:
+            self._step += 1
+            self._num_losses += 1
+            self._loss_sum += loss
+            if self._num_losses == self._every:
+                self._log_training(run)
+        if self._every is None and time.perf_counter() - self._since >= INTERVAL:
+            self._log_training(run)
+
+    def _log_training(self, run: Run) -> None:
+        now = time.perf_counter()
+        values = {
+            "train/loss": self._loss_sum / self._num_losses,
+            "train/lr": run.lr,
+            "train/images_per_s": self._images / max(now - self._since, 1e-9),
+            **peak_memory(run.model.device),
+        }
+        self._images, self._since = 0, now
+        self._num_losses, self._loss_sum = 0, 0.0
+        self._log(run, values)
+
+    def end_task(self, run: Run, evaluation: Evaluation) -> None:
+        """Logs the rest of the losses, and accuracies, times and compiler counters."""
+        if self._num_losses:
+            self._log_training(run)
+        compiled = counters.read() - self._compiled
+        self._log(
+            run,
+            {
+                **_grouped(run.results.summary()),
+                "test/loss": evaluation.loss,
+                **_per_task("class_il", evaluation.class_il),
+                **_per_task("task_il", evaluation.task_il),
+                "compile/graphs": compiled.graphs,
+                "compile/graph_breaks": compiled.graph_breaks,
+                "compile/seconds": compiled.seconds,
+                **peak_memory(run.model.device),
+            },
+        )
+
+    def _log(self, run: Run, values: Mapping[str, Any]) -> None:
+        point = Point(self._step, run.task + 1, run.epoch + 1, time.time(), _finite(values))
+        self._call(lambda logger: logger.log(point))
+
+    def _call(self, write: Callable[[Logger], None]) -> None:
+        """Calls every logger; one that fails is dropped, because it must not end the training."""
+        for logger in tuple(self._loggers):
+            try:
+                write(logger)
+            except Exception as error:
+                say(f"log: {logger.NAME} stopped: {error}")
+                self._loggers.remove(logger)
+                with contextlib.suppress(Exception):
+                    logger.close()
+
+    def end_run(self, run: Run) -> None:
+        """Writes the summary."""
+        results = run.results
+        tables = {"class_il": results.class_il, "task_il": results.task_il}
+        summary = _finite(results.summary())
+        self._call(lambda logger: logger.end(summary, tables))
+
+    def close(self, run: Run) -> None:
+        """Closes the loggers, also after an error."""
+        self._call(lambda logger: logger.close())
+
+
+def steps_done(run: Run) -> int:
+    """Returns the number of training steps before the current task."""
+    return int(run.results.notes.get("steps", 0))
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Returns the peak memory of the process, and of the GPU if it uses one, in MiB."""
+    peak = {"memory/host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    if device.type == "cuda":
+        peak["memory/gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peak
+
+
+def _grouped(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the summary with names that loggers group: times and speeds end with `_s`."""
+    return {f"{'time' if n.endswith('_s') else 'test'}/{n}": v for n, v in summary.items()}
+
+
+def _per_task(name: str, accuracies: list[float]) -> dict[str, float]:
+    return {f"{name}/task{task + 1}": accuracy for task, accuracy in enumerate(accuracies)}
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the values that are finite numbers."""
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }

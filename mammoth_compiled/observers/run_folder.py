@@ -1,0 +1,82 @@
+"""RunFolder: configuration, console output and results of a run in one folder."""
+
+import contextlib
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar
+
+from mammoth_compiled.config.schema import RunConfig
+from mammoth_compiled.console import copied_to
+from mammoth_compiled.engine.observer import Observer, Run
+from mammoth_compiled.engine.run_folder import (
+    CONFIG,
+    LOG,
+    RESULTS,
+    check_folder,
+    config_text,
+    folder_of,
+)
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.files import lock, write_atomically
+
+
+class RunFolder(Observer):
+    """Writes `config.yaml` and `log.txt` from the start and `results.json` in the end.
+
+    Args:
+        path: The folder; it is created when the run begins.
+    """
+
+    # First, because others write into the folder.
+    ORDER: ClassVar[int] = -10
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Observer | None:
+        """Returns one for `--out`, which the command line always gives.
+
+        Raises:
+            MammothError: If the folder contains something else.
+        """
+        folder = folder_of(config)
+        if folder is None:
+            return None
+        check_folder(folder, config)
+        return cls(folder)
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._open = ExitStack()
+
+    def begin_run(self, run: Run) -> None:
+        """Creates and locks the folder, writes the configuration and opens the log.
+
+        Raises:
+            MammothError: If it cannot be written, or another run writes to it.
+        """
+        self._open.enter_context(lock(self.path, "its results", "--out"))
+        write_atomically(self.path / CONFIG, config_text(run.config).encode())
+        try:
+            self._log = self._open.enter_context((self.path / LOG).open("a", encoding="utf-8"))
+        except OSError as error:
+            raise MammothError(f"cannot write {self.path / LOG}: {error}") from error
+        self._open.enter_context(copied_to(self._write))
+
+    def _write(self, text: str) -> None:
+        """Writes lines with their time; a full disk must not end the training."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        with contextlib.suppress(OSError):
+            self._log.write("".join(f"{now}  {line}\n" for line in text.strip("\n").split("\n")))
+            self._log.flush()
+
+    def end_run(self, run: Run) -> None:
+        """Writes the results, also those of an interrupted run.
+
+        Raises:
+            MammothError: If they cannot be written.
+        """
+        run.results.write_json(self.path / RESULTS)
+
+    def close(self, run: Run) -> None:
+        """Closes the log and releases the lock."""
+        self._open.close()
