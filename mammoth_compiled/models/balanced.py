@@ -1,6 +1,7 @@
 """BalancedReplayModel: what models have in common that fill their buffer after each task."""
 
 from argparse import ArgumentParser
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,10 +9,28 @@ import torch
 
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.config import add_rehearsal_args
-from mammoth_compiled.data import apply_transform
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import ContinualModel
+
+
+def rank_in_group(groups: torch.Tensor) -> torch.Tensor:
+    """Returns how many earlier rows belong to the group of each row, int64, [n].
+
+    Args:
+        groups: Group of each row, int64, [n].
+
+    Example:
+        >>> import torch
+        >>> rank_in_group(torch.tensor([3, 5, 3, 3]))
+        tensor([0, 0, 1, 2])
+    """
+    order = groups.argsort(stable=True)
+    ordered = groups[order]
+    rank = torch.empty_like(order)
+    positions = torch.arange(len(groups), device=groups.device)
+    rank[order] = positions - torch.searchsorted(ordered, ordered)
+    return rank
 
 
 def balanced_rows(groups: torch.Tensor, capacity: int) -> torch.Tensor:
@@ -29,12 +48,13 @@ def balanced_rows(groups: torch.Tensor, capacity: int) -> torch.Tensor:
         >>> balanced_rows(torch.tensor([0, 0, 0, 0, 1, 2, 2]), 5)
         tensor([0, 1, 4, 5, 6])
     """
-    order = groups.argsort(stable=True)
-    ordered = groups[order]
-    position = torch.arange(len(groups), device=groups.device)
-    rank = torch.empty_like(position)
-    rank[order] = position - torch.searchsorted(ordered, ordered)
-    return rank.argsort(stable=True)[:capacity].sort().values
+    return rank_in_group(groups).argsort(stable=True)[:capacity].sort().values
+
+
+def task_labels(dataset: ContinualDataset) -> torch.Tensor:
+    """Returns the class ids of all training images of the current task, int64, [n]."""
+    targets = np.asarray(dataset.train_loader.dataset.targets)
+    return torch.as_tensor(targets).to(dataset.device, torch.int64)
 
 
 class BalancedReplayModel(ContinualModel):
@@ -71,42 +91,37 @@ class BalancedReplayModel(ContinualModel):
     def end_task(self, dataset: ContinualDataset) -> None:
         """Divides the buffer among all classes seen so far."""
         is_first = self.buffer.is_empty()
-        self.refill(self.buffer, dataset)
+        loader = dataset.train_loader
+        self.refill(self.buffer, task_labels(dataset), lambda index: loader.gather(index)[2])
         if is_first:
             compile_ahead(self, dataset)
 
     @torch.no_grad()
-    def refill(self, buffer: Buffer, dataset: ContinualDataset) -> None:
-        """Fills a buffer with old rows and images of the current task, balanced by class."""
-        loader = dataset.train_loader
-        old = buffer.serialize(self.device) if len(buffer) else {}
-        old_labels = torch.empty(0, dtype=torch.int64, device=self.device)
-        old_labels = old["labels"][: len(buffer)] if old else old_labels
-        targets = torch.as_tensor(np.asarray(loader.dataset.targets)).to(self.device, torch.int64)
-        shuffled = torch.randperm(len(targets), device=self.device)
-        rows = balanced_rows(torch.cat((old_labels, targets[shuffled])), buffer.buffer_size)
-        kept, new = rows[rows < len(old_labels)], rows[rows >= len(old_labels)] - len(old_labels)
-        _, labels, images = loader.gather(shuffled[new])
-        added = {"examples": images, "labels": labels, **self.stored(images)}
-        num_seen = buffer.num_seen_examples + len(targets)
+    def refill(
+        self,
+        buffer: Buffer,
+        labels: torch.Tensor,
+        fetch: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        """Fills a buffer with its old rows and new images, balanced by class.
+
+        Args:
+            buffer: The buffer.
+            labels: Class ids of the new images, int64, [n].
+            fetch: Returns those of the new images, in [0, 1], that have the given indices.
+        """
+        old = buffer.serialize(self.device) if len(buffer) else {"labels": labels[:0]}
+        held = len(buffer)
+        shuffled = torch.randperm(len(labels), device=self.device)
+        classes = torch.cat((old["labels"][:held], labels[shuffled]))
+        selected = balanced_rows(classes, buffer.buffer_size)
+        index = shuffled[selected[selected >= held] - held]
+        images = fetch(index)
+        new = {"examples": images, "labels": labels[index], **self.stored(images)}
+        if held:
+            kept = selected[selected < held]
+            new = {name: torch.cat((old[name][kept], rows)) for name, rows in new.items()}
+        num_seen = buffer.num_seen_examples + len(labels)
         buffer.reset()
-        buffer.add_data(
-            **{
-                name: torch.cat((old[name][kept], rows)) if old else rows
-                for name, rows in added.items()
-            }
-        )
+        buffer.add_data(**new)
         buffer.num_seen_examples = num_seen
-
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns images as the network takes them, without augmentation."""
-        return apply_transform(images, getattr(self, "normalization_transform", None))
-
-    @torch.no_grad()
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the logits of images in [0, 1], [n, C, H, W], in eval mode, [n, K]."""
-        was_training = self.net.training
-        self.net.eval()
-        logits = [self.net(self.normalize(part)) for part in images.split(EVAL_BATCH_SIZE)]
-        self.net.train(was_training)
-        return torch.cat(logits)

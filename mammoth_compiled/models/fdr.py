@@ -12,6 +12,7 @@ import torch
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.models.balanced import BalancedReplayModel
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.features import outputs
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -88,4 +89,4 @@ class FDR(BalancedReplayModel):
 
     def stored(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns the logits, [R, K]."""
-        return {"logits": self.predict(images)}
+        return {"logits": outputs(self, images)}

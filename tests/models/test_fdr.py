@@ -3,6 +3,7 @@
 import torch
 
 from mammoth_compiled.models.fdr import function_distance
+from mammoth_compiled.models.features import outputs
 from mammoth_compiled.types import Batch
 
 
@@ -35,5 +36,5 @@ def test_stored_logits_are_those_at_the_end_of_the_task(run_tiny):
     is_last = model.buffer.labels >= 4
     assert is_last.any()
     torch.testing.assert_close(
-        model.predict(model.buffer.examples)[is_last], model.buffer.logits[is_last]
+        outputs(model, model.buffer.examples)[is_last], model.buffer.logits[is_last]
     )

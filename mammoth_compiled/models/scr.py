@@ -1,0 +1,175 @@
+"""Supervised Contrastive Replay.
+
+Source: Mai et al. 2021, "Supervised Contrastive Replay: Revisiting the Nearest Class Mean
+Classifier in Online Class-Incremental Continual Learning", arXiv 2103.13885.
+
+Deviation: no review of the buffer at the end of a task.
+"""
+
+import math
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision import transforms
+
+from mammoth_compiled.config import positive_float
+from mammoth_compiled.data import apply_transform
+from mammoth_compiled.data.transforms.resize import Boxes, crop_resize
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.ahead import compile_ahead
+from mammoth_compiled.models.base import Parameters, Settings
+from mammoth_compiled.models.features import feature_dim, outputs
+from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+PROJECTION_DIM = 128
+# The strong view.
+CROP_AREA, ASPECT = (0.2, 1.0), math.log(4 / 3)
+FLIP_CHANCE, JITTER_CHANCE, GRAY_CHANCE = 0.5, 0.8, 0.2
+JITTER = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
+LUMA = (0.299, 0.587, 0.114)
+
+_ONLINE = {
+    "lr": 0.1,
+    "n_epochs": 1,
+    "batch_size": 10,
+    "minibatch_size": 100,
+    "source": "Mai et al. 2021, arXiv 2103.13885, the authors' settings",
+}
+
+
+def contrastive_loss(
+    features: torch.Tensor, labels: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Returns the supervised contrastive loss, mean over images, 0-d (eq. 5).
+
+    For image i with the other images p of its class, this is the mean over p of
+    -log(exp(z_i . z_p / T) / sum over a != i of exp(z_i . z_a / T)).
+
+    Args:
+        features: Normalized features z, [n, F], at least two of each class.
+        labels: Class ids, int64, [n].
+        temperature: T.
+    """
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    similarity = (features @ features.T / temperature).masked_fill(itself, -torch.inf)
+    log_probability = F.log_softmax(similarity, 1).masked_fill(itself, 0)
+    positive = (labels[:, None] == labels) & ~itself
+    return -((log_probability * positive).sum(1) / positive.sum(1)).mean()
+
+
+def strong_view(images: torch.Tensor) -> torch.Tensor:
+    """Returns images in [0, 1], [B, C, H, W], cropped, flipped and, if in color, jittered."""
+    height, width = images.shape[-2:]
+    # All draws are on the device, so that a captured step draws anew.
+    draws = torch.rand(7, len(images), device=images.device)
+    area = CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * draws[0]
+    aspect = (ASPECT * (2 * draws[1] - 1)).exp()
+    w = ((area * aspect).sqrt() * width).clamp(1, width)
+    h = ((area / aspect).sqrt() * height).clamp(1, height)
+    boxes = Boxes(draws[2] * (height - h), draws[3] * (width - w), h, w)
+    images = crop_resize(images, boxes, (height, width))
+    flip, jitter, gray = draws[4:, :, None, None, None]
+    images = torch.where(flip < FLIP_CHANCE, images.flip(-1), images)
+    if images.shape[1] == 3:
+        images = torch.where(jitter < JITTER_CHANCE, apply_transform(images, JITTER), images)
+        luma = sum(weight * images[:, i : i + 1] for i, weight in enumerate(LUMA))
+        images = torch.where(gray < GRAY_CHANCE, luma, images)
+    return images
+
+
+@register_model("scr")
+class SCR(RehearsalModel):
+    """Learns features by contrast and classifies by the nearest mean of stored images.
+
+    Each step contrasts the stream and a replay batch, and a strongly augmented view of both, after
+    a projection. Classes are predicted by the distance of normalized features to class means over
+    the buffer. The backbone's own classifier is not trained.
+    """
+
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": {**_ONLINE, "buffer_size": 200},
+        "seq-cifar100": {**_ONLINE, "buffer_size": 2000},
+        "seq-mnist": {**_ONLINE, "buffer_size": 200},
+        "seq-fmnist": {"buffer_size": 500},
+        "seq-fmnist-mini": {"buffer_size": 500},
+    }
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds the buffer's arguments and `--temperature`."""
+        RehearsalModel.get_parser(parser)
+        parser.add_argument(
+            "--temperature",
+            type=positive_float,
+            default=0.1,
+            help="Temperature of the contrastive loss.",
+        )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        width = feature_dim(self)
+        self.projection = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION_DIM)
+        ).to(self.device)
+        self.opt = self.get_optimizer()
+        # Means of the classes, and the number of images that the stream had offered by then.
+        self._means: tuple[int, torch.Tensor, torch.Tensor] | None = None
+
+    def get_parameters(self) -> Parameters:
+        """Returns the parameters of the backbone and of the projection."""
+        return self.parameters()
+
+    def net_batch_sizes(self) -> set[int]:
+        """Returns the size of the two views of stream and replay batch."""
+        return {2 * (self.args.batch_size + self.args.minibatch_size)}
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the contrastive loss of two views of stream and replay batch, 0-d."""
+        inputs, labels, images = batch.inputs, batch.labels, batch.not_aug_inputs
+        if not self.buffer.is_empty():
+            replay = self.buffer.get_data(self.args.minibatch_size, device=self.device)
+            inputs = torch.cat((inputs, apply_transform(replay[0], self.transform)))
+            images = torch.cat((images, replay[0]))
+            labels = torch.cat((labels, replay[1]))
+        views = torch.cat((inputs, self._normalize(strong_view(images))))
+        projected = self.projection(self.net(views, returnt="features"))
+        return contrastive_loss(F.normalize(projected), labels.repeat(2), self.args.temperature)
+
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns the labels."""
+        return {"labels": batch.labels}
+
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Lets the buffer policy select; the first images to replay may come from it."""
+        replayed = not self.buffer.is_empty()
+        super().end_task(dataset)
+        if not replayed:
+            compile_ahead(self, dataset)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns minus the squared distances to the means of the classes, [B, K].
+
+        They are -inf for classes without stored images.
+        """
+        means, has_mean = self.class_means()
+        features = F.normalize(self.net(x, returnt="features"))
+        scores = 2 * features @ means.T - 2
+        return scores.masked_fill(~has_mean, -torch.inf)
+
+    @torch.no_grad()
+    def class_means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns normalized means of features, [K, F], and which classes have one, bool, [K]."""
+        if self._means is None or self._means[0] != self.buffer.num_seen_examples:
+            images, labels = self.buffer.get_all_data(device=self.device)
+            features = F.normalize(outputs(self, images, "features"))
+            sums = features.new_zeros(self.num_classes, features.shape[1])
+            sums.index_add_(0, labels, features)
+            has_mean = labels.new_zeros(self.num_classes).bool().index_fill(0, labels, True)
+            self._means = self.buffer.num_seen_examples, F.normalize(sums), has_mean
+        return self._means[1:]

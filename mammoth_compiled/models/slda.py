@@ -1,0 +1,148 @@
+"""Deep Streaming Linear Discriminant Analysis.
+
+Source: Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant
+Analysis", arXiv 1909.01520.
+
+Deviations: means and covariance are updated by batch with the exact pooled formula, so that they do
+not depend on the order of the images; the paper's covariance uses running means. The base
+initialization is training on the first task, and its covariance is not shrunk (OAS).
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+
+from mammoth_compiled.config import boolean
+from mammoth_compiled.config.values import fraction
+from mammoth_compiled.data import apply_transform
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.models.features import feature_dim
+from mammoth_compiled.registry import register_model
+
+_SETTING = {"source": "Hayes and Kanan 2020, arXiv 1909.01520 (shrinkage)"}
+
+
+@register_model("slda")
+class SLDA(ContinualModel):
+    """Classifies frozen features by class means and one covariance, which learn in one pass.
+
+    The backbone trains on the first task with cross entropy, unless `--base_training 0` takes it as
+    it is, for example pretrained. From then on it is frozen, and each image is used once, in the
+    first epoch of its task. With means mu_k, the covariance S and
+    L = ((1 - eps) S + eps I)^-1, the score of class k is mu_k L x - mu_k L mu_k / 2.
+
+    Attributes:
+        means: Mean features of each class, float64, [K, F].
+        counts: Images of each class, float64, [K].
+        scatter: Sum over images of (x - mu)(x - mu)^T, float64, [F, F].
+    """
+
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        name: {**_SETTING, "shrinkage": 1e-4}
+        for name in ("seq-cifar10", "seq-cifar100", "seq-mnist", "seq-fmnist", "seq-fmnist-mini")
+    }
+
+    means: torch.Tensor
+    counts: torch.Tensor
+    scatter: torch.Tensor
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds `--shrinkage` and `--base_training`."""
+        parser.add_argument(
+            "--shrinkage",
+            type=fraction,
+            default=1e-4,
+            help="Weight of the identity in the covariance.",
+        )
+        parser.add_argument(
+            "--base_training",
+            type=boolean,
+            default=True,
+            help="Train the backbone on the first task; 0 freezes it from the start.",
+        )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        k, f = self.num_classes, feature_dim(self)
+        options = {"dtype": torch.float64, "device": self.device}
+        self.register_buffer("means", torch.zeros(k, f, **options))
+        self.register_buffer("counts", torch.zeros(k, **options))
+        self.register_buffer("scatter", torch.zeros(f, f, **options))
+        self._classifier: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def _trains(self) -> bool:
+        return bool(self.args.base_training) and self.dataset.c_task == 0
+
+    def begin_task(self, dataset: ContinualDataset) -> None:
+        """Freezes the backbone's running statistics, unless it trains."""
+        self.net.train(self._trains())
+
+    def training_loss(self, batch: Any) -> torch.Tensor:
+        """Returns the cross entropy of the first task, 0-d."""
+        return self.loss(self.net(batch.inputs), batch.labels)
+
+    def observe(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        not_aug_inputs: torch.Tensor,
+        epoch: int | None = None,
+    ) -> torch.Tensor | float:
+        """Trains on a batch of the first task, or updates the statistics, whose loss is 0."""
+        if self._trains():
+            return super().observe(inputs, labels, not_aug_inputs, epoch)
+        if not epoch:
+            self._learn(not_aug_inputs, labels)
+        return 0.0
+
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Computes the statistics of the first task with the trained backbone."""
+        if not self._trains():
+            return
+        self.net.eval()
+        loader = dataset.train_loader
+        for index in torch.arange(len(loader.dataset)).split(self.args.batch_size):
+            _, labels, images = loader.gather(index)
+            self._learn(images, labels)
+
+    @torch.no_grad()
+    def _learn(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        inputs = apply_transform(images, getattr(self, "normalization_transform", None))
+        self.update(self.net(inputs, returnt="features"), labels)
+
+    @torch.no_grad()
+    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Adds features, [B, F], with class ids, int64, [B], to the statistics."""
+        x = features.double()
+        new = torch.zeros_like(self.counts).index_add_(0, labels, torch.ones_like(x[:, 0]))
+        mean = torch.zeros_like(self.means).index_add_(0, labels, x) / new.clamp(min=1)[:, None]
+        share = new / (self.counts + new).clamp(min=1)
+        shift = mean - self.means
+        centered = x - mean[labels]
+        # Chan et al. 1979: within the batch, and between the batch and what came before.
+        self.scatter += centered.T @ centered
+        self.scatter += shift.T @ ((share * self.counts)[:, None] * shift)
+        self.means += share[:, None] * shift
+        self.counts += new
+        self._classifier = None
+
+    def classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns weights, [F, K], and biases, [K], of the linear classifier."""
+        if self._classifier is None:
+            eps = self.args.shrinkage
+            identity = torch.eye(len(self.scatter), dtype=torch.float64, device=self.device)
+            covariance = (1 - eps) * self.scatter / self.counts.sum() + eps * identity
+            weights = torch.linalg.solve(covariance, self.means.T)
+            biases = -0.5 * (self.means * weights.T).sum(1)
+            self._classifier = weights, biases.masked_fill(self.counts == 0, -torch.inf)
+        return self._classifier
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of the classes, [B, K]; -inf for one without images."""
+        weights, biases = self.classifier()
+        features = self.net(x, returnt="features").double()
+        return (features @ weights + biases).float()
