@@ -12,14 +12,16 @@ from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from mammoth_compiled.config import boolean
 from mammoth_compiled.config.values import fraction
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.models.base import ContinualModel, Parameters, Settings
 from mammoth_compiled.models.features import feature_dim
 from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
 
 _SETTING = {"source": "Hayes and Kanan 2020, arXiv 1909.01520 (shrinkage)"}
 
@@ -72,7 +74,16 @@ class SLDA(ContinualModel):
         self.register_buffer("means", torch.zeros(k, f, **options))
         self.register_buffer("counts", torch.zeros(k, **options))
         self.register_buffer("scatter", torch.zeros(f, f, **options))
+        self.register_buffer("is_first_epoch", torch.zeros((), **options))
+        # Backward needs a parameter, also where none of the backbone's may get a gradient.
+        self.unused = nn.Parameter(torch.zeros((), device=self.device))
+        self.opt = self.get_optimizer()
         self._classifier: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._computed_at: tuple[Any, ...] = ()
+
+    def get_parameters(self) -> Parameters:
+        """Returns the parameters of the backbone and an unused one."""
+        return self.parameters()
 
     def _trains(self) -> bool:
         return bool(self.args.base_training) and self.dataset.c_task == 0
@@ -81,24 +92,22 @@ class SLDA(ContinualModel):
         """Freezes the backbone's running statistics, unless it trains."""
         self.net.train(self._trains())
 
-    def training_loss(self, batch: Any) -> torch.Tensor:
-        """Returns the cross entropy of the first task, 0-d."""
-        return self.loss(self.net(batch.inputs), batch.labels)
+    def begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:
+        """Notes whether the images of the epoch are new."""
+        self.is_first_epoch.fill_(epoch == 0)
 
-    def observe(
-        self,
-        inputs: torch.Tensor,
-        labels: torch.Tensor,
-        not_aug_inputs: torch.Tensor,
-        epoch: int | None = None,
-    ) -> torch.Tensor | float:
-        """Trains on a batch of the first task, or updates the statistics, whose loss is 0."""
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the cross entropy in the first task, else 0, 0-d."""
         if self._trains():
-            return super().observe(inputs, labels, not_aug_inputs, epoch)
-        if not epoch:
-            self._learn(not_aug_inputs, labels)
-        return 0.0
+            return self.loss(self.net(batch.inputs), batch.labels)
+        return 0 * self.unused
 
+    def after_step(self, batch: Batch) -> None:
+        """Adds the batch to the statistics, unless the backbone trains."""
+        if not self._trains():
+            self._learn(batch.not_aug_inputs, batch.labels, self.is_first_epoch)
+
+    @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
         """Computes the statistics of the first task with the trained backbone."""
         if not self._trains():
@@ -107,22 +116,27 @@ class SLDA(ContinualModel):
         loader = dataset.train_loader
         for index in torch.arange(len(loader.dataset)).split(self.args.batch_size):
             _, labels, images = loader.gather(index)
-            self._learn(images, labels)
+            self._learn(images, labels, torch.ones_like(self.is_first_epoch))
 
-    @torch.no_grad()
-    def _learn(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def _learn(self, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
         inputs = apply_transform(images, getattr(self, "normalization_transform", None))
-        self.update(self.net(inputs, returnt="features"), labels)
+        self.update(self.net(inputs, returnt="features"), labels, weight)
 
     @torch.no_grad()
-    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Adds features, [B, F], with class ids, int64, [B], to the statistics."""
+    def update(self, features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
+        """Adds images to the statistics.
+
+        Args:
+            features: x, [B, F].
+            labels: Class ids, int64, [B].
+            weight: 1, or 0 to change nothing, float64, 0-d.
+        """
         x = features.double()
-        new = torch.zeros_like(self.counts).index_add_(0, labels, torch.ones_like(x[:, 0]))
+        new = torch.zeros_like(self.counts).index_add_(0, labels, weight.expand(len(x)))
         mean = torch.zeros_like(self.means).index_add_(0, labels, x) / new.clamp(min=1)[:, None]
         share = new / (self.counts + new).clamp(min=1)
         shift = mean - self.means
-        centered = x - mean[labels]
+        centered = weight * (x - mean[labels])
         # Chan et al. 1979: within the batch, and between the batch and what came before.
         self.scatter += centered.T @ centered
         self.scatter += shift.T @ ((share * self.counts)[:, None] * shift)
@@ -132,7 +146,10 @@ class SLDA(ContinualModel):
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns weights, [F, K], and biases, [K], of the linear classifier."""
-        if self._classifier is None:
+        # A captured step updates the statistics without running Python: the counters tell.
+        now = (self.dataset.c_task, self.counters.task, self._task_ended)
+        if self._classifier is None or self._computed_at != now:
+            self._computed_at = now
             eps = self.args.shrinkage
             identity = torch.eye(len(self.scatter), dtype=torch.float64, device=self.device)
             covariance = (1 - eps) * self.scatter / self.counts.sum() + eps * identity

@@ -7,6 +7,8 @@ import torch
 
 from mammoth_compiled import load_runner, train
 
+ONE = torch.ones((), dtype=torch.float64)
+
 
 @pytest.fixture
 def model(tiny):
@@ -16,7 +18,8 @@ def model(tiny):
 def test_statistics_do_not_depend_on_the_batches(model):
     features, labels = torch.randn(50, 64).double(), torch.randint(5, (50,))
     for part, classes in zip(features.split(7), labels.split(7), strict=True):
-        model.update(part, classes)
+        model.update(part, classes, ONE)
+        model.update(part, classes, 0 * ONE)  # changes nothing
     means = torch.stack([features[labels == k].mean(0) for k in range(5)])
     centered = features - means[labels]
     torch.testing.assert_close(model.means[:5], means)
@@ -26,7 +29,7 @@ def test_statistics_do_not_depend_on_the_batches(model):
 
 def test_scores_are_those_of_the_discriminant(model):
     features, labels = torch.randn(50, 64).double(), torch.randint(5, (50,))
-    model.update(features, labels)
+    model.update(features, labels, ONE)
     weights, biases = model.classifier()
     precision = torch.linalg.inv(0.9 * model.scatter / 50 + 0.1 * torch.eye(64))
     for k in range(5):
