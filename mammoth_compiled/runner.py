@@ -178,6 +178,12 @@ def _build_model(
             f"model {name!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
             f"{dataset.NAME!r} is {setting}{why}"
         )
+    is_stream = dataset.SETTING == "general-continual" and not dataset.joint
+    if is_stream and model.TRAINS_ON_STREAM and config.experiment.n_epochs > 1:
+        raise ConfigError(
+            f"--n_epochs {config.experiment.n_epochs}: dataset {dataset.NAME!r} is one pass over a "
+            "stream: give --n_epochs 1, or --joint 1"
+        )
     if config.compute.amp == "fp16" and type(model).observe is not ContinualModel.observe:
         raise ConfigError(
             f"--amp fp16 requires loss scaling, but model {name!r} overrides observe: use "

@@ -90,7 +90,7 @@ def resolve_with_origins(
                 f"with backbone {names['backbone']!r}: {action.help or ''}".rstrip(": ")
             )
     merged["joint"] = merged["joint"] or method.JOINT
-    if merged["online"]:
+    if merged["online"] and method.TRAINS_ON_STREAM:
         if values.get("n_epochs", 1) != 1:
             raise ConfigError("--online 1 is one pass over each task: leave --n_epochs out")
         merged["n_epochs"] = 1

@@ -39,12 +39,6 @@ def make_protocol(dataset: Any) -> Protocol:
             "tasks, whose number cannot be chosen"
         )
     dataset.N_TASKS = num_tasks
-    is_stream = setting == "general-continual" and not dataset.joint
-    if is_stream and config.experiment.n_epochs > 1:
-        raise ConfigError(
-            f"--n_epochs {config.experiment.n_epochs}: dataset {dataset.NAME!r} is one pass over a "
-            "stream: give --n_epochs 1, or --joint 1"
-        )
     return Protocol.by_domain(config, dataset.NAME, setting, dataset.N_CLASSES)
 
 

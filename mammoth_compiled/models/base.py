@@ -42,6 +42,8 @@ class ContinualModel(TaskHooks):
         NAME: Registered name.
         COMPATIBILITY: Settings that the method supports.
         JOINT: True if it trains on all tasks at once.
+        TRAINS_ON_STREAM: False if epochs pass over stored images only; their number is then free
+            where the stream may be seen once.
         DEFAULTS: Best known settings by dataset.
         RESET_OPTIMIZER: True builds a new optimizer before each task, as Mammoth does.
         EXAMPLE_ARGS: Values of the arguments that the method requires, small enough for tests and
@@ -68,6 +70,7 @@ class ContinualModel(TaskHooks):
     NAME: str
     COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il"]
     JOINT: ClassVar[bool] = False
+    TRAINS_ON_STREAM: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {}
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {}
 

@@ -29,6 +29,12 @@ class ERACE(RehearsalModel):
         seen: Classes of all batches so far, bool, [K].
     """
 
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {
             "lr": 0.03,

@@ -38,7 +38,12 @@ class EWCOn(ContinualModel):
         anchor: theta*, [P]; likewise.
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il", "domain-il"]
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {
             "lr": 0.03,

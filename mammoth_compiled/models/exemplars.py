@@ -1,7 +1,7 @@
 """ExemplarModel: what models whose epochs contain stored images have in common."""
 
 from argparse import ArgumentParser
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,9 @@ from mammoth_compiled.types import Batch
 class ExemplarModel(RehearsalModel):
     """A model that trains on stored images as a part of its epochs, not as batches of their own.
 
-    A subclass calls `use_stored_images` in `begin_task` and defines `POLICY`.
-
-    Attributes:
-        KEEPS_STREAM: Whether epochs contain the images of the task beside the stored ones.
+    A subclass calls `use_stored_images` in `begin_task` and defines `POLICY`. Epochs contain the
+    images of the task too, unless it sets `TRAINS_ON_STREAM` to False.
     """
-
-    KEEPS_STREAM: ClassVar[bool] = True
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -38,8 +34,8 @@ class ExemplarModel(RehearsalModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The images and class ids of the task, while others are in their place.
-        self._stream: tuple[Any, Any] | None = None
+        # Attributes of the training set of the task that have other values at the moment.
+        self._replaced: dict[str, Any] = {}
 
     def after_step(self, batch: Batch) -> None:
         """Stores nothing, because batches contain stored images."""
@@ -71,18 +67,19 @@ class ExemplarModel(RehearsalModel):
         images = (255 * examples).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         images = images.reshape(-1, *data.shape[1:])
         targets = labels.numpy()
-        self._stream = data, split.targets
-        if self.KEEPS_STREAM:
+        if self.TRAINS_ON_STREAM:
             images = np.concatenate((data, images))
             targets = np.concatenate((np.asarray(split.targets), targets))
-        split.data, split.targets = images, targets
+        # Further fields, such as labels without noise, are not stored.
+        values = {"data": images, "targets": targets, "extra_return_fields": ()}
+        self._replaced = {name: getattr(split, name, ()) for name in values}
+        vars(split).update(values)
 
     def end_task(self, dataset: ContinualDataset) -> None:
         """Restores the training set, then lets the policy select among its images."""
-        if self._stream is not None:
-            split: Any = dataset.train_loader.dataset
-            split.data, split.targets = self._stream
-            self._stream = None
+        loader = dataset.train_loader
+        vars(loader.dataset).update(self._replaced)
+        self._replaced = {}
         if self.buffer.selects_after_task:
-            self.buffer.num_seen_examples += len(dataset.train_loader.dataset)
+            self.buffer.num_seen_examples += len(loader.dataset)
         super().end_task(dataset)

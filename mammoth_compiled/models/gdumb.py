@@ -48,9 +48,14 @@ class GDumb(ExemplarModel):
         initial: The initial weights of the backbone, by name.
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il", "domain-il"]
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     POLICY: ClassVar[str] = "class-balanced"
-    KEEPS_STREAM: ClassVar[bool] = False
+    TRAINS_ON_STREAM: ClassVar[bool] = False
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"buffer_size": 60}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": _CIFAR,
@@ -86,9 +91,10 @@ class GDumb(ExemplarModel):
         """Fills the buffer from the stream and resets the network and the optimizer."""
         loader = dataset.train_loader
         for index in torch.randperm(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            _, labels, images = loader.gather(index)
+            _, labels, images = loader.gather(index)[:3]
             self.buffer.add_data(images, labels=labels)
         self.use_stored_images(dataset)
+        loader.shuffle = True  # a stream without tasks comes in order
         self.net.load_state_dict(self.initial)
         self.opt = self.get_optimizer()
 

@@ -65,7 +65,7 @@ class RehearsalModel(ContinualModel):
         self.net.eval()
         columns = []
         for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            _, labels, images = loader.gather(index)
+            _, labels, images = loader.gather(index)[:3]
             logits, features = self.net(self._normalize(images), returnt="both")
             columns.append((features, labels, logits))
         self.net.train(was_training)

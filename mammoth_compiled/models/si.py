@@ -37,7 +37,12 @@ class SI(ContinualModel):
         gradient: The gradient of CE in the current step, [P].
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il", "domain-il"]
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {
             "lr": 0.03,

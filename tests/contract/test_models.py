@@ -49,7 +49,7 @@ def images_per_stage(model, dataset):
     if not isinstance(model, ExemplarModel):
         return [36, 36, 36]
     size = model.buffer.buffer_size
-    if model.KEEPS_STREAM:  # and selects size // classes of each class after a task
+    if model.TRAINS_ON_STREAM:  # and selects size // classes of each class after a task
         assert model.buffer.selects_after_task
         return [36, 36 + size // 2 * 2, 36 + size // 4 * 4]
     return [min(36 * (task + 1), size) for task in range(3)]

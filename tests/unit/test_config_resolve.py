@@ -220,7 +220,7 @@ def test_invalid_values(tiny, form, name, value, message):
 @pytest.mark.parametrize(
     ("model", "dataset", "given", "message"),
     [
-        ("sdg", "seq-tiny", {}, "unknown model 'sdg'. Did you mean 'sgd'? Valid: der"),
+        ("sdg", "seq-tiny", {}, "unknown model 'sdg'. Did you mean 'sgd'? Valid: "),
         (
             "sgd",
             "seq-tinny",
