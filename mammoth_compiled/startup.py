@@ -1,10 +1,13 @@
 """Ends the command lines of the package with one line if Ctrl-C comes while modules are imported.
 
+It also drops a message of a library that says nothing about a run.
+
 The package imports this module first and the others, which take seconds, afterwards. It does
 nothing in any other program.
 """
 
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -30,5 +33,8 @@ def is_command_line(argv: list[str]) -> bool:
     return any(("-m", command) in itertools.pairwise(argv) for command in COMMANDS)
 
 
-if is_command_line(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, end_with_one_line)
+if is_command_line(sys.orig_argv):
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_with_one_line)
+    # "No CUDA runtime is found": where a run computes is in its first line.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -162,8 +162,7 @@ class LoggingConfig:
 
     log: str | None = _argument(
         None,
-        "Comma-separated loggers: csv, jsonl, mlflow, tensorboard, wandb (default: csv in the run "
-        "folder).",
+        "Comma-separated loggers: csv, jsonl, tensorboard, wandb (default: csv in the run folder).",
         comma_list,
         "LIST",
     )

@@ -166,7 +166,7 @@ def accuracy_table(results: Results, width: int | None = None) -> str:
     terminal.print(grid)
     forgotten = forgetting(results.class_il)
     if forgotten is not None:
-        terminal.print(f"forgetting (Class-IL): {100 * forgotten:.2f}")
+        terminal.print(f"forgetting (Class-IL): {100 * forgotten:.2f}", highlight=False)
     return terminal.file.getvalue().rstrip("\n")
 
 

@@ -1,5 +1,6 @@
 """ProgressBar: the current task on a terminal or in a notebook; ProgressLines: in a file."""
 
+import math
 import sys
 import time
 from importlib.util import find_spec
@@ -16,6 +17,8 @@ from mammoth_compiled.types import Evaluation
 # Seconds between two updates. Drawing a bar takes a few milliseconds.
 BAR_INTERVAL = 0.5
 LINE_INTERVAL = 60.0
+# Columns of the terminal for the bar, its percentage and the spaces between.
+MIN_BAR = 20
 
 
 def is_interactive() -> bool:
@@ -46,7 +49,12 @@ class Progress(Observer):
     def begin_task(self, run: Run) -> None:
         """Starts the clock."""
         self._in_task = self._new_images = self._new_steps = 0
+        self._epoch = 0
         self._shown = time.perf_counter()
+
+    def begin_epoch(self, run: Run) -> None:
+        """Remembers the epoch."""
+        self._epoch = run.epoch
 
     def end_step(self, run: Run, loss: torch.Tensor | float, num_images: int) -> None:
         """Counts the step, and shows the progress if it is time."""
@@ -66,14 +74,16 @@ class Progress(Observer):
         self._new_steps = self._new_images = 0
 
     def values(self, run: Run) -> dict[str, Any]:
-        """Returns what is shown: the model's own values, loss, learning rate, accuracy, speed."""
-        values = {**run.model.pbar_suffix, "loss": f"{run.last_loss:.4g}", "lr": f"{run.lr:.3g}"}
+        """Returns what is shown, the most important first; last the model's `pbar_suffix`."""
+        values = {}
+        if math.isfinite(run.last_loss):  # NaN until a loss of the task was read
+            values["loss"] = f"{run.last_loss:.4g}"
         if run.results.class_il and run.results.class_il[-1]:
             values["Class-IL"] = f"{100 * average(run.results.class_il[-1]):.1f}%"
         if self._seconds:
-            values["images/s"] = f"{self._images / self._seconds:,.0f}"
             values["ETA"] = self._remaining(run)
-        return values
+            values["images/s"] = f"{self._images / self._seconds:,.0f}"
+        return {**values, "lr": f"{run.lr:.3g}", **run.model.pbar_suffix}
 
     def _remaining(self, run: Run) -> str:
         """Returns the estimated time to the end of the run, h:mm:ss, if all tasks are as long."""
@@ -138,22 +148,27 @@ class ProgressBar(Progress):
             redirect_stderr=on_output and sys.stderr.isatty(),
         )
         total = run.steps_per_epoch * run.config.experiment.n_epochs
-        self._row = self._bar.add_task("", total=total, values="")
+        self._row = self._bar.add_task(**self._texts(run), total=total)
         self._bar.start()
         if on_output:
             print_above(lambda text: terminal.print(text, markup=False, highlight=False))
-        self.show(run)
+
+    def _texts(self, run: Run) -> dict[str, str]:
+        """Returns the texts beside the bar: as many values as there is room for."""
+        epochs = run.config.experiment.n_epochs
+        task = f"Task {run.task + 1}/{run.num_tasks}, epoch {self._epoch + 1}/{epochs}"
+        room = self._bar.console.width - len(task) - MIN_BAR
+        shown: list[str] = []
+        for name, value in self.values(run).items():
+            shown.append(f"{name}={value}")
+            if len(" ".join(shown)) > room:
+                shown.pop()
+                break
+        return {"description": task, "values": " ".join(shown)}
 
     def show(self, run: Run) -> None:
         """Draws the bar."""
-        epochs = run.config.experiment.n_epochs
-        self._bar.update(
-            self._row,
-            completed=self._in_task,
-            description=f"Task {run.task + 1}/{run.num_tasks}, epoch {run.epoch + 1}/{epochs}",
-            values=" ".join(f"{name}={value}" for name, value in self.values(run).items()),
-            refresh=True,
-        )
+        self._bar.update(self._row, completed=self._in_task, **self._texts(run), refresh=True)
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Removes the bar."""
@@ -181,4 +196,4 @@ class ProgressLines(Progress):
     def show(self, run: Run) -> None:
         """Prints a line."""
         values = ", ".join(f"{name} {value}" for name, value in self.values(run).items())
-        say(f"task {run.task + 1}/{run.num_tasks}, epoch {run.epoch + 1}: {values}")
+        say(f"task {run.task + 1}/{run.num_tasks}, epoch {self._epoch + 1}: {values}")

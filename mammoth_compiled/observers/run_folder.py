@@ -12,6 +12,7 @@ from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.run_folder import (
     CONFIG,
     LOG,
+    REPORT,
     RESULTS,
     check_folder,
     config_text,
@@ -22,7 +23,7 @@ from mammoth_compiled.files import lock, write_atomically
 
 
 class RunFolder(Observer):
-    """Writes `config.yaml` and `log.txt` from the start and `results.json` in the end.
+    """Writes `config.yaml` and `log.txt` first, and `results.json` and `report.html` in the end.
 
     Args:
         path: The folder; it is created when the run begins.
@@ -70,12 +71,16 @@ class RunFolder(Observer):
             self._log.flush()
 
     def end_run(self, run: Run) -> None:
-        """Writes the results, also those of an interrupted run.
+        """Writes the results, also those of an interrupted run, and the report.
 
         Raises:
             MammothError: If they cannot be written.
         """
         run.results.write_json(self.path / RESULTS)
+        if run.results.class_il:
+            from mammoth_compiled.report import write_report  # here: no run needs it before its end
+
+            write_report([self.path], self.path / REPORT)
 
     def close(self, run: Run) -> None:
         """Closes the log and releases the lock."""

@@ -18,6 +18,8 @@ RUN = (
     *("--batch_size", "16", "--n_epochs", "2"),
 )
 
+FILES = "config.yaml log.txt metrics.csv results.json report.html"
+
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
@@ -55,11 +57,12 @@ def test_contents(command, runs):
     assert folder.name.endswith("-sgd-seq-tiny-tiny-net-s0")
     assert f"run: {folder}\n" in out
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"config.yaml", "results.json", "metrics.csv", "log.txt", "checkpoints"}
+    assert names >= {*FILES.split(), "checkpoints"}
     assert len(list((folder / "checkpoints").iterdir())) == 3
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["model"], config["lr"], config["width"]) == ("sgd", 0.03, 4)
     assert "out" not in config
+    assert folder.name in (folder / "report.html").read_text()
     results = json.loads((folder / "results.json").read_text())
     assert results["config"]["out"] == str(folder)
     assert results["notes"]["steps"] == 3 * 2 * 3

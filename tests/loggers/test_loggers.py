@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import struct
+import time
 
 import pytest
 
@@ -199,7 +200,11 @@ def wandb_records(path):
         if 2**15 - position % 2**15 < 7:  # too little for a header: padding of the block
             position += 2**15 - position % 2**15
             continue
+        if len(content) - position < 7:
+            return  # half written
         _, length, kind = struct.unpack_from("<IHB", content, position)
+        if len(content) - position - 7 < length:
+            return
         parts += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # complete, or the last part
@@ -212,8 +217,14 @@ def test_wandb_offline(run_tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     *_, results = run_tiny(log="wandb", out=str(tmp_path / "run"), log_every=2)
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    records, deadline = [], time.monotonic() + 60
+    # The process of W&B writes the last records shortly after `finish`.
+    while not any(record.HasField("exit") for record in records):
+        assert time.monotonic() < deadline, "the run was not finished"
+        time.sleep(0.05)
+        records = list(wandb_records(path))
     history, config, summary = [], {}, {}
-    for record in wandb_records(path):
+    for record in records:
         values = {i.key or ".".join(i.nested_key): i.value_json for i in record.history.item}
         history.append({name: json.loads(value) for name, value in values.items()})
         config |= {item.key: item.value_json for item in record.run.config.update}
