@@ -14,11 +14,30 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
+class Family:
+    """Names that one function resolves, `PREFIX:NAME`, such as all networks of a library.
+
+    Attributes:
+        prefix: What the names start with, before the colon.
+        find: Returns the library's own spelling of a name and its target, or raises
+            `RegistryError`.
+    """
+
+    prefix: str
+    find: Callable[[str], tuple[str, Callable[..., Any]]]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.find) or "").split("\n")[0]
+
+
+@dataclass(frozen=True)
 class Entry:
     """A registered class or function.
 
     Attributes:
-        name: Its name, lower case with hyphens.
+        name: Its name, lower case with hyphens; that of a family in the library's own spelling.
         target: The class or function.
         parameters: The parameters that users may set.
     """
@@ -52,6 +71,7 @@ class Registry:
         self._reserved = reserved
         self._classes_only = classes_only
         self._entries: dict[str, Entry] = {}
+        self._families: dict[str, Family] = {}
 
     def register(self, name: str) -> Callable[[Target], Target]:
         """Returns a decorator that registers a class or a function under `name`.
@@ -91,31 +111,55 @@ class Registry:
 
         return decorate
 
+    def register_family(self, prefix: str) -> Callable[[Target], Target]:
+        """Returns a decorator that registers a function as a `Family` of names."""
+
+        def decorate(find: Target) -> Target:
+            self._families[prefix] = Family(prefix, find)
+            return find
+
+        return decorate
+
+    @property
+    def families(self) -> list[Family]:
+        """The families of names, which `iter` does not list."""
+        return list(self._families.values())
+
     def __getitem__(self, name: str) -> Entry:
         """Returns the entry of a name.
 
         Raises:
             RegistryError: If the name is not registered; lists the valid names.
         """
-        entry = self._entries.get(normalize_name(name)) if isinstance(name, str) else None
-        if entry is None:
-            raise RegistryError(unknown_name(self.kind, name, self._entries))
-        return entry
+        key = normalize_name(name) if isinstance(name, str) else ""
+        prefix, _, rest = key.partition(":")
+        if key in self._entries:
+            return self._entries[key]
+        if rest and prefix in self._families:
+            found, target = self._families[prefix].find(rest)
+            name = f"{prefix}:{found}"
+            return Entry(name, target, infer_parameters(target, self._reserved))
+        valid = [*self._entries, *(f"{prefix}:NAME" for prefix in self._families)]
+        raise RegistryError(unknown_name(self.kind, name, valid))
 
     def __contains__(self, name: str) -> bool:
-        return normalize_name(name) in self._entries
+        try:
+            return bool(self[name])
+        except RegistryError:
+            return False
 
     def __iter__(self) -> Iterator[str]:
+        """Yields the registered names, without those of families."""
         return iter(list(self._entries))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Undoes at exit what is registered inside the block."""
-        before = dict(self._entries)
+        before = dict(self._entries), dict(self._families)
         try:
             yield
         finally:
-            self._entries = before
+            self._entries, self._families = before
 
     def listing(self, names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:
         """Returns the names, or a dictionary with the class and the arguments of each."""
@@ -177,6 +221,21 @@ def register_backbone(name: str) -> Callable[[Target], Target]:
         ...     return CNN(num_classes, num_channels, in_channels=in_channels)
     """
     return backbones.register(name)
+
+
+def register_backbone_family(prefix: str) -> Callable[[Target], Target]:
+    """Registers a function that finds backbones by name, `PREFIX:NAME`; see `Family`.
+
+    Example:
+        >>> from mammoth_compiled.registry import backbones, register_backbone_family
+        >>> from mammoth_compiled.backbones.cnn import cnn
+        >>> @register_backbone_family("my")
+        ... def find(name):
+        ...     return name, lambda num_classes: cnn(num_classes, num_channels=int(name))
+        >>> backbones["my:16"].name
+        'my:16'
+    """
+    return backbones.register_family(prefix)
 
 
 def get_model_names(names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:

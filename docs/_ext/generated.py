@@ -128,6 +128,7 @@ class Registry(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         entries: Any = getattr(registry, self.arguments[0])
         rows = [f"| `{name}` | {entries[name].summary} |" for name in sorted(entries)]
+        rows += [f"| `{family.prefix}:NAME` | {family.summary} |" for family in entries.families]
         return self.parse_text_to_nodes("\n".join(["| name | |", "|---|---|", *rows]))
 
 

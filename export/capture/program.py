@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import os
 import re
 import textwrap
 import traceback
@@ -18,8 +17,12 @@ from torch.export import Dim, ExportedProgram
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.interface import BATCH
+from mammoth_compiled.export.capture.specialization import recorded_specializations, user_line
 
 # Pattern in torch's message, what it means for the backbone, and the remedy.
+_BATCH_FIXED = re.compile(
+    "inferred a static shape|[Cc]onstraints? violated|specialized|was inferred"
+)
 _CAUSES = (
     (
         re.compile("data-dependent|Could not guard"),
@@ -27,9 +30,9 @@ _CAUSES = (
         "Use torch.where instead of `if`",
     ),
     (
-        re.compile("inferred a static shape|[Cc]onstraints? violated|specialized|was inferred"),
+        _BATCH_FIXED,
         "its forward is not the same for every batch size",
-        "Take sizes from x.shape and do not loop over the batch",
+        "Take sizes from x.shape, divide them with //, and do not loop over the batch",
     ),
     (
         re.compile(r"No ONNX function found for .*?op='(?P<operator>[\w.:]+)'"),
@@ -73,17 +76,44 @@ def capture(graph: NamedOutputs) -> ExportedProgram:
     """
     # Not 1: torch.export specializes dimensions of size one.
     example = graph.interface.example(2)
-    try:
-        with quiet(), torch.no_grad():
-            program = torch.export.export(
-                graph, (example,), dynamic_shapes=({0: Dim(BATCH)},), strict=False
-            )
-    except Exception as error:
-        # The chained traceback is pages of torch internals; the message has the gist.
-        raise ExportError(explain(error, graph.net)) from None
+    with recorded_specializations() as lines:
+        try:
+            program = _export(graph, example, strict=False)
+        except Exception as error:
+            where = lines[-1] if lines and _fixes_batch(error) else ""
+            # Dynamo understands some code that a plain trace does not, such as len(x).
+            program = _export_strictly(graph, example) if _fixes_batch(error) else None
+            if program is None:
+                # The chained traceback is pages of torch internals; the message has the gist.
+                raise ExportError(explain(error, graph.net, where=where)) from None
     for node in program.graph.nodes:
         node.meta = {key: value for key, value in node.meta.items() if key == "val"}
     return program
+
+
+def _export(graph: NamedOutputs, example: torch.Tensor, strict: bool) -> ExportedProgram:
+    with quiet(), torch.no_grad():
+        return torch.export.export(
+            graph, (example,), dynamic_shapes=({0: Dim(BATCH)},), strict=strict
+        )
+
+
+def _export_strictly(graph: NamedOutputs, example: torch.Tensor) -> ExportedProgram | None:
+    try:
+        return _export(graph, example, strict=True)
+    except Exception:  # the error of the first attempt says more
+        return None
+
+
+def _fixes_batch(error: BaseException) -> bool:
+    """Returns whether torch.export failed because the code fixes the batch size."""
+    return _BATCH_FIXED.search(str(_root(error))) is not None
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager
@@ -107,17 +137,16 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def explain(error: Exception, net: nn.Module, target: str = "") -> str:
+def explain(error: Exception, net: nn.Module, target: str = "", where: str = "") -> str:
     """Returns a one-line explanation of why torch could not export a backbone.
 
     Args:
         error: The exception that torch raised.
         net: The backbone.
         target: The format, if the failure is specific to it.
+        where: The line of user code that is to blame, if the traceback does not hold it.
     """
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
+    root = _root(error)
     reason, remedy = f"{type(root).__name__}: {first_line(root)}", "Write that part differently"
     for pattern, meaning, help_ in _CAUSES:
         match = pattern.search(str(root))
@@ -125,24 +154,11 @@ def explain(error: Exception, net: nn.Module, target: str = "") -> str:
             reason, remedy = meaning.format(**match.groupdict()), help_
             break
     to = f" to {target}" if target else ""
-    return f"backbone {type(net).__name__} cannot be exported{to}: {reason}{_where(root)}. {remedy}"
+    where = where or user_line(traceback.extract_tb(root.__traceback__))
+    return f"backbone {type(net).__name__} cannot be exported{to}: {reason}{where}. {remedy}"
 
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error message, shortened to 200 characters."""
     lines = str(error).strip().splitlines() or ["no reason given"]
     return textwrap.shorten(lines[0], 200)
-
-
-def _where(error: BaseException) -> str:
-    """Returns the innermost line of user code in a traceback, or an empty string."""
-    foreign = (os.path.dirname(torch.__file__), os.path.dirname(os.__file__), "<")
-    own = os.path.dirname(os.path.dirname(__file__))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*foreign, own))
-    ]
-    if not frames:
-        return ""
-    return f" ({frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line})"

@@ -25,7 +25,10 @@ def built_in_names(kind: str) -> dict[str, str]:
         for node in ast.parse(text).body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                 summary = (ast.get_docstring(node) or "").split("\n")[0]
-                found |= dict.fromkeys(_registered_names(node, decorator), summary)
+                names = _registered_names(node, decorator)
+                prefixes = _registered_names(node, f"{decorator}_family")
+                names += [f"{prefix}:NAME" for prefix in prefixes]
+                found |= dict.fromkeys(names, summary)
     return found
 
 

@@ -29,4 +29,5 @@ def test_names_read_from_source_are_those_registered(kind):
         for name in REGISTRIES[kind]
         if (entry := REGISTRIES[kind][name]).target.__module__.startswith("mammoth_compiled.")
     }
+    registered |= {f"{family.prefix}:NAME": family.summary for family in REGISTRIES[kind].families}
     assert built_in_names(kind) == registered

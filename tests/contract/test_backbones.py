@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from contract_cases import BackboneCase, case_of
+from contract_cases import BackboneCase, case_of, names_with_families
 
 from mammoth_compiled import MammothBackbone, ReturnTypes
 from mammoth_compiled.backbones import probe
@@ -14,9 +14,10 @@ from mammoth_compiled.registry import backbones
 
 CLASSES = 7
 
-each_backbone = pytest.mark.parametrize("name", list(backbones))
+NAMES = names_with_families(backbones)
+each_backbone = pytest.mark.parametrize("name", NAMES)
 each_with_channels = pytest.mark.parametrize(
-    "name", [n for n in backbones if any(p.name == "in_channels" for p in backbones[n].parameters)]
+    "name", [n for n in NAMES if any(p.name == "in_channels" for p in backbones[n].parameters)]
 )
 
 

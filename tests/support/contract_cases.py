@@ -65,17 +65,30 @@ class DatasetCase:
 
 def case_of(entry, default=None):
     """Returns the case of a registry entry, or `default` if its test file declares none."""
-    *_, folder, module = entry.target.__module__.split(".")
-    path = TESTS / folder / f"test_{module}.py"
-    cases = _cases(path) if path.is_file() else {}
-    case = cases.get(entry.name, default)
+    path = _test_file(entry.target.__module__)
+    case = _cases(path).get(entry.name, default)
     if case is None:
         pytest.fail(f"the contract tests need CASES[{entry.name!r}] in {path.relative_to(TESTS)}")
     return case
 
 
+def names_with_families(registry):
+    """Returns the names of a registry, and those of families that a test file has cases for."""
+    names = list(registry)
+    for family in registry.families:
+        names += _cases(_test_file(family.find.__module__))
+    return names
+
+
+def _test_file(module_name):
+    *_, folder, module = module_name.split(".")
+    return TESTS / folder / f"test_{module}.py"
+
+
 @cache
 def _cases(path):
+    if not path.is_file():
+        return {}
     spec = importlib.util.spec_from_file_location(f"cases_of_{path.parent.name}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

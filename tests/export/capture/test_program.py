@@ -9,7 +9,7 @@ from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import export_bundle
+from mammoth_compiled.export import export_bundle, load_bundle
 from mammoth_compiled.types import ReturnTypes
 
 SHAPE = (3, 8, 6)
@@ -42,6 +42,12 @@ def doubles_even_batches(x):
     return x * 2 if len(x) % 2 == 0 else x
 
 
+def merges_windows(x):
+    windows = x.reshape(-1, 2, 2)
+    batch = int(windows.shape[0] / (3 * 8 * 6 / 2 / 2))  # as older Swin transformers do
+    return windows.reshape(batch, -1)
+
+
 def has_no_operator(x):
     return torch.special.bessel_j0(x)
 
@@ -59,8 +65,9 @@ class Body(nn.Module):
     ("function", "reason"),
     [
         (branches, r"branches on the values .*test_program.py:\d+: if x.mean\(\) > 0.1:\)"),
-        (loops, "not the same for every batch size"),
-        (doubles_even_batches, "not the same for every batch size"),
+        (loops, r"not the same for every batch size .*test_program.py:\d+: return torch.stack"),
+        (doubles_even_batches, r"not the same for every batch size .*: return x \* 2 if len"),
+        (merges_windows, r"not the same for every batch size .*: batch = int\(windows.shape"),
         (has_no_operator, r"ONNX has no operator for .*bessel_j0"),
     ],
 )
@@ -76,6 +83,13 @@ def test_inexpressible_backbone_raises_one_line(function, reason, tmp_path, capf
     assert capfd.readouterr() == ("", "")
     assert logging.root.manager.disable == level
     assert list(tmp_path.iterdir()) == []
+
+
+def test_len_of_the_batch_is_exported_as_its_size(tmp_path):
+    net = Flat(Body(lambda x: x.reshape(len(x), -1) + len(x)))
+    bundle = load_bundle(export_bundle(net, tmp_path / "b", input_shape=SHAPE, formats="onnx"))
+    images = torch.rand(5, *SHAPE)
+    torch.testing.assert_close(torch.as_tensor(bundle(images)), net(images))
 
 
 def test_fixed_batch_size_raises(tmp_path):

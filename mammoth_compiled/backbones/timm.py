@@ -1,0 +1,112 @@
+"""The networks of timm, by the prefix `timm:`."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from mammoth_compiled.backbones.library import (
+    LibraryBackbone,
+    Size,
+    fit,
+    parse_arguments,
+    unknown_network,
+)
+from mammoth_compiled.backbones.pretrained import read_weights
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.registry import register_backbone_family
+
+
+@register_backbone_family("timm")
+def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
+    """Any network of timm (pip install timm): timm:vit_tiny_patch16_224, timm:resnet18, ..."""
+    timm = _import_timm()
+    known = name.replace("-", "_")
+    if not timm.models.is_model(known) or _has_unknown_tag(timm, known):
+        names = [*timm.list_models(), *timm.list_pretrained()]
+        raise unknown_network("timm", known, names, "timm.list_models()")
+
+    def build(
+        num_classes: int,
+        in_channels: int = 3,
+        input_size: tuple[int, int] = (32, 32),
+        pretrained: str = "none",
+        resize: int | None = None,
+        net_args: Sequence[str] = (),
+    ) -> LibraryBackbone:
+        """A network of timm.
+
+        Args:
+            num_classes: K, the width of the classifier.
+            in_channels: Channels of the images.
+            input_size: Height and width of the images, pixels.
+            pretrained: Weights to start from: none, hub (downloads those that the name stands
+                for), or a file.
+            resize: Side in pixels to which images are resized first, by default that of the
+                pretrained weights; without weights, the images' own if the network takes it.
+            net_args: Further arguments of timm.create_model, as KEY=VALUE: depth=4 patch_size=4.
+        """
+        arguments = parse_arguments(f"timm:{known}", net_args)
+        config = timm.models.get_pretrained_cfg(known)
+        side = resize
+        if pretrained != "none":
+            side = resize or (config.input_size[-1] if config else None)
+            arguments |= _weights(pretrained)
+
+        def make(size: Size) -> nn.Module:
+            fixed = config is not None and config.fixed_input_size
+            extra = {"img_size": size} if fixed else {}
+            return _create(timm, known, {"in_chans": in_channels, **extra, **arguments})
+
+        body, width, resized = fit(make, f"timm:{known}", in_channels, input_size, side)
+        return LibraryBackbone(body, width, num_classes, resized)
+
+    build.__doc__ = f"{known} of timm.{(build.__doc__ or '').partition('.')[2]}"
+    return known, build
+
+
+def _import_timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ConfigError(
+            f"backbones timm:NAME need timm ({error}): pip install timm. torchvision's networks "
+            "need nothing else: tv:NAME"
+        ) from error
+
+
+def _has_unknown_tag(timm: Any, name: str) -> bool:
+    architecture, _, tag = name.partition(".")
+    return bool(tag) and name not in timm.list_pretrained(f"{architecture}.*")
+
+
+def _weights(pretrained: str) -> dict[str, Any]:
+    """Returns the arguments of `timm.create_model` for pretrained weights."""
+    if pretrained == "hub":
+        return {"pretrained": True}
+    overlay = {"state_dict": read_weights(pretrained)}
+    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+
+
+def _create(timm: Any, name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Builds a network without its classifier.
+
+    Raises:
+        ConfigError: If its weights cannot be downloaded or do not fit.
+    """
+    try:
+        net: nn.Module = timm.create_model(name, num_classes=0, **arguments)
+        return net
+    except Exception as error:  # whatever the libraries below raise
+        if "img_size" in arguments and isinstance(error, TypeError) and "img_size" in str(error):
+            others = {key: value for key, value in arguments.items() if key != "img_size"}
+            return _create(timm, name, others)
+        if not arguments.get("pretrained"):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"--pretrained: the weights of timm:{name} could not be loaded: {reason}. Without a "
+            "network, download them elsewhere and give --pretrained FILE"
+        ) from error
