@@ -14,6 +14,7 @@ from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.formats import default_formats
 from mammoth_compiled.export.variants.convert import VARIANTS
 from mammoth_compiled.models.sgd import SGD
+from mammoth_compiled.registry import models
 from mammoth_compiled.run import main
 
 PLUGIN = '''
@@ -411,7 +412,7 @@ def test_error_as_a_module(run_python):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "--model is required; valid: der, derpp, er, joint, sgd"),
+        ((), f"--model is required; valid: {', '.join(sorted(models))}"),
         (("--model", "sgd"), "--dataset is required; valid: seq-cifar10, seq-cifar100, seq-fmnist"),
         (("--model", "sdg", *TINY), "unknown model 'sdg'. Did you mean 'sgd'?"),
         (("--model", "sgd", "--dataset", "cifar"), "unknown dataset 'cifar'. Did you mean"),
