@@ -84,7 +84,7 @@ class EWCOn(ContinualModel):
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of the batch plus the penalty, 0-d."""
         loss = self.loss(self.net(batch.inputs), batch.labels)
-        if self.fisher is not None:
+        if self.fisher is not None and self.anchor is not None:
             distance = (self.net.get_params() - self.anchor).square()
             loss = loss + self.args.e_lambda * (self.fisher * distance).sum()
         return loss
