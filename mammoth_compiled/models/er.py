@@ -51,12 +51,15 @@ class ER(RehearsalModel):
         """Returns the mean loss over the stream batch and the replayed images, 0-d."""
         inputs, labels = batch.inputs, batch.labels
         if not self.buffer.is_empty():
-            replay = self.buffer.get_data(
-                self.args.minibatch_size, self.transform, device=self.device
-            )
-            inputs = torch.cat((inputs, replay[0]))
-            labels = torch.cat((labels, replay[1]))
+            images, classes = self.replay(batch)
+            inputs = torch.cat((inputs, images))
+            labels = torch.cat((labels, classes))
         return self.loss(self.net(inputs), labels)
+
+    def replay(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the images to replay beside a batch, [M, C, H, W], and their labels, [M]."""
+        data = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
+        return data[0], data[1]
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch alone and with the replay batch."""

@@ -99,9 +99,9 @@ class SCR(RehearsalModel):
 
     def end_task(self, dataset: ContinualDataset) -> None:
         """Lets the buffer policy select; the first images to replay may come from it."""
-        replayed = not self.buffer.is_empty()
+        is_first = self.buffer.is_empty()
         super().end_task(dataset)
-        if not replayed:
+        if is_first:
             compile_ahead(self, dataset)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
