@@ -1,13 +1,16 @@
-"""python -m mammoth_compiled.export: exports a checkpoint, verifies or updates a bundle."""
+"""python -m mammoth_compiled.export: exports a checkpoint; shows, verifies or updates a bundle."""
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
+from mammoth_compiled.export.browser_page import make_server
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.bundle.readme import render_readme
 from mammoth_compiled.export.bundle.summary import report
 from mammoth_compiled.export.capture.options import Head
 from mammoth_compiled.export.checkpoint import load_backbone
@@ -22,6 +25,8 @@ from mammoth_compiled.signals import signals_end_process
 
 _EXAMPLES = """examples:
   python -m mammoth_compiled.export checkpoint.pt bundle --formats onnx,aoti
+  python -m mammoth_compiled.export show bundle
+  python -m mammoth_compiled.export open bundle
   python -m mammoth_compiled.export verify bundle
   python -m mammoth_compiled.export update bundle checkpoint_after_task_2.pt
 """
@@ -36,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: With 128 + n, after another signal n that ends a process.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"export": _export, "verify": _verify, "update": _update}
+    commands = {
+        "export": _export,
+        "show": _show,
+        "open": _open,
+        "verify": _verify,
+        "update": _update,
+    }
     # Without a command, the first argument is a checkpoint to export.
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
         argv.insert(0, "export")
@@ -45,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for spec in args.plugins:
                 import_plugin(spec)
-            sys.stdout.write(commands[args.command](args) + "\n")
+            if text := commands[args.command](args):
+                sys.stdout.write(text + "\n")
         except MammothError as error:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
             return ERROR
@@ -66,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(
         commands.add_parser("export", help="Export the backbone of a checkpoint (default).")
     )
+    _add_show(commands.add_parser("show", help="Print what a bundle contains and how to run it."))
+    _add_open(commands.add_parser("open", help="Show a bundle in the browser, on this machine."))
     _add_verify(commands.add_parser("verify", help="Verify a bundle on this machine."))
     _add_update(commands.add_parser("update", help="Replace the weights of a bundle."))
     return parser
@@ -109,6 +123,28 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     _add_calibration(parser)
     add("--serve-layout", choices=LAYOUTS, help="Also write a model repository for this server.")
     add("--repository", metavar="DIR", help="Model repository to write to (default: DIR-triton).")
+    _add_import(parser)
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="Bundle.")
+    _add_import(parser)
+
+
+def _add_open(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="Bundle.")
+    parser.add_argument(
+        "--port", type=int, default=0, help="Port on the loopback interface (default: a free one)."
+    )
+    parser.add_argument(
+        "--samples",
+        metavar="DIR",
+        help="Directory with samples.json and samples.png, labeled images as "
+        "examples/browser/samples.py writes them (default: the golden images of the bundle).",
+    )
+    parser.add_argument(
+        "--no_browser", action="store_true", help="Print the address and open no browser."
+    )
     _add_import(parser)
 
 
@@ -176,6 +212,30 @@ def _export(args: argparse.Namespace) -> str:
         models = LAYOUTS[args.serve_layout](path, repository)
         lines += [f"serving   {model}" for model in models]
     return "\n".join(lines)
+
+
+def _show(args: argparse.Namespace) -> str:
+    text = render_readme(read_manifest(Path(args.directory)))
+    if not sys.stdout.isatty():
+        return text.rstrip()
+    try:
+        from rich.console import Console
+        from rich.markdown import Markdown
+    except ImportError:
+        return text.rstrip()
+    Console().print(Markdown(text))
+    return ""
+
+
+def _open(args: argparse.Namespace) -> str:
+    with make_server(args.directory, args.port, args.samples) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        sys.stdout.write(f"{args.directory}: {address} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+        if not args.no_browser:
+            webbrowser.open(address)
+        server.serve_forever()
+    return ""
 
 
 def _verify(args: argparse.Namespace) -> str:

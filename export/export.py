@@ -19,6 +19,7 @@ from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.options import Head, Options
 from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats import FORMATS, check_operators, format_names
+from mammoth_compiled.export.parity.latency import measure_latency
 from mammoth_compiled.export.parity.measure import measure_parity
 from mammoth_compiled.export.parity.reference import Images, LabeledImages, collect_reference
 from mammoth_compiled.export.variants.add import add_variants
@@ -122,6 +123,7 @@ def export_bundle(
         files = [file for writer in writers for file in writer.write(source, directory)]
         files = measure_parity(directory, files, reference, device)
         files = add_variants(directory, files, kinds, reference, manifest)
+        files = measure_latency(directory, files, graph.interface, device)
         finalize_bundle(directory, replace(manifest, files=tuple(files)), reference.golden)
     return target
 

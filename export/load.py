@@ -12,6 +12,7 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.bundle import inputs
 from mammoth_compiled.export.bundle.manifest import Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.bundle.notebook import bundle_html
 from mammoth_compiled.export.bundle.opened import BundleOpener
 from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.formats import runtime_name
@@ -148,6 +149,10 @@ class Bundle:
             return False
         self._opened = self._opener.open()
         return True
+
+    def _repr_html_(self) -> str:
+        """Returns the contract and the model files, for notebooks."""
+        return bundle_html(self.manifest, str(self.path))
 
     def __repr__(self) -> str:
         supports = ", ".join(str(returnt) for returnt in self.supports)

@@ -124,7 +124,12 @@ def _write_files(
             ) from error
     updated = measure_parity(staging, updated, reference, _device(old))
     kinds = [file.precision for file in files if not _holds_weights(file)]
-    return add_variants(staging, updated, kinds, reference, manifest)
+    # Other weights take the same time.
+    latency = {file.path: file.latency for file in files}
+    return [
+        replace(file, latency=latency.get(file.path, {}))
+        for file in add_variants(staging, updated, kinds, reference, manifest)
+    ]
 
 
 def _holds_weights(file: File) -> bool:

@@ -24,6 +24,7 @@ from mammoth_compiled.metrics import (
     worst_case_accuracy,
 )
 from mammoth_compiled.result_formats import hardware, read_json, rows_of, to_json
+from mammoth_compiled.result_html import results_html
 from mammoth_compiled.types import Evaluation
 
 # Lists with one entry per task that older files lack, and what stands for a missing entry.
@@ -262,6 +263,10 @@ class Results:
         if forgotten is not None:
             lines.append(f"forgetting (Class-IL): {100 * forgotten:.2f}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Returns tables and a chart, for notebooks."""
+        return results_html(self)
 
     def write_json(self, path: str | Path) -> None:
         """Writes everything to a JSON file, atomically.

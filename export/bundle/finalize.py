@@ -46,23 +46,24 @@ def finalize_bundle(
         versions=_versions(written),
         golden_input=golden_paths.pop("input"),
         golden_outputs=golden_paths,
-        files=written,
     )
-    texts = {README: render_readme(manifest)}
+    golden_files = (File(path, GOLDEN) for path in (manifest.golden_input, *golden_paths.values()))
+    models = _hashed(directory, written)
+    texts = {README: render_readme(replace(manifest, files=models))}
     if manifest.info.class_names:
         texts[LABELS] = "".join(f"{name}\n" for name in manifest.info.class_names)
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
-    files = [
-        *written,
-        *(File(name, TEXT) for name in sorted(texts)),
-        *(File(path, GOLDEN) for path in (manifest.golden_input, *golden_paths.values())),
-    ]
-    with ThreadPoolExecutor() as pool:
-        manifest = replace(manifest, files=tuple(pool.map(partial(with_hash, directory), files)))
+    others = _hashed(directory, [*(File(name, TEXT) for name in sorted(texts)), *golden_files])
+    manifest = replace(manifest, files=(*models, *others))
     (directory / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    for path in {FILE_NAME, *(file.path for file in files)} - set(free_of_paths):
+    for path in {FILE_NAME, *(file.path for file in manifest.files)} - set(free_of_paths):
         check_no_local_path(directory / path)
+
+
+def _hashed(directory: Path, files: Collection[File]) -> tuple[File, ...]:
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(partial(with_hash, directory), files))
 
 
 def _write_golden(directory: Path, golden: ReferenceBatch) -> dict[str, str]:

@@ -32,6 +32,7 @@ class File:
         requires: What the machine must have to run the file; empty if any machine can.
         parity: Output name to the largest measured difference from eager mode.
         accuracy: Results on test images, for example `class_il` in [0, 1] and `images`.
+        latency: Time of a call with one image at export: `median_ms`, `calls` and `machine`.
         sha256: 64 hexadecimal digits.
         bytes: Size.
     """
@@ -43,6 +44,7 @@ class File:
     requires: Mapping[str, str] = field(default_factory=dict, hash=False)
     parity: Mapping[str, Difference] = field(default_factory=dict, hash=False)
     accuracy: Mapping[str, float] = field(default_factory=dict, hash=False)
+    latency: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     sha256: str = ""
     bytes: int = 0
 
@@ -61,6 +63,8 @@ class File:
             entry["parity"] = {name: d.to_dict() for name, d in self.parity.items()}
         if self.accuracy:
             entry["accuracy"] = dict(self.accuracy)
+        if self.latency:
+            entry["latency"] = dict(self.latency)
         return entry | {"requires": dict(self.requires)}
 
 

@@ -175,7 +175,16 @@ def _parse_file(entry: JsonFields) -> File:
         outputs=outputs,
         parity=parity,
         accuracy=entry.object("accuracy").content if "accuracy" in entry.content else {},
+        latency=_parse_latency(entry.object("latency")) if "latency" in entry.content else {},
     )
+
+
+def _parse_latency(latency: JsonFields) -> dict[str, float | str]:
+    return {
+        "median_ms": latency.number("median_ms"),
+        "calls": latency.integer("calls"),
+        "machine": latency.string("machine"),
+    }
 
 
 def _check_paths(manifest: Manifest, root: JsonFields, directory: Path) -> None:

@@ -1,68 +1,49 @@
 """The README.md that a bundle carries for whoever finds it."""
 
-from mammoth_compiled.export.bundle.manifest import File, Manifest
-from mammoth_compiled.export.capture.interface import dtype_name
+from collections.abc import Sequence
+
+from mammoth_compiled.export.bundle.description import contract, facts, files
+from mammoth_compiled.export.bundle.manifest import Manifest
 from mammoth_compiled.export.formats import FORMATS
 
-_TEMPLATE = """# {name}: a trained image classifier
-
-Exported by mammoth_compiled {version} on {created}. `manifest.json` has the same facts in
-machine-readable form.
-
-| | |
-|---|---|
-| input | `input`, {dtype} {input_shape}, {layout} |
-{outputs}
-| pixels | {preprocessing} |
-| classes | {classes} |
-| dataset | {dataset} |
-
-| file | content | largest difference from PyTorch | accuracy |
-|---|---|---|---|
-{files}
-
-`golden/` holds an input and the outputs of the original network for it, as NumPy files. Use them to
-check the model on another machine, as `python -m mammoth_compiled.export verify .` does.
-"""
+_FILE_COLUMNS = (
+    "file",
+    "content",
+    "size",
+    "largest difference from PyTorch",
+    "accuracy",
+    "one image",
+)
+_VERIFY = """`golden/` holds an input and the outputs of the original network for it, as NumPy
+files. Use them to check the model on another machine, as
+`python -m mammoth_compiled.export verify .` does. To try it in a browser:
+`python -m mammoth_compiled.export open .`"""
 
 
 def render_readme(manifest: Manifest) -> str:
     """Returns the text of README.md."""
-    interface, info = manifest.interface, manifest.info
-    outputs = [
-        f"| output `{name}` | float32 [batch, {', '.join(map(str, shape))}]"
-        f"{', probabilities' if name == 'out' and manifest.options.softmax else ''} |"
-        for name, shape in interface.outputs.items()
-    ]
-    if interface.pixels:
-        preprocessing = "0 to 255 as stored; the model normalizes them itself"
-    elif info.mean:
-        preprocessing = f"(pixel / 255 - mean) / std, mean {info.mean}, std {info.std}"
-    else:
-        preprocessing = "normalization unknown"
-    seen = ", ".join(map(str, info.classes_seen)) or "unknown"
-    text = _TEMPLATE.format(
-        name=manifest.name,
-        version=manifest.versions["mammoth_compiled"],
-        created=manifest.created,
-        dtype=dtype_name(interface.dtype),
-        input_shape=f"[batch, {', '.join(map(str, interface.item_shape))}]",
-        layout=interface.layout,
-        outputs="\n".join(outputs),
-        preprocessing=preprocessing,
-        classes=f"column k of `out` is class {list(manifest.class_ids)}[k]; seen in training: "
-        + seen,
-        dataset=info.name or "unknown",
-        files="\n".join(_row(file) for file in manifest.files),
+    version = manifest.versions.get("mammoth_compiled", "")
+    about = (
+        f"Exported by mammoth_compiled {version} on {manifest.created}. `manifest.json` has the "
+        "same facts in\nmachine-readable form."
     )
-    examples = [format_.example(manifest.files) for format_ in FORMATS.values()]
-    return "".join([text, *examples])
+    machines = sorted({str(f.latency["machine"]) for f in manifest.files if f.latency})
+    measured = [f"The time of a call with one image was measured on {'; '.join(machines)}."]
+    sections = [
+        f"# {manifest.name}: a trained image classifier",
+        about,
+        _table(("", ""), [*contract(manifest), *facts(manifest)]),
+        _table(_FILE_COLUMNS, [(f"`{path}`", *rest) for path, *rest in files(manifest)]),
+        *(measured if machines else []),
+        _VERIFY,
+        *(text.strip("\n") for f in FORMATS.values() if (text := f.example(manifest))),
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
-def _row(file: File) -> str:
-    precision = f", {file.precision}" if file.precision not in ("", "fp32") else ""
-    needs = ", ".join(f"{key} {value}" for key, value in file.requires.items())
-    parity = ", ".join(f"{name} {d.size:.1e}" for name, d in file.parity.items())
-    accuracy = f"{file.accuracy['class_il']:.2%}" if "class_il" in file.accuracy else ""
-    content = FORMATS[file.format].description + precision + (f" ({needs})" if needs else "")
-    return f"| `{file.path}` | {content} | {parity} | {accuracy} |"
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown without the columns that are empty."""
+    used = [i for i in range(len(head)) if head[i] == "" or any(row[i] for row in rows)]
+    lines = [[head[i] for i in used], ["---"] * len(used)]
+    lines += [[row[i].replace("|", "\\|") for i in used] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

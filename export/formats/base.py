@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 import torch
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle.manifest import GOLDEN, TEXT, File
+from mammoth_compiled.export.bundle.manifest import GOLDEN, TEXT, File, Manifest
 from mammoth_compiled.export.capture.interface import Run, entries_of
 from mammoth_compiled.export.capture.program import Source
 
@@ -78,11 +78,11 @@ class Format(ABC):
         """Returns versions to record in the manifest, besides those of torch and this package."""
         return {}
 
-    def example(self, files: Sequence[File]) -> str:
+    def example(self, manifest: Manifest) -> str:
         """Returns a section of the bundle's README that shows how to use the format's files.
 
         Args:
-            files: All files of the bundle.
+            manifest: The bundle's description, with all its files.
         """
         return ""
 

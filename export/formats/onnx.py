@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.bundle.manifest import File, Manifest
+from mammoth_compiled.export.bundle.onnx_snippets import onnx_snippets
 from mammoth_compiled.export.bundle.versions import package_version
 from mammoth_compiled.export.capture.interface import BATCH, INPUT, Interface, Run
 from mammoth_compiled.export.capture.program import Source, explain, first_line, quiet
@@ -37,17 +38,6 @@ _GRAPH, _INITIALIZER, _NAME, _RAW_DATA = 7, 5, 8, 9
 
 # A protobuf message is limited to 2 GiB; nodes and names take a few MiB.
 _MAX_WEIGHT_BYTES = 2**31 - 2**26
-
-_EXAMPLE = """
-## Run it
-```python
-import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-images = np.load("golden/input.npy")  # replace by your images: see the table
-(out,) = session.run(["out"], {"input": images})
-print(out.argmax(1), np.abs(out - np.load("golden/out.npy")).max())
-```
-"""
 
 
 @register_format
@@ -125,9 +115,9 @@ class Onnx(RunnableFormat):
         """Returns the version of onnx and the opset."""
         return {"onnx": package_version("onnx"), "opset": str(OPSET)}
 
-    def example(self, files: Sequence[File]) -> str:
-        """Returns how to run `model.onnx`, if there is one."""
-        return _EXAMPLE if any(file.path == FILE_NAME for file in files) else ""
+    def example(self, manifest: Manifest) -> str:
+        """Returns how to run the model with ONNX Runtime and Triton, in several languages."""
+        return onnx_snippets(manifest)
 
 
 def to_proto(source: Source) -> "onnx.ModelProto":

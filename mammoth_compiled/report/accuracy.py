@@ -15,8 +15,8 @@ from mammoth_compiled.html import (
 )
 from mammoth_compiled.metrics import average, forgetting_per_task
 from mammoth_compiled.report.groups import Benchmark, Method
+from mammoth_compiled.result_html import SETTINGS, matrix_html
 
-SETTINGS = (("class_il", "Class-IL"), ("task_il", "Task-IL"))
 # Confusion matrices of more classes are drawn without names.
 _MAX_NAMED_CLASSES = 20
 
@@ -99,13 +99,11 @@ def matrices(benchmark: Benchmark) -> Markup:
         for name, title in SETTINGS:
             if name != "class_il" and len(benchmark.methods) > 1:
                 continue  # one map per method is enough to compare
-            matrix = method.mean_matrix(name)
-            seen = [len(row) for row in matrix]
             maps.append(
                 tag(
                     "figure",
                     tag("figcaption", method.label, tag("small", f" {title}, %{_over(method)}")),
-                    heat_table(seen, range(1, max(seen) + 1), matrix, corner="seen \\ task"),
+                    matrix_html(method.mean_matrix(name)),
                 )
             )
     return tag(

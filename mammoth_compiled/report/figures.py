@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.report.accuracy import SETTINGS, confusion, mean_forgetting, series
+from mammoth_compiled.report.accuracy import confusion, mean_forgetting, series
 from mammoth_compiled.report.groups import Benchmark, Method
+from mammoth_compiled.result_html import SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

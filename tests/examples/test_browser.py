@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -18,15 +19,19 @@ from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.export import export_bundle
+from mammoth_compiled.export.browser_page import golden_samples, make_server
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.types import DatasetInfo, ReturnTypes
 
-PAGE = Path(__file__).parents[2] / "examples" / "browser"
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "export" / "browser"
+SAMPLES = REPOSITORY / "examples" / "browser" / "samples.py"
 DRIVER = Path(__file__).with_name("browser_driver.mjs")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NEEDED = {
     "Chromium (apt-get install chromium)": CHROMIUM is not None,
     "Node.js (apt-get install nodejs npm)": shutil.which("node") is not None,
-    "its packages (npm ci in examples/browser)": (PAGE / "node_modules/playwright-core").is_dir(),
+    "its packages (npm ci in export/browser)": (PAGE / "node_modules/playwright-core").is_dir(),
 }
 ABSENT = [what for what, is_there in NEEDED.items() if not is_there]
 pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"needs {', '.join(ABSENT)}")
@@ -79,7 +84,7 @@ def site(tmp_path_factory, net, pixels):
         if file.suffix in {".html", ".css", ".js"} or file.name == "node_modules":
             (root / file.name).symlink_to(file)
     export_bundle(net, root / "bundle", info=INFO, formats="onnx")
-    spec = importlib.util.spec_from_file_location("samples", PAGE / "samples.py")
+    spec = importlib.util.spec_from_file_location("samples", SAMPLES)
     samples = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(samples)
     samples.write_samples(root, "seq-shapes", pixels, np.array([0, 1, 2, 3, 0, 1]), list(NAMES))
@@ -175,6 +180,29 @@ def test_page_matches_the_bundle(net, pixels, site, address, tmp_path):
     with Image.open(screenshot) as picture:
         assert picture.width == 1240
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_open_serves_the_page_and_the_golden_images(site, net, with_labels):
+    samples = site if with_labels else None
+    with make_server(site / "bundle", samples=samples) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (visit,) = drive({"url": f"http://127.0.0.1:{server.server_port}/"})
+        server.shutdown()
+    assert visit["problems"] == []
+    (page,) = visit["seen"]
+    assert page["error"] is None
+    assert page["golden"].startswith("✓ equals eager")
+    if with_labels:
+        assert len(page["marks"]) == 6
+        assert page["truth"] == "True class: circle"
+        return
+    assert page["score"] == "golden images of the bundle"
+    assert page["marks"] == [""] * 4
+    made = golden_samples(site / "bundle", read_manifest(site / "bundle"))
+    with Image.open(io.BytesIO(made["samples.png"])) as image:
+        shown = np.array(image).reshape(-1, SIZE, SIZE, 3)
+    np.testing.assert_allclose(page["logits"], expected(net, shown)[0], rtol=1e-4, atol=1e-5)
 
 
 def copy_of(site, name):

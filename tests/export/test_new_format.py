@@ -1,6 +1,7 @@
 """A format that this module adds works everywhere, with no edit outside of its class."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -68,8 +69,9 @@ class Npz(RunnableFormat):
     def versions(self):
         return {"numpy": np.__version__}
 
-    def example(self, files):
-        return "\n`numpy.load('model.npz')`\n" if any(f.format == "npz" for f in files) else ""
+    def example(self, manifest):
+        has_file = any(file.format == "npz" for file in manifest.files)
+        return "\n`numpy.load('model.npz')`\n" if has_file else ""
 
     @staticmethod
     def _arrays(weights):
@@ -107,7 +109,9 @@ def test_export_verifies_and_describes_the_new_format(net, bundle):
     assert list(file["parity"]) == ["out", "features"]
     assert file["parity"]["out"]["inputs"] in ("random", "zeros", "ones", "golden")
     readme = (bundle / "README.md").read_text()
-    assert "| `model.npz` | NumPy arrays, for `numpy.load` | out " in readme
+    assert re.search(
+        r"\| `model\.npz` \| NumPy arrays, for `numpy\.load` \| [\d.]+ kB \| out ", readme
+    )
     assert "`numpy.load('model.npz')`" in readme
 
 

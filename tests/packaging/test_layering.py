@@ -21,6 +21,7 @@ LAYERS = [
     {"console", "files", "html", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"result_formats"},
+    {"result_html"},
     {"results", "loggers"},
     {"config"},
     {"report"},

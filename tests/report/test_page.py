@@ -12,15 +12,13 @@ from mammoth_compiled.errors import MammothError
 from mammoth_compiled.report import read_runs, render, write_report
 from mammoth_compiled.report.groups import group
 
-PACKAGES = Path(__file__).parents[2] / "examples" / "browser"
+PACKAGES = Path(__file__).parents[2] / "export" / "browser"
 DRIVER = Path(__file__).with_name("page_driver.mjs")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NEEDED = {
     "Chromium (apt-get install chromium)": CHROMIUM is not None,
     "Node.js (apt-get install nodejs npm)": shutil.which("node") is not None,
-    "its packages (npm ci in examples/browser)": (
-        PACKAGES / "node_modules/playwright-core"
-    ).is_dir(),
+    "its packages (npm ci in export/browser)": (PACKAGES / "node_modules/playwright-core").is_dir(),
 }
 ABSENT = [what for what, is_there in NEEDED.items() if not is_there]
 in_browser = pytest.mark.skipif(bool(ABSENT), reason=f"needs {', '.join(ABSENT)}")

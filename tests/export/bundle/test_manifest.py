@@ -80,13 +80,6 @@ def test_manifest_lists_every_file_with_its_hash(small_bundle):
     assert "SmallNet" in (folder / "README.md").read_text()
 
 
-def test_code_in_the_readme_runs(small_bundle, monkeypatch, capsys):
-    monkeypatch.chdir(small_bundle[1])
-    _, code, _ = Path("README.md").read_text().split("```")
-    exec(code.removeprefix("python\n"), {})
-    assert float(capsys.readouterr().out.split()[-1]) < 1e-5
-
-
 def test_unknown_keys_are_ignored(content, tmp_path):
     content["later"] = {"schema": 9}
     content["files"][0]["later"] = 1

@@ -172,7 +172,7 @@ async function loadSamples() {
   await sprite.decode();
   state.samples = about.labels.map((label, i) => {
     const canvas = picture((context) => context.drawImage(sprite, 0, -i * height));
-    const name = about.names[label] ?? `class ${label}`;
+    const name = label === null ? "" : (about.names[label] ?? `class ${label}`);
     const button = element("button");
     button.type = "button";
     button.append(canvas);
@@ -195,15 +195,22 @@ async function classifySamples() {
     const known = ids.includes(label) && bundle.isSeen(ids.indexOf(label));
     const mark = !known ? "unseen" : ids[column] === label ? "right" : "wrong";
     const predicted = `predicted as ${bundle.className(column)}`;
+    if (label === null) {
+      button.title = predicted;
+      button.setAttribute("aria-label", `Image ${i + 1}: ${predicted}`);
+      return;
+    }
     const verdicts = { right: "correct", wrong: predicted, unseen: `unseen class, ${predicted}` };
     counts[mark] += 1;
     button.className = mark;
     button.title = `${name}: ${verdicts[mark]}`;
     button.setAttribute("aria-label", `Test image ${i + 1}, ${name}: ${verdicts[mark]}`);
   });
-  $("score").textContent =
-    `${counts.right} of ${counts.right + counts.wrong} correct` +
-    (counts.unseen ? `, ${counts.unseen} of unseen classes` : "");
+  const labeled = samples.some((sample) => sample.label !== null);
+  $("score").textContent = labeled
+    ? `${counts.right} of ${counts.right + counts.wrong} correct` +
+      (counts.unseen ? `, ${counts.unseen} of unseen classes` : "")
+    : "golden images of the bundle";
 }
 
 /** Classifies one image and shows the result. */
@@ -220,7 +227,11 @@ async function show(image) {
     sample.button.setAttribute("aria-pressed", String(sample === image));
   }
   $("headline").textContent = `${bundle.className(top)} · ${percent(shares[top])}`;
-  $("truth").textContent = image.name ? `True class: ${image.name}` : "Your image, as the model sees it";
+  $("truth").textContent = image.name
+    ? `True class: ${image.name}`
+    : image.button
+      ? ""
+      : "Your image, as the model sees it";
   $("time").textContent = `${milliseconds.toFixed(1)} ms, one thread`;
   $("bars").replaceChildren(
     ...logits[0].map((logit, column) => {
