@@ -4,7 +4,7 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
@@ -80,6 +80,35 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
             os.fsync(handle)
             os.replace(temporary, target)
+    except OSError as error:
+        raise MammothError(f"cannot write {path}: {error}") from error
+
+
+def write_once(path: Path, chunks: Callable[[], Iterable[bytes]]) -> None:
+    """Writes a file unless it exists; creates missing folders.
+
+    Processes that write the same file wait for the first and then use what it wrote. A process that
+    is killed leaves no half-written file.
+
+    Args:
+        path: The file.
+        chunks: Called if the file is missing; yields its bytes in parts.
+
+    Raises:
+        MammothError: If the file cannot be written.
+    """
+    try:
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as (handle, temporary):
+            if path.exists():  # written while this process waited
+                return
+            with os.fdopen(os.dup(handle), "wb") as file:
+                for chunk in chunks():
+                    file.write(chunk)
+            os.fsync(handle)
+            os.replace(temporary, path)
     except OSError as error:
         raise MammothError(f"cannot write {path}: {error}") from error
 

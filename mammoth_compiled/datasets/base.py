@@ -1,7 +1,7 @@
 """ContinualDataset: a dataset as a sequence of tasks."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -195,7 +195,11 @@ class ContinualDataset:
         batch_size = self.config.experiment.batch_size
         shuffle = self.joint or self.SETTING != "general-continual"
         self.train_loader = self._loader(train, "training", batch_size, shuffle)
-        self.test_loaders += [self._loader(t, "test", EVAL_BATCH_SIZE, False) for t in tests]
+        known = {id(loader.dataset): loader for loader in self.test_loaders}
+        self.test_loaders += [
+            known.get(id(test)) or self._loader(test, "test", EVAL_BATCH_SIZE, False)
+            for test in tests
+        ]
         self._report_fallback(self.train_loader.fallback_reason)
         return self.train_loader, self.test_loaders[-1]
 
@@ -221,6 +225,14 @@ class ContinualDataset:
         )
         check_first_item(loader, type(self).__name__, self.input_shape(), hasattr(self, "MEAN"))
         return loader
+
+    def determined_by(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns those of the arguments of a run that determine images and labels of its tasks.
+
+        Args:
+            args: Arguments by name; missing ones are left out.
+        """
+        return self.protocol.determined_by(args)
 
     def input_shape(self) -> tuple[int, int, int] | None:
         """Returns the shape of an image, (C, H, W), or None if the class does not set `SIZE`."""

@@ -1,8 +1,13 @@
 """The data folder, and the error for files that are missing and cannot be downloaded."""
 
+import os
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torchvision.datasets.utils import download_url, extract_archive
 
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.device import base_path
@@ -46,3 +51,44 @@ def load_or_download(
             f"{hint}"
         )
         raise DataError(message.rstrip()) from error
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive of a dataset.
+
+    Attributes:
+        url: Where it is.
+        md5: Its checksum.
+        folder: The folder that it contains.
+    """
+
+    url: str
+    md5: str
+    folder: str
+
+    def find(self, name: str, root: Path) -> Path:
+        """Returns the folder of the dataset, downloaded and extracted if it is missing.
+
+        A folder appears only when it is complete, whenever the process is killed.
+
+        Args:
+            name: Name of the dataset, for the message.
+            root: The data folder.
+
+        Raises:
+            DataError: If the folder is missing, and the download fails or has another checksum.
+        """
+        folder = root / self.folder
+        if not folder.is_dir():
+            hint = f"The archive is {self.url} (MD5 {self.md5}); extract it there."
+            load_or_download(name, lambda: self._download(root), [folder], hint)
+        return folder
+
+    def _download(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
+            download_url(self.url, temporary, md5=self.md5)
+            archive = next(Path(temporary).iterdir())
+            extracted = extract_archive(str(archive), os.path.join(temporary, "extracted"))
+            os.rename(Path(extracted) / self.folder, root / self.folder)

@@ -108,7 +108,7 @@ def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:
         "dataset": saved["data"]["name"],
         "backbone": saved["backbone"]["name"],
         **{name: saved["args"][name] for name in ("joint", "optimizer") if name in saved["args"]},
-        **run.dataset.protocol.determined_by(saved["args"]),
+        **run.dataset.determined_by(saved["args"]),
     }
     for kind, was in before.items():
         now = args.get(kind, was)
