@@ -56,6 +56,8 @@ class Batch:
             [B, C, H, W].
         logits: Logits of `inputs`, [B, K], set by the `training_loss` of a model that stores them
             in its buffer; otherwise None.
+        true_labels: Class ids without noise, int64, [B], if `--noise_rate` replaced some of
+            `labels`; otherwise None. For measuring and for the buffer, not for training.
 
     Example:
         >>> import torch
@@ -68,6 +70,7 @@ class Batch:
     labels: torch.Tensor
     not_aug_inputs: torch.Tensor
     logits: torch.Tensor | None = None
+    true_labels: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class DatasetInfo:
 
     @property
     def classes_seen(self) -> tuple[int, ...]:
-        """The class ids of all tasks seen, in the order of the tasks."""
-        return tuple(k for first, end in self.tasks[: self.tasks_seen] for k in range(first, end))
+        """The class ids of all tasks seen, in the order of the tasks; each once."""
+        seen = self.tasks[: self.tasks_seen]
+        return tuple(dict.fromkeys(k for first, end in seen for k in range(first, end)))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as strings, numbers and lists, for JSON and checkpoints."""

@@ -81,7 +81,7 @@ class Part:
     def materialize(self) -> Any:
         """Returns a copy of the dataset that has only these rows; itself if they are all.
 
-        If labels are noisy, the copy has an attribute `true_targets`.
+        If labels are noisy, the items of the copy have a further part, the true labels.
         """
         if self.rows is None and self.targets is self.dataset.targets:
             return self.dataset
@@ -90,7 +90,9 @@ class Part:
             copied.data = take_rows(self.dataset.data, self.rows)
         copied.targets = self.targets
         if self.true_targets is not None:
-            copied.true_targets = self.true_targets
+            copied.true_labels = self.true_targets
+            fields = getattr(self.dataset, "extra_return_fields", ())
+            copied.extra_return_fields = (*fields, "true_labels")
         return copied
 
 
@@ -123,6 +125,6 @@ def concatenate(parts: list[Any], name: str) -> Any:
     joined = copy.copy(parts[0])
     joined.data = np.concatenate([part.data for part in parts])
     joined.targets = np.concatenate([np.asarray(part.targets) for part in parts])
-    if any(hasattr(part, "true_targets") for part in parts):
-        joined.true_targets = np.concatenate([part.true_targets for part in parts])
+    for field in getattr(joined, "extra_return_fields", ()):
+        setattr(joined, field, np.concatenate([getattr(part, field) for part in parts]))
     return joined

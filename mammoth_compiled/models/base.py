@@ -246,6 +246,7 @@ class ContinualModel(TaskHooks):
         labels: torch.Tensor,
         not_aug_inputs: torch.Tensor,
         epoch: int | None = None,
+        true_labels: torch.Tensor | None = None,
     ) -> torch.Tensor | float:
         """Trains on one batch.
 
@@ -254,11 +255,12 @@ class ContinualModel(TaskHooks):
             labels: Class ids, int64, [B].
             not_aug_inputs: Images in [0, 1] without augmentation, [B, C, H, W].
             epoch: Current epoch from 0.
+            true_labels: Labels without noise, [B], if `--noise_rate` replaced some.
 
         Returns:
             The loss, a float or a 0-d tensor; a tensor causes no host sync.
         """
-        batch = Batch(inputs, labels, not_aug_inputs)
+        batch = Batch(inputs, labels, not_aug_inputs, true_labels=true_labels)
         self.opt.zero_grad()
         loss = self.training_loss(batch)
         self.scaler.scale(loss).backward()

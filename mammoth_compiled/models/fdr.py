@@ -81,7 +81,7 @@ class FDR(BalancedReplayModel):
         """Returns the loss of the batch plus alpha times the distance on replay, 0-d."""
         loss = self.loss(self.net(batch.inputs), batch.labels)
         if not self.buffer.is_empty():
-            inputs, _, stored = self.buffer.get_data(
+            inputs, _, stored, *_ = self.buffer.get_data(
                 self.args.minibatch_size, self.transform, device=self.device
             )
             loss = loss + self.args.alpha * function_distance(self.net(inputs), stored)

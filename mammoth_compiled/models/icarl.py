@@ -96,7 +96,7 @@ class ICaRL(ExemplarModel):
         update_teacher(self)
 
     def _update_means(self) -> None:
-        images, labels = self.buffer.get_all_data()
+        images, labels, *_ = self.buffer.get_all_data()
         sums: torch.Tensor | None = None
         for part, classes in zip(
             images.split(EVAL_BATCH_SIZE), labels.split(EVAL_BATCH_SIZE), strict=True

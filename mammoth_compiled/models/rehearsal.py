@@ -53,7 +53,8 @@ class RehearsalModel(ContinualModel):
 
     def _rows(self, batch: Batch) -> dict[str, Any]:
         labels = {"labels": batch.labels} if self.buffer.needs_labels else {}
-        return {**labels, **self.stored(batch)}
+        true_labels = {} if batch.true_labels is None else {"true_labels": batch.true_labels}
+        return {**labels, **self.stored(batch), **true_labels}
 
     @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
@@ -72,8 +73,12 @@ class RehearsalModel(ContinualModel):
         features, labels, logits = (torch.cat(parts) for parts in zip(*columns, strict=True))
 
         def fetch(index: torch.Tensor) -> dict[str, Any]:
-            images = loader.gather(index)[2]
-            batch = Batch(self._normalize(images), labels[index], images, logits[index])
+            _, _, images, *fields = loader.gather(index)
+            names = getattr(loader.dataset, "extra_return_fields", ())
+            true_labels = dict(zip(names, fields, strict=True)).get("true_labels")
+            batch = Batch(
+                self._normalize(images), labels[index], images, logits[index], true_labels
+            )
             return {"examples": images, **self._rows(batch)}
 
         self.buffer.end_task(features, labels, fetch)

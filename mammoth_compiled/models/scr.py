@@ -118,7 +118,7 @@ class SCR(RehearsalModel):
     def class_means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns normalized means of features, [K, F], and which classes have one, bool, [K]."""
         if self._means is None or self._means[0] != self.buffer.num_seen_examples:
-            images, labels = self.buffer.get_all_data(device=self.device)
+            images, labels, *_ = self.buffer.get_all_data(device=self.device)
             features = F.normalize(outputs(self, images, "features"))
             sums = features.new_zeros(self.num_classes, features.shape[1])
             sums.index_add_(0, labels, features)

@@ -115,7 +115,7 @@ class SLDA(ContinualModel):
         self.net.eval()
         loader = dataset.train_loader
         for index in torch.arange(len(loader.dataset)).split(self.args.batch_size):
-            _, labels, images = loader.gather(index)
+            _, labels, images = loader.gather(index)[:3]
             self._learn(images, labels, torch.ones_like(self.is_first_epoch))
 
     def _learn(self, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:

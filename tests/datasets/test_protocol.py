@@ -7,6 +7,7 @@ from torchvision import transforms
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.errors import CheckpointError, ConfigError, DataError
+from mammoth_compiled.registry import models
 
 RUN = {"batch_size": 8, "n_epochs": 1, "compile": "off", "seed": 0, "lr": 0.05, "device": "cpu"}
 
@@ -97,9 +98,34 @@ def test_noisy_labels_keep_the_true_ones(load):
     for split, expected in zip(stages(dataset), stages(clean), strict=True):
         assert classes(split) == classes(expected)
         assert np.array_equal(split.data, expected.data)
-        assert np.array_equal(split.true_targets, expected.targets)
-        wrong += int((split.targets != split.true_targets).sum())
+        assert np.array_equal(split.true_labels, expected.targets)
+        wrong += int((split.targets != split.true_labels).sum())
     assert 25 < wrong < 62  # of 108
+
+
+@pytest.mark.parametrize("name", list(models))
+def test_every_model_trains_on_noisy_labels(run_tiny, example_args, name):
+    model, _, results = run_tiny(name, noise_rate=0.4, **example_args(name))
+    assert results.class_il
+    stored = getattr(getattr(model, "buffer", None), "used_attributes", [])
+    if {"labels", "true_labels"} <= set(stored):
+        wrong = (model.buffer.labels != model.buffer.true_labels).float().mean()
+        assert 0 < wrong < 1
+
+
+def test_the_buffer_holds_true_labels(run_tiny):
+    model, _, _ = run_tiny("er", noise_rate=0.4, buffer_size=200)  # more than the 108 images
+    examples, labels, true_labels = model.buffer.get_all_data()
+    clean, _ = load_runner("sgd", "seq-tiny", RUN)[1].load_splits()
+    truth = {
+        image.tobytes(): int(label) for image, label in zip(clean.data, clean.targets, strict=True)
+    }
+    stored = (examples * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    assert [truth[np.ascontiguousarray(image).tobytes()] for image in stored] == (
+        true_labels.tolist()
+    )
+    assert 25 < (labels != true_labels).sum() < 62
+    assert torch.equal(labels // 2, true_labels // 2)
 
 
 def test_blurry_tasks_share_classes(load):

@@ -41,19 +41,24 @@ class DatasetCase:
 
     Attributes:
         num_tasks: T.
-        classes_per_task: Classes of each task.
+        classes_per_task: Classes of each task; one number for each if they differ.
         input_shape: (C, H, W) of an image.
-        train_per_class: Training images of each class in the files.
+        train_per_class: Training images of each class in the files, per task in domain-IL.
         test_per_class: Test images of each class in the files.
         is_augmented: Whether its training transform has a random crop and flip.
         write_files: Writes the files for `--data_dir`, and patches checksums; None if the package
             ships the data.
         has_model_defaults: Whether every built-in model has default arguments for it.
         hint: The further remedy at the end of the message about missing data.
+        setting: Its `SETTING`.
+        stored_size: Height and width of images without augmentation, if not that of the input.
+        arguments: Arguments that make its images small.
+        needs_files: Whether it is built with its files only.
+        is_downloaded: Whether missing files are downloaded.
     """
 
     num_tasks: int
-    classes_per_task: int
+    classes_per_task: int | tuple[int, ...]
     input_shape: tuple[int, int, int]
     train_per_class: int
     test_per_class: int
@@ -61,6 +66,25 @@ class DatasetCase:
     write_files: Callable[[Path, pytest.MonkeyPatch], None] | None = None
     has_model_defaults: bool = False
     hint: str = ""
+    setting: str = "class-il"
+    stored_size: tuple[int, int] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    needs_files: bool = False
+    is_downloaded: bool = True
+
+    @property
+    def tasks(self) -> list[tuple[int, int]]:
+        """The (first, last + 1) class id of each task."""
+        sizes = self.classes_per_task
+        if self.setting != "class-il":
+            return [(0, sizes)] * self.num_tasks
+        sizes = [sizes] * self.num_tasks if isinstance(sizes, int) else list(sizes)
+        return [(sum(sizes[:task]), sum(sizes[: task + 1])) for task in range(self.num_tasks)]
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.tasks[-1][1]
 
 
 def case_of(entry, default=None):
