@@ -37,6 +37,11 @@ class SequentialCIFAR224(SequentialCIFAR):
         """Returns the transform that enlarges and normalizes a stored float image in [0, 1]."""
         return transforms.Compose([transforms.Resize(224), _END[1]])
 
+    @staticmethod
+    def get_backbone() -> str:
+        """Returns the name of the default backbone, which is made for images of this size."""
+        return "tv:resnet18"
+
 
 @register_dataset("seq-cifar10-224")
 class SequentialCIFAR10At224(SequentialCIFAR224):

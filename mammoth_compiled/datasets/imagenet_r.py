@@ -60,3 +60,8 @@ class SequentialImageNetR(SequentialImageFiles):
     def get_normalization_transform(cls) -> Any:
         """Returns the transform that crops and normalizes a stored float image in [0, 1]."""
         return transforms.Compose([transforms.CenterCrop(224), _END[1]])
+
+    @staticmethod
+    def get_backbone() -> str:
+        """Returns the name of the default backbone, which is made for images of this size."""
+        return "tv:resnet18"

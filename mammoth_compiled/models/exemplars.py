@@ -63,7 +63,7 @@ class ExemplarModel(RehearsalModel):
             )
         if self.buffer.is_empty():
             return
-        examples, labels = self.buffer.get_all_data(device="cpu")
+        examples, labels, *_ = self.buffer.get_all_data(device="cpu")
         images = (255 * examples).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         images = images.reshape(-1, *data.shape[1:])
         targets = labels.numpy()

@@ -133,8 +133,8 @@ def test_default_backbone_is_registered_and_fits(name, case, buildable):
 @pytest.mark.parametrize("model", list(models))
 def test_every_model_loads_with_default_arguments(name, case, buildable, model):
     required = {} if case.has_model_defaults else dict(models[model].target.EXAMPLE_ARGS)
-    if "buffer_size" in required:  # some models need an image of each class
-        required["buffer_size"] = max(required["buffer_size"], 2 * case.num_classes)
+    if "buffer_size" in required:  # an image of each class, a batch
+        required["buffer_size"] = max(required["buffer_size"], 200, 2 * case.num_classes)
     args = {**buildable, **required, "backbone": "mnistmlp", "input_size": prod(case.input_shape)}
     args["hidden_size"] = 4
     if case.setting not in models[model].target.COMPATIBILITY:
