@@ -1,0 +1,46 @@
+"""`python -m mammoth_compiled.compat`: renames the imports of files written for Mammoth."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mammoth_compiled.compat.rename import rename
+from mammoth_compiled.exit_codes import ERROR
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints or writes renamed files and returns the exit code.
+
+    Args:
+        argv: Arguments; None takes those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m mammoth_compiled.compat", description=main.__doc__.split("\n")[0]
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Mammoth's files.")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="Write the files to this folder (default: print)."
+    )
+    args = parser.parse_args(argv)
+    for path in args.files:
+        try:
+            renamed = rename(path.read_text(encoding="utf-8"))
+            if args.out is None:
+                sys.stdout.write(renamed.source)
+            else:
+                args.out.mkdir(parents=True, exist_ok=True)
+                (args.out / path.name).write_text(renamed.source, encoding="utf-8")
+        except (OSError, SyntaxError, ValueError) as error:
+            sys.stderr.write(f"{path}: {error}\n")
+            return ERROR
+        for import_ in renamed.unknown:
+            sys.stderr.write(
+                f"{path}: {import_} has no counterpart here: remove the import, or put a renamed "
+                "copy of the module next to the file and import that\n"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

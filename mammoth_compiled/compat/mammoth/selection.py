@@ -1,0 +1,130 @@
+"""Rules that choose the row that a sample replaces in a full buffer, one sample at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Selection:
+    """Chooses like reservoir sampling whether a sample is kept; a subclass chooses its row.
+
+    Args:
+        buffer: The buffer, a `compat.mammoth.buffer.Buffer`.
+        dataset: The dataset of the run, or None.
+
+    Attributes:
+        importance_scores: The latest score of each row, such as its loss, float32, [N].
+    """
+
+    def __init__(self, buffer: Any, dataset: Any = None) -> None:
+        self.buffer = buffer
+        self.dataset = dataset
+        self.importance_scores = torch.zeros(buffer.buffer_size)
+
+    def update(self, indexes: torch.Tensor, values: torch.Tensor) -> None:
+        """Sets the scores of rows, [M]."""
+        self.importance_scores[indexes.cpu()] = values.detach().float().cpu()
+
+    def __call__(self, num_seen_examples: int, label: torch.Tensor | None) -> int:
+        """Returns the row to replace, -1 to drop the sample.
+
+        Args:
+            num_seen_examples: Samples seen before this one.
+            label: Class id of the sample, [1].
+        """
+        if np.random.randint(num_seen_examples + 1) >= self.buffer.buffer_size:
+            return -1
+        weights = self.weights()
+        total = weights.sum()
+        weights = weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
+        return int(np.random.choice(len(weights), p=weights))
+
+    def weights(self) -> np.ndarray:
+        """Returns the weight with which each row is replaced, not negative, [N]."""
+        raise NotImplementedError
+
+    def _labels(self) -> np.ndarray:
+        return np.asarray(self.buffer.labels.cpu())
+
+
+class LossAware(Selection):
+    """Keeps samples with a high loss.
+
+    Source: Buzzega et al. 2020, "Rethinking Experience Replay: a Bag of Tricks for Continual
+    Learning", arXiv 2010.05595.
+    """
+
+    def weights(self) -> np.ndarray:
+        """Returns weights that fall linearly with the loss."""
+        return 1 - scaled(self.importance_scores.double().numpy())
+
+
+class LossAwareBalanced(Selection):
+    """Keeps samples with a high loss and samples of classes with few rows; same source."""
+
+    def weights(self) -> np.ndarray:
+        """Returns the mean of the weights of both rules, scaled to the same size."""
+        _, inverse, counts = np.unique(self._labels(), return_inverse=True, return_counts=True)
+        loss = -self.importance_scores.double().numpy()
+        balance = counts[inverse].astype(np.float64)
+        size = np.abs(loss).mean() * np.abs(balance).mean()
+        return scaled(0.5 * loss / size + 0.5 * balance) if size > 0 else balance
+
+
+class Asymmetric(Selection):
+    """Keeps samples of past classes with a high loss and samples of current ones with a low loss.
+
+    Source: Millunzi et al. 2024, "May the Forgetting Be with You: Alternate Replay for Learning
+    with Noisy Labels".
+    """
+
+    def weights(self) -> np.ndarray:
+        """Returns weights whose sums over past and current rows are their numbers."""
+        if self.dataset is None:
+            raise ValueError("the strategy 'abs' needs Buffer(..., dataset=dataset)")
+        is_past = self._labels() < self.dataset.get_offsets()[0]
+        loss = self.importance_scores.double().numpy()
+        weights = np.zeros(len(loss))
+        for rows, sign in ((is_past, -1), (~is_past, 1)):
+            if rows.any():
+                part = scaled(sign * loss[rows]) + 1e-9
+                weights[rows] = part / part.sum() * rows.sum()
+        return weights
+
+
+class BalancedReservoir(Selection):
+    """Replaces a random row of the largest class.
+
+    Source: Buzzega et al. 2020, arXiv 2010.05595, balanced reservoir sampling.
+    """
+
+    def __call__(self, num_seen_examples: int, label: torch.Tensor | None) -> int:
+        """Returns the row; see `Selection`. A sample of a small class is always kept."""
+        classes, counts = np.unique(self._labels(), return_counts=True)
+        own = counts[classes == int(label)].sum() if label is not None else counts.max()
+        is_drawn = np.random.randint(num_seen_examples + 1) < self.buffer.buffer_size
+        if not is_drawn and own >= np.median(counts):
+            return -1
+        return int(np.random.choice(np.flatnonzero(self._labels() == classes[counts.argmax()])))
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """Returns values scaled linearly to [0, 1]; equal values as they are scaled to 0.
+
+    Example:
+        >>> import numpy as np
+        >>> scaled(np.array([1.0, 2.0, 5.0])).tolist()
+        [0.0, 0.25, 1.0]
+    """
+    width = values.max() - values.min()
+    return (values - values.min()) / width if width > 0 else np.zeros_like(values)
+
+
+SELECTIONS: dict[str, Callable[..., Selection]] = {
+    "abs": Asymmetric,
+    "balancoir": BalancedReservoir,
+    "labrs": LossAwareBalanced,
+    "lars": LossAware,
+}
