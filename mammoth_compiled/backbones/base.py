@@ -89,6 +89,11 @@ class MammothBackbone(nn.Module):
         result: torch.Tensor = self(x, returnt=ReturnTypes.FEATURES)
         return result
 
+    @property
+    def has_runner(self) -> bool:
+        """Whether a runner is set."""
+        return self.__dict__.get("_runner") is not None
+
     def set_runner(self, runner: ForwardRunner | None) -> None:
         """Sets the runner of all calls; None calls `forward` in eager mode."""
         self.__dict__["_runner"] = runner

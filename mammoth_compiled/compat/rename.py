@@ -58,19 +58,19 @@ def rename(source: str) -> Renamed:
         ['line 1: utils.loggers']
     """
     lines = source.splitlines(keepends=True)
-    unknown: list[str] = []
+    unknown: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names, pattern = [node.module], r"(from\s+){}(?=\s+import\b)"
         elif isinstance(node, ast.Import):
             names, pattern = [a.name for a in node.names if a.asname], r"(\b){}(?=\s+as\b)"
             bare = [a.name for a in node.names if not a.asname]
-            unknown += [f"line {node.lineno}: {name}" for name in bare if _is_mammoth(name)]
+            unknown += [(node.lineno, name) for name in bare if _is_mammoth(name)]
         else:
             continue
         for name in filter(_is_mammoth, names):
             if name not in MODULES:
-                unknown.append(f"line {node.lineno}: {name}")
+                unknown.append((node.lineno, name))
                 continue
             line = node.lineno - 1
             new = rf"\g<1>{TARGET}.{MODULES[name]}"
@@ -78,7 +78,7 @@ def rename(source: str) -> Renamed:
             start = len(lines[line].encode()[: node.col_offset].decode())
             statement = re.sub(pattern.format(re.escape(name)), new, lines[line][start:], count=1)
             lines[line] = lines[line][:start] + statement
-    return Renamed("".join(lines), sorted(unknown))
+    return Renamed("".join(lines), [f"line {line}: {name}" for line, name in sorted(unknown)])
 
 
 def _is_mammoth(module: str) -> bool:

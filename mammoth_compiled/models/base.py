@@ -114,6 +114,14 @@ class ContinualModel(TaskHooks):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.compute.amp == "fp16")
         self._clip_grad = config.optimizer.clip_grad
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("net", "compute") and self.compute is not None:
+            net = self.net
+            # A network that replaces the backbone runs compiled like the backbone.
+            if isinstance(net, MammothBackbone) and not net.has_runner:
+                self.compute.attach(net)
+
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         # to(), cuda() and cpu() all end here.
         super()._apply(*args, **kwargs)

@@ -1,6 +1,7 @@
 """The state of a model for a checkpoint, as plain data: everything an exact resume needs."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,7 +85,14 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
         for part, saved in state["values"].items():
             setattr(model, part, from_plain(saved, model.device))
         for part, saved in state["buffers"].items():
-            getattr(model, part).load_state_dict(saved)
+            if hasattr(model, part):
+                getattr(model, part).load_state_dict(saved)
+            else:
+                warnings.warn(
+                    f"{type(model).__name__}.{part} was created while training, so that the "
+                    "resumed run starts without it. Create it in the constructor",
+                    stacklevel=2,
+                )
         part = "opt"
         _freeze(model.net, state["frozen"])
         saved_groups = state["optimizer"]["param_groups"]

@@ -19,6 +19,7 @@ from mammoth_compiled import (
     train,
 )
 from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.models.sgd import SGD
 
 CPU = torch.device("cpu")
 
@@ -311,3 +312,18 @@ def test_a_resumed_run_compiles_as_before(run_tiny, graph_counter, tmp_path):
     assert graph_counter.frame_count > before
     assert torch.equal(resumed.net.get_params(), whole.net.get_params())
     assert resumed_results.loss == results.loss
+
+
+def test_a_network_that_replaces_the_backbone_is_compiled(tiny, compiled_functions):
+    class OtherNet(tiny.Net):
+        pass
+
+    @register_model("replaces-net")
+    class ReplacesNet(SGD):
+        def begin_task(self, dataset):
+            self.net = OtherNet(self.num_classes, width=2)
+            self.opt = self.get_optimizer()
+
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 2, "compile": "on"}
+    train(*load_runner("replaces-net", "seq-tiny", args))
+    assert set(compiled_functions) == {"OtherNet_out"}

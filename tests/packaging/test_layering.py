@@ -34,6 +34,7 @@ LAYERS = [
     {"engine"},
     {"observers"},
     {"runner", "training", "dry_run"},
+    {"compat"},
     {"run", "public"},
 ]
 EXPORT_MAY_USE = {

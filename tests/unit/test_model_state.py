@@ -199,6 +199,13 @@ def test_what_has_a_state_of_its_own_comes_back(make, tmp_path):
     assert momentum.tolist() == [1, 1]
 
 
+def test_what_is_created_while_training_is_not_restored(make):
+    model = make()
+    model.bias_opt = torch.optim.SGD([model.scale], lr=0.5)
+    with pytest.warns(UserWarning, match=r"Rich\.bias_opt was created while training"):
+        restore_model(make(), model_state(model))
+
+
 def test_what_cannot_be_saved_is_named(make):
     model = make()
     model.teachers = [copy.deepcopy(model.net)]
