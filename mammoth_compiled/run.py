@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     for number, resolution in enumerate(resolutions, start=1):
         if len(resolutions) > 1:
             say(f"run {number} of {len(resolutions)}")
-        code = _run(resolution, command)
+        code = _run(resolution, command, is_grid=len(resolutions) > 1)
         if code != SUCCESS:
             return code
     return SUCCESS
@@ -63,7 +63,7 @@ def _register_built_in_parts() -> None:
     importlib.import_module("mammoth_compiled.public")
 
 
-def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
+def _run(resolution: Resolution, command: Mapping[str, Any], is_grid: bool) -> int:
     """Does with the arguments of one run what the command line asks for."""
     from mammoth_compiled.dry_run import estimate
     from mammoth_compiled.engine.explain import explain_backbone
@@ -83,7 +83,8 @@ def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
         if "dry_run" in command:
             say(estimate(*build(args)))
     else:
-        with quiet(args.quiet), run_folder(RunConfig.from_namespace(args)) as args.out:
+        config = RunConfig.from_namespace(args)
+        with quiet(args.quiet), run_folder(config, is_grid) as args.out:
             # Before the model is built: an observer raises at once if it cannot write its output.
             observers = command_line_observers(RunConfig.from_namespace(args))
             results = train(*build(args), observers=observers)

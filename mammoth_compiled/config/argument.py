@@ -11,6 +11,7 @@ def argument(
     parse: Callable[[str], Any] | None = None,
     metavar: str | None = None,
     required: bool = False,
+    bare: Any = None,
 ) -> Any:
     """Declares a field that is also a command-line argument.
 
@@ -22,6 +23,9 @@ def argument(
         parse: Converts the text of one value; None for booleans and choices.
         metavar: Placeholder of its value in the help.
         required: True if every command line must give it.
+        bare: Its value if the flag is given without one; None if it needs one.
     """
     metadata = {"help": help, "type": parse, "metavar": metavar, "required": required}
+    if bare is not None:
+        metadata |= {"nargs": "?", "const": bare}
     return field(default=default, metadata=metadata)

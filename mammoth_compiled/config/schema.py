@@ -108,7 +108,8 @@ class FilesConfig:
 
     out: str | None = _argument(
         None,
-        "Folder of the run: configuration, results, metrics, log, checkpoints; off: none (default: "
+        "Folder of the run: configuration, results, metrics, log, report, checkpoints; of several "
+        "runs, the directory of their folders; off: none (default: "
         "runs/TIME-MODEL-DATASET-BACKBONE-sSEED from the command line, none from Python).",
         file_path,
         "DIR",
@@ -133,7 +134,11 @@ class FilesConfig:
         "--savecheck task.",
     )
     export: str | None = _argument(
-        None, "Export the trained backbone to this directory.", file_path, "DIR"
+        None,
+        "Export the trained backbone to this directory; without DIR to bundle in the run folder.",
+        file_path,
+        "DIR",
+        bare="{out}/bundle",
     )
     formats: str | None = _argument(
         None,

@@ -40,7 +40,11 @@ def runs_directory() -> str:
 def run_name(config: RunConfig) -> str:
     """Returns the name of a run: that of its folder, or time, model, dataset, backbone and seed."""
     folder = folder_of(config)
-    return f"{time.strftime('%Y%m%d-%H%M%S')}{_suffix(config)}" if folder is None else folder.name
+    return _new_name(config) if folder is None else folder.name
+
+
+def _new_name(config: RunConfig) -> str:
+    return time.strftime("%Y%m%d-%H%M%S") + _suffix(config)
 
 
 def _suffix(config: RunConfig) -> str:
@@ -50,14 +54,15 @@ def _suffix(config: RunConfig) -> str:
 
 
 @contextlib.contextmanager
-def run_folder(config: RunConfig) -> Iterator[str | None]:
+def run_folder(config: RunConfig, is_grid: bool = False) -> Iterator[str | None]:
     """Chooses and creates the folder of a run from the command line; removes it if it stays empty.
 
     It is `--out`; else, with `--resume`, that of the newest run of the same configuration that has
-    checkpoints; else a new one in `runs_directory()`.
+    checkpoints; else a new one in `runs_directory()`, or for a run of a grid in `--out`.
 
     Args:
         config: All arguments.
+        is_grid: True if the command line describes several runs.
 
     Yields:
         Its path, the new value of `--out`; None for no folder.
@@ -65,11 +70,13 @@ def run_folder(config: RunConfig) -> Iterator[str | None]:
     Raises:
         MammothError: If it cannot be created or contains something else.
     """
-    given = config.files.out
-    if (given or runs_directory()) == "off":
+    given, directory = config.files.out, runs_directory()
+    if (given or directory) == "off":
         yield None
         return
-    parent = Path(given).parent if given else Path(runs_directory())
+    if given and is_grid:
+        given, directory = None, given
+    parent = Path(given).parent if given else Path(directory)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(directories(parent))
@@ -92,7 +99,7 @@ def run_folder(config: RunConfig) -> Iterator[str | None]:
 
 def _new_folder(config: RunConfig, parent: Path) -> Path:
     """Creates a folder whose name nobody uses, also if several runs start in the same second."""
-    name, number = run_name(config), 1
+    name, number = _new_name(config), 1
     while True:
         path = parent / (name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):

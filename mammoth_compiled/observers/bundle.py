@@ -11,6 +11,7 @@ from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.device import random_state, set_random_state
+from mammoth_compiled.engine.checkpoint_files import folder_of
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.resume import save
 from mammoth_compiled.errors import ExportError, MammothError
@@ -49,7 +50,9 @@ class BundleExporter(Observer):
         files = config.files
         if not files.export:
             return None
-        return cls(files.export, files.formats, files.export_variants, files.export_each_task)
+        folder = folder_of(config) or Path()
+        path = files.export.replace("{out}", str(folder))
+        return cls(path, files.formats, files.export_variants, files.export_each_task)
 
     def __init__(
         self,

@@ -13,6 +13,9 @@ from mammoth_compiled.metrics import average, forgetting
 from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
+# Columns of the terminal for all but the accuracies on single tasks.
+AVERAGES_WIDTH = 28
+
 
 class Console(Observer):
     """Prints what is decided, the accuracy after each task, and how steps were computed."""
@@ -142,6 +145,8 @@ class FinalTable(Observer):
 def accuracy_table(results: Results, width: int | None = None) -> str:
     """Returns the accuracy matrix as a table for a terminal, with a color for each accuracy.
 
+    Where not all tasks fit beside each other, it has only the accuracies on the last ones.
+
     Args:
         results: The results, with at least one task.
         width: Columns of the terminal; None to ask it.
@@ -150,17 +155,19 @@ def accuracy_table(results: Results, width: int | None = None) -> str:
 
     terminal = console.Console(file=io.StringIO(), force_terminal=True, width=width)
     num_tasks = len(results.class_il[-1])
-    # "  50.1" in wide tables, "  50" where many tasks would not fit.
-    decimals = 1 if 6 * num_tasks + 32 <= terminal.width else 0
-    grid = table.Table(box=box.SIMPLE_HEAD, title="Accuracy in %", padding=(0, 1, 0, 0))
-    grid.add_column("after")
-    for task in range(num_tasks):
+    room = terminal.width - AVERAGES_WIDTH
+    decimals = 1 if 6 * num_tasks <= room else 0  # "100.0 " or "100 "
+    first = max(num_tasks - room // (4 + 2 * decimals), 0)
+    title = "Accuracy in %" + (f" on tasks {first + 1} to {num_tasks}" if first else "")
+    grid = table.Table(box=box.SIMPLE_HEAD, title=title, padding=0)
+    grid.add_column("after", no_wrap=True)
+    for task in range(first, num_tasks):
         grid.add_column(str(task + 1), justify="right", no_wrap=True)
-    grid.add_column("Class-IL", justify="right", style="bold", no_wrap=True)
-    grid.add_column("Task-IL", justify="right", style="bold", no_wrap=True)
+    for name in ("Class-IL", "Task-IL"):
+        grid.add_column(name, justify="right", style="bold", no_wrap=True)
     for task, (row, task_il) in enumerate(zip(results.class_il, results.task_il, strict=True)):
-        cells = [f"[{_color(value)}]{100 * value:.{decimals}f}[/]" for value in row]
-        cells += [""] * (num_tasks - len(row))
+        cells = [f"[{_color(value)}]{100 * value:.{decimals}f}[/]" for value in row[first:]]
+        cells += [""] * (num_tasks - first - len(cells))
         averages = [f"{100 * average(values):.2f}" for values in (row, task_il)]
         grid.add_row(f"task {task + 1}", *cells, *averages)
     terminal.print(grid)
