@@ -14,6 +14,8 @@ from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.files import write_atomically
 
 FORMAT = "mammoth_compiled checkpoint"
+# Releases that do not know checkpoints within a task must not take one for that of a whole task.
+WITHIN_FORMAT = "mammoth_compiled checkpoint within a task"
 VERSION = 2
 # The file ends with the SHA-256 of all bytes before it, as the comment of its zip archive:
 # `torch.load` reads the file as well.
@@ -41,10 +43,22 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
         raise CheckpointError(
             f"{path} cannot be saved, because it could not be read: {error}"
         ) from error
-    stream = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **content}, stream)
-    write_atomically(Path(path), add_checksum(stream.getvalue()))
+    kind = WITHIN_FORMAT if "within" in content else FORMAT
+    archive = pack({"format": kind, "version": VERSION, **content})
+    write_atomically(Path(path), add_checksum(archive))
     return Path(path)
+
+
+def pack(content: dict[str, Any]) -> bytes:
+    """Returns content as a zip archive in the format of `torch.save`."""
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def unpack(archive: bytes) -> Any:
+    """Returns what was passed to `pack`, with its tensors on the CPU. Runs no code in it."""
+    return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
 
 
 def add_checksum(archive: bytes) -> bytes:
@@ -90,7 +104,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not _is_archive(raw):
         raise CheckpointError(f"{path} is truncated or not a checkpoint")
     content = _load(path, raw)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    kind = content.get("format") if isinstance(content, dict) else None
+    if kind != (WITHIN_FORMAT if kind and "within" in content else FORMAT):
         raise CheckpointError(f"{path} is not a checkpoint of mammoth_compiled")
     _check_version(path, content.get("version"))
     if not _has_checksum(raw):
@@ -111,7 +126,7 @@ def _is_archive(content: bytes) -> bool:
 
 def _load(path: Path, raw: bytes) -> Any:
     try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        return unpack(raw)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} contains pickled code, which is not run: use a file written by --savecheck"

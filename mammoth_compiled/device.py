@@ -1,8 +1,10 @@
 """The machine a run uses: its device, its folder for files, random state and freed memory."""
 
+import contextlib
 import ctypes
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -95,6 +97,16 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextlib.contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Restores the state of all random number generators at its end."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)
 
 
 # Parameters of mallopt(3) in malloc.h of glibc, and the largest block that glibc takes from its

@@ -27,6 +27,9 @@ from mammoth_compiled.result_formats import hardware, read_json, rows_of, to_jso
 from mammoth_compiled.result_html import results_html
 from mammoth_compiled.types import Evaluation
 
+# Attributes of an evaluation that are kept for each task.
+EVALUATED = ("class_il", "task_il", "loss", "top5", "ece", "recency_bias")
+EVALUATED += ("future_class_il", "future_task_il")
 # Lists with one entry per task that older files lack, and what stands for a missing entry.
 PER_TASK: dict[str, Any] = {
     "top5": [],
@@ -109,21 +112,22 @@ class Results:
         peak_memory: int = 0,
     ) -> None:
         """Appends the measurements of one task."""
-        self.class_il.append(evaluation.class_il)
-        self.task_il.append(evaluation.task_il)
-        self.loss.append(evaluation.loss)
         self.train_s.append(train_s)
         self.compile_s.append(compile_s)
         self.eval_s.append(eval_s)
         self.train_images.append(images)
-        self.top5.append(evaluation.top5)
-        self.per_class.append(per_class_accuracy(evaluation.confusion))
-        self.confusion = evaluation.confusion
-        self.ece.append(evaluation.ece)
-        self.recency_bias.append(evaluation.recency_bias)
-        self.future_class_il.append(evaluation.future_class_il)
-        self.future_task_il.append(evaluation.future_task_il)
         self.peak_memory.append(peak_memory)
+        self._set(len(self.class_il), evaluation)
+
+    def replace_last(self, evaluation: Evaluation) -> None:
+        """Replaces the measures after the last task."""
+        self._set(len(self.class_il) - 1, evaluation)
+
+    def _set(self, task: int, evaluation: Evaluation) -> None:
+        for name in EVALUATED:
+            getattr(self, name)[task:] = [getattr(evaluation, name)]
+        self.per_class[task:] = [per_class_accuracy(evaluation.confusion)]
+        self.confusion = evaluation.confusion
 
     def accuracies(self, setting: str = "class_il") -> Matrix:
         """Returns the accuracies of all evaluations, within and after tasks, in order of time.
@@ -255,6 +259,8 @@ class Results:
         head = ["after", *(f"task {j + 1}" for j in range(tasks)), "Class-IL", "Task-IL"]
         lines = ["".join(f"{cell:>10}" for cell in head)]
         for t, (class_row, task_row) in enumerate(zip(self.class_il, self.task_il, strict=True)):
+            if not class_row:  # skipped
+                continue
             after = f"task {t + 1}" if len(self.class_il) > 1 else "training"
             cells = [f"{100 * a:.2f}" for a in class_row] + [""] * (tasks - len(class_row))
             cells += [f"{100 * average(class_row):.2f}", f"{100 * average(task_row):.2f}"]

@@ -11,10 +11,13 @@ from typing import Any, Literal, Self
 
 from mammoth_compiled.config.argument import argument as _argument
 from mammoth_compiled.config.protocol import ProtocolConfig
+from mammoth_compiled.config.training import TrainingConfig
 from mammoth_compiled.config.values import (
     comma_list,
+    file_name,
     file_path,
     fraction,
+    interval,
     non_empty,
     non_negative_float,
     non_negative_int,
@@ -127,6 +130,19 @@ class FilesConfig:
         file_path,
         "DIR",
     )
+    checkpoint_every: str | None = _argument(
+        None,
+        "Save checkpoints within tasks, too, every N steps (500), minutes (10m) or hours (2h), and "
+        "on SIGINT, SIGTERM and SIGHUP; implies --savecheck task.",
+        interval,
+        "N",
+    )
+    ckpt_name: str | None = _argument(
+        None,
+        "Name of the checkpoints, before _taskN.pt (default: model, dataset, backbone and seed).",
+        file_name,
+        "NAME",
+    )
     loadcheck: str | None = _argument(None, "Resume from this checkpoint.", file_path, "PATH")
     resume: bool = _argument(
         False,
@@ -185,6 +201,7 @@ class LoggingConfig:
     )
     nowand: bool = _argument(False, "Do not log to Weights & Biases, even if --log asks for it.")
     quiet: bool = _argument(False, "Print the final table only.")
+    notes: str | None = _argument(None, "Free text to keep with the results.", non_empty, "TEXT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +213,7 @@ class RunConfig:
     Attributes:
         experiment: What to train, on what, and for how long.
         protocol: How the stream of tasks is made from the dataset.
+        training: How long each task is trained, and when the model is evaluated.
         optimizer: The optimizer and its learning rate schedule.
         compute: Device, precision and compilation.
         files: Where to read and write.
@@ -205,6 +223,7 @@ class RunConfig:
 
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     files: FilesConfig = field(default_factory=FilesConfig)
@@ -236,6 +255,7 @@ class RunConfig:
 SECTIONS: Mapping[str, Any] = {
     "experiment": ExperimentConfig,
     "protocol": ProtocolConfig,
+    "training": TrainingConfig,
     "optimizer": OptimizerConfig,
     "compute": ComputeConfig,
     "files": FilesConfig,

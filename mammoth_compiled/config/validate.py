@@ -34,10 +34,43 @@ def validate(config: RunConfig) -> None:
         logger_classes(config.logging.log)
     if files.resume and files.loadcheck:
         raise ConfigError("--resume and --loadcheck exclude each other: give one of them")
+    _check_training(config)
     buffer_size = config.extra.get("buffer_size")
     minibatch_size = config.extra.get("minibatch_size")
     if buffer_size and minibatch_size and minibatch_size > buffer_size:
         raise ConfigError(f"--minibatch_size {minibatch_size} exceeds --buffer_size {buffer_size}")
+
+
+def _check_training(config: RunConfig) -> None:
+    """Checks how long tasks are trained, and which.
+
+    Raises:
+        ConfigError: If an argument that the mode needs is missing, or one has no effect.
+    """
+    training, mode = config.training, config.training.fitting_mode
+    for name, needs in (("n_iters", "iters"), ("n_minutes", "time")):
+        if (getattr(training, name) is not None) != (mode == needs):
+            raise ConfigError(f"--fitting_mode {needs} and --{name} go together")
+    if mode == "early_stopping" and config.protocol.validation is None:
+        raise ConfigError(
+            "--fitting_mode early_stopping needs images to evaluate on: give --validation, such as "
+            "--validation 0.1"
+        )
+    if mode in ("time", "early_stopping") and config.optimizer.lr_scheduler == "cosine":
+        raise ConfigError(
+            f"--lr_scheduler cosine needs a known number of epochs, which --fitting_mode {mode} "
+            "does not have: use --fitting_mode epochs or iters, or --lr_scheduler multistep"
+        )
+    if mode != "epochs" and config.protocol.online:
+        raise ConfigError(f"--online 1 is one pass over each task: leave --fitting_mode {mode} out")
+    if training.stop_after is not None and training.stop_after <= training.start_from:
+        raise ConfigError(
+            f"--stop_after {training.stop_after} leaves no task after --start_from "
+            f"{training.start_from}: give a larger number"
+        )
+    if config.experiment.joint and (training.eval_future or training.start_from):
+        name = "eval_future" if training.eval_future else "start_from"
+        raise ConfigError(f"--{name} has no meaning in joint training, which is one task")
 
 
 def _check_directories(config: RunConfig) -> None:

@@ -162,3 +162,51 @@ def check_text(text: str) -> str:
             f"is not valid UTF-8, got {shorten(text)}: rename it"
         ) from None
     return text
+
+
+def file_name(text: str) -> str:
+    """Checks that a file may have this name, with a suffix of up to 32 bytes.
+
+    Raises:
+        argparse.ArgumentTypeError: If not.
+    """
+    if "/" in text or text in (".", ".."):
+        raise argparse.ArgumentTypeError(f"must be a name without /, got {shorten(text)}")
+    if len(os.fsencode(file_path(text))) > MAX_FILE_NAME - 32:
+        raise argparse.ArgumentTypeError(f"must have at most {MAX_FILE_NAME - 32} bytes")
+    return text
+
+
+def interval(text: str) -> str:
+    """Checks an interval of training steps or of time.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    parse_interval(text)
+    return text
+
+
+def parse_interval(text: str) -> tuple[int | None, float | None]:
+    """Returns an interval as (training steps, None) or (None, seconds).
+
+    Args:
+        text: A number of steps, or of seconds, minutes or hours followed by s, m or h.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+
+    Example:
+        >>> parse_interval("500"), parse_interval("10m")
+        ((500, None), (None, 600.0))
+    """
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        return (
+            (positive_int(text), None) if unit is None else (None, unit * positive_float(text[:-1]))
+        )
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            "must be a number of steps, or of seconds, minutes or hours with s, m or h, such as "
+            f"500 or 10m; got {shorten(text)}"
+        ) from None

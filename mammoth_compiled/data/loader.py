@@ -37,6 +37,7 @@ class TaskLoader:
         num_workers: Worker processes of the DataLoader; None for 0 on a CPU and up to 8 on a GPU.
         name: What the dataset is, for messages.
         num_classes: Number of classes, to check labels; None if unknown.
+        drop_last: True drops the last batch of an epoch if it is smaller.
 
     Attributes:
         dataset: The dataset, as given.
@@ -63,12 +64,14 @@ class TaskLoader:
         num_workers: int | None = None,
         name: str = "the dataset",
         num_classes: int | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.dataset = dataset
         self.name = name
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.device = device
         self.fallback_reason: str | None = None
         if num_workers is None:
@@ -80,7 +83,8 @@ class TaskLoader:
 
     def __len__(self) -> int:
         """Returns the number of batches of an epoch."""
-        return -(-len(self.dataset) // self.batch_size)
+        num_full = len(self.dataset) // self.batch_size
+        return num_full if self.drop_last else -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yields (inputs, labels, not_aug_inputs) on the device; see `types.Batch`."""
@@ -148,6 +152,8 @@ class TaskLoader:
             source.fused.begin_epoch()
         order = torch.randperm if self.shuffle else torch.arange
         batches = order(len(source.labels), device=source.images.device).split(self.batch_size)
+        if self.drop_last:
+            batches = batches[: len(source.labels) // self.batch_size]
         if self.device.type == "cpu":
             yield from self._in_groups(source, batches)
         elif source.stays_on_host:
@@ -175,6 +181,7 @@ class TaskLoader:
             collate_fn=items.collate,
             batch_size=self.batch_size,
             shuffle=self.shuffle,
+            drop_last=self.drop_last,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_seed_worker,

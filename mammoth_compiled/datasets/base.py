@@ -220,9 +220,15 @@ class ContinualDataset:
     def _loader(self, dataset: Any, split: str, batch_size: int, shuffle: bool) -> TaskLoader:
         workers = self.config.compute.num_workers
         name = f"{self.NAME}: the {split} set"
+        drop_last = split == "training" and self.config.training.drop_last
         loader = TaskLoader(
-            dataset, batch_size, shuffle, self.device, workers, name, self.N_CLASSES
+            dataset, batch_size, shuffle, self.device, workers, name, self.N_CLASSES, drop_last
         )
+        if not len(loader):
+            raise DataError(
+                f"{name} has {len(dataset)} images in task {self.c_task + 1}, fewer than "
+                f"--batch_size {batch_size}, so that --drop_last 1 leaves none: lower --batch_size"
+            )
         check_first_item(loader, type(self).__name__, self.input_shape(), hasattr(self, "MEAN"))
         return loader
 

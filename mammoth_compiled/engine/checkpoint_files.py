@@ -1,5 +1,6 @@
 """Where the checkpoints of a run are, and which of them are of the same configuration."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -16,6 +17,8 @@ from mammoth_compiled.results import plain_arguments
 # Arguments that change where a run computes and writes, but not what it computes.
 FREE = {field.name for section in (FilesConfig, LoggingConfig) for field in fields(section)}
 FREE |= {"device", "compile", "cuda_graph", "num_workers"}
+# Nor do these change the training of the tasks in a checkpoint.
+FREE |= {"stop_after", "inference_only", "eval_future", "eval_every", "eval_epochs"}
 
 CHECKPOINTS = "checkpoints"
 
@@ -51,17 +54,23 @@ def checkpoint_directory(config: RunConfig) -> Path:
     return (folder_of(config) or Path(base_path())) / CHECKPOINTS
 
 
-def checkpoint_path(config: RunConfig, num_tasks: int | None = None) -> Path:
+def checkpoint_path(
+    config: RunConfig, num_tasks: int | None = None, num_steps: int | None = None
+) -> Path:
     """Returns the path of the checkpoint after a number of tasks; None for what all have in common.
 
     Args:
-        config: All arguments; the name contains model, dataset, backbone and seed.
+        config: All arguments; the name is `--ckpt_name`, or contains model, dataset, backbone and
+            seed.
         num_tasks: Number of finished tasks.
+        num_steps: Steps of the next task, for a checkpoint within it.
     """
     experiment = config.experiment
     seed = "" if experiment.seed is None else f"_seed{experiment.seed}"
-    name = f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
-    suffix = "" if num_tasks is None else f"_task{num_tasks}.pt"
+    name = config.files.ckpt_name
+    name = name or f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
+    step = "" if num_steps is None else f"_step{num_steps}"
+    suffix = "" if num_tasks is None else f"_task{num_tasks}{step}.pt"
     return checkpoint_directory(config) / f"{name}{suffix}"
 
 
@@ -81,7 +90,7 @@ def differences(config: RunConfig, saved: Mapping[str, Any]) -> list[Difference]
 
 
 def find_checkpoint(config: RunConfig) -> tuple[FoundCheckpoint | None, list[str]]:
-    """Returns the checkpoint of this configuration with the most tasks done.
+    """Returns the checkpoint of this configuration with the most tasks and steps done.
 
     Args:
         config: All arguments.
@@ -107,15 +116,33 @@ def find_checkpoint(config: RunConfig) -> tuple[FoundCheckpoint | None, list[str
 
 
 def _newest_first(config: RunConfig) -> Iterator[Path]:
+    found = _by_progress(config)
+    for progress in sorted(found, reverse=True):
+        yield found[progress]
+
+
+def remove_within(config: RunConfig, num_tasks: int, num_steps: int = 0) -> None:
+    """Removes the checkpoints within tasks that are older than this one.
+
+    Args:
+        config: All arguments.
+        num_tasks: Number of finished tasks.
+        num_steps: Steps of the next task.
+    """
+    for progress, path in _by_progress(config).items():
+        if progress[1] and progress < (num_tasks, num_steps):
+            with contextlib.suppress(OSError):  # it is not needed, but does no harm either
+                path.unlink()
+
+
+def _by_progress(config: RunConfig) -> dict[tuple[int, int], Path]:
+    """Returns the checkpoints of these names by finished tasks and steps of the next task."""
     common = checkpoint_path(config)
-    numbered = re.compile(re.escape(common.name) + r"_task(\d+)\.pt")
-    found = {}
-    if common.parent.is_dir():
-        for path in common.parent.iterdir():
-            if match := numbered.fullmatch(path.name):
-                found[int(match[1])] = path
-    for number in sorted(found, reverse=True):
-        yield found[number]
+    numbered = re.compile(re.escape(common.name) + r"_task(\d+)(?:_step(\d+))?\.pt")
+    if not common.parent.is_dir():
+        return {}
+    matches = ((numbered.fullmatch(path.name), path) for path in common.parent.iterdir())
+    return {(int(match[1]), int(match[2] or 0)): path for match, path in matches if match}
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -55,6 +55,28 @@ def evaluate(
 
 
 @torch.no_grad()
+def evaluate_task(model: ContinualModel, dataset: ContinualDataset) -> tuple[float, float]:
+    """Evaluates a model on the current task only, in joint training on all.
+
+    Args:
+        model: The model.
+        dataset: The dataset, in a task.
+
+    Returns:
+        The mean loss, nats, and the class-IL accuracy in [0, 1].
+    """
+    num_seen = len(dataset.test_loaders)
+    first = 0 if dataset.joint else num_seen - 1
+    counts = _count(model, dataset, model, dataset.test_loaders[first:], first)
+    measures, *_ = counts.read()
+    images = sum(task.images for task in measures)
+    return (
+        sum(task.loss * task.images for task in measures) / images,
+        sum(task.class_il * task.images for task in measures) / images,
+    )
+
+
+@torch.no_grad()
 def evaluate_untrained(
     model: ContinualModel, dataset: ContinualDataset, tasks: Sequence[Iterable[Any]]
 ) -> tuple[list[float], list[float]]:
@@ -74,9 +96,13 @@ def evaluate_untrained(
 
 
 def _count(
-    model: ContinualModel, dataset: ContinualDataset, score: Score, tasks: Sequence[Iterable[Any]]
+    model: ContinualModel,
+    dataset: ContinualDataset,
+    score: Score,
+    tasks: Sequence[Iterable[Any]],
+    first: int = 0,
 ) -> ScoreCounts:
-    """Counts what `score` predicts for the test batches of tasks, the first of which are seen."""
+    """Counts what `score` predicts for the test batches of the tasks from `first` on."""
     counts = ScoreCounts(dataset.N_CLASSES, model.device)
     num_seen = len(dataset.test_loaders)
     classes_seen = dataset.get_offsets(num_seen - 1)[1] if num_seen else 0
@@ -84,7 +110,7 @@ def _count(
     was_training = model.net.training
     model.net.eval()
     try:
-        for task, batches in enumerate(tasks):
+        for task, batches in enumerate(tasks, first):
             all_scores, all_labels = [], []
             loss = torch.zeros((), dtype=torch.float64, device=model.device)
             for inputs, labels, *_ in batches:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -17,6 +17,13 @@ from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
 
+class Position(Protocol):
+    """Where a run is within a task."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint within the task contains besides the model."""
+
+
 @dataclass
 class Run:
     """The state of a run, as observers see it.
@@ -27,17 +34,26 @@ class Run:
         config: All arguments.
         compute: How the run computes: device, AMP mode, compilation.
         results: Accuracies and timings of the tasks finished so far.
-        num_tasks: Tasks of the run; 1 for joint training.
+        num_tasks: Tasks of the run, up to `--stop_after`; 1 for joint training.
         first_task: The task that it started with, from 0; later than 0 if it was resumed.
         resumed_from: The checkpoint that it was resumed from.
+        resume_within: The contents of that checkpoint if it was saved within a task, until the
+            position in the task is restored.
         resume_messages: Checkpoints that were not used, and arguments that differ from it.
         task: Current task, from 0.
         epoch: Current epoch of the task, from 0.
         step: Current step of the epoch, from 1.
         steps_per_epoch: Steps of each epoch of the task.
+        num_steps: Steps of the task; None if it is not known in advance (`--fitting_mode`).
+        num_epochs: Epochs of the task; likewise.
         stop_signal: Number of the signal that asked the run to stop after its current step.
         last_loss: Loss of the step read last.
         lr: Learning rate of the first parameter group at that step.
+        saves_within: Whether checkpoints within tasks are wanted; set in `begin_run`.
+        task_begin: If so, the checkpoint of the beginning of the task as bytes, which one within
+            the task contains.
+        position: What a checkpoint within the current task contains besides the model; None
+            between tasks.
     """
 
     model: ContinualModel
@@ -48,14 +64,25 @@ class Run:
     num_tasks: int = 1
     first_task: int = 0
     resumed_from: Path | None = None
+    resume_within: dict[str, Any] | None = None
     resume_messages: list[str] = field(default_factory=list)
     task: int = 0
     epoch: int = 0
     step: int = 0
     steps_per_epoch: int = 0
+    num_steps: int | None = None
+    num_epochs: int | None = None
     stop_signal: int | None = None
     last_loss: float = float("nan")
     lr: float = float("nan")
+    saves_within: bool = False
+    task_begin: bytes = b""
+    position: "Position | None" = None
+
+    @property
+    def task_step(self) -> int:
+        """Steps of the current task so far."""
+        return self.model.counters.task
 
 
 class Observer:
@@ -117,6 +144,14 @@ class Observer:
         Args:
             run: The run.
             losses: Losses of the steps since the last call, oldest first.
+        """
+
+    def end_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        """Called after each evaluation within a task; see `--eval_every`.
+
+        Args:
+            run: The run; the last entry of `run.results.curve` says where in the task it is.
+            evaluation: Measures on all tasks seen.
         """
 
     def end_epoch(self, run: Run) -> None:

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mammoth_compiled.checkpoint import read_checkpoint, write_checkpoint
+import torch
+
+from mammoth_compiled.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
+from mammoth_compiled.checkpoint_schema import check_checkpoint
 from mammoth_compiled.device import random_state, set_random_state
 from mammoth_compiled.engine.checkpoint_files import (
     checkpoint_path,
@@ -33,33 +36,66 @@ def save(run: Run) -> SavedCheckpoint:
     Raises:
         MammothError: If the file cannot be written; no half-written file stays behind.
     """
+    content = _content(run)
+    return _write(checkpoint_path(run.config, content["tasks_done"]), content)
+
+
+def save_within(run: Run) -> SavedCheckpoint:
+    """Writes a checkpoint of the run within its current task; needs `begin_task`.
+
+    To resume from it, the run starts the task again from the state that it began with, so that
+    hooks of the model act on the dataset again, and then takes the saved position.
+
+    Raises:
+        MammothError: If the file cannot be written; no half-written file stays behind.
+    """
+    assert run.position is not None
+    # Before anything else is saved, because it reads the pending losses.
+    position = run.position.state_dict()
+    content = _content(run)
+    begin = torch.frombuffer(bytearray(run.task_begin), dtype=torch.uint8)
+    content["within"] = {**position, "begin": begin}
+    path = checkpoint_path(run.config, content["tasks_done"], position["task_step"])
+    return _write(path, content)
+
+
+def begin_task(run: Run) -> None:
+    """Keeps the state that a task begins with, if checkpoints within it are wanted."""
+    if run.saves_within:
+        run.task_begin = pack(_content(run))
+
+
+def _content(run: Run) -> dict[str, Any]:
     args = run.config.to_namespace()
-    num_done = len(run.results.class_il)
     names = [p.name for p in backbones[args.backbone].parameters]
     state = model_state(run.model)
-    content = {
+    for group in state["optimizer"].get("param_groups", []):
+        if isinstance(group.get("lr"), torch.Tensor):  # only while a task is trained on a GPU
+            group["lr"] = float(group["lr"])
+    return {
         "net": run.model.net.state_dict(),
         "backbone": {
             "name": args.backbone,
             "arguments": {name: vars(args)[name] for name in names if name in args},
         },
-        "data": run.dataset.info().to_dict(),
+        "data": run.dataset.info().to_dict() if run.dataset.test_loaders else {},
         "model": {"name": args.model, "state": state},
         "compute": run.compute.state_dict(),
         "random": random_state(),
         "args": plain_arguments(args),
         "results": run.results.state_dict(),
-        "tasks_done": num_done,
+        "tasks_done": len(run.results.class_il),
     }
-    return SavedCheckpoint(
-        write_checkpoint(checkpoint_path(run.config, num_done), content), state["left_out"]
-    )
+
+
+def _write(path: Path, content: dict[str, Any]) -> SavedCheckpoint:
+    return SavedCheckpoint(write_checkpoint(path, content), content["model"]["state"]["left_out"])
 
 
 def resume(run: Run) -> None:
     """Restores a run from the checkpoint that `--loadcheck` or `--resume` asks for, if any.
 
-    Sets `run.first_task`, and `run.resume_messages` to what is worth telling.
+    Sets `run.first_task`, `run.resume_within`, and `run.resume_messages` to what is worth telling.
 
     Raises:
         CheckpointError: If the file of `--loadcheck` cannot be read, or if the checkpoint is of
@@ -76,6 +112,12 @@ def resume(run: Run) -> None:
 
 def _restore(run: Run, path: Path, saved: dict[str, Any]) -> None:
     _check_same_kind(run, path, saved)
+    if "within" in saved:
+        steps, task = saved["within"]["task_step"], saved["tasks_done"] + 1
+        run.resume_messages.append(f"continues task {task} after {steps:,} steps")
+        # Later, `TaskPosition` restores the rest.
+        run.resume_within = saved
+        saved = _begin_of_task(path, saved)
     for difference in differences(run.config, saved["args"]):
         if difference.name in KEPT:
             message = f"keeps --{difference.name} {difference.saved}, not {difference.now}"
@@ -89,16 +131,33 @@ def _restore(run: Run, path: Path, saved: dict[str, Any]) -> None:
             f"{path} does not fit backbone {run.config.experiment.backbone!r} as built here: "
             f"{error}"
         ) from error
+    # The decision to compile may have been made after the task began.
+    compute = (run.resume_within or saved)["compute"]
     # Evaluation needs the loaders of finished tasks.
     for _ in range(saved["tasks_done"]):
         run.dataset.meta_get_data_loaders()
     restore_model(run.model, saved["model"]["state"])
-    run.results.load_state_dict(saved["results"])
-    run.compute.load_state_dict(saved["compute"], run.config.compute.compile)
+    run.results.load_state_dict((run.resume_within or saved)["results"])
+    run.compute.load_state_dict(compute, run.config.compute.compile)
     run.results.notes["compile"] = run.compute.compile
     set_random_state(saved["random"])
     run.first_task = run.task = int(saved["tasks_done"])
     run.resumed_from = path
+
+
+def _begin_of_task(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the checkpoint of the beginning of the task from one within it."""
+    try:
+        begin: dict[str, Any] = unpack(saved["within"]["begin"].numpy().tobytes())
+    except Exception as error:  # a damaged file can raise anything
+        raise CheckpointError(f"{path} is not a valid checkpoint: within.begin: {error}") from error
+    # The images of a dataset without SIZE are known only later.
+    begin["data"] = saved["data"]
+    try:
+        check_checkpoint(begin)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is not a valid checkpoint: {error}") from error
+    return begin
 
 
 def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:

@@ -1,9 +1,7 @@
 """The training loop over tasks, epochs and batches."""
 
 import signal
-import time
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 import torch
@@ -11,12 +9,14 @@ import torch
 from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.config.schema import RunConfig
-from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
+from mammoth_compiled.engine.batches import Batches
 from mammoth_compiled.engine.captured_step import training_step
+from mammoth_compiled.engine.clock import TaskClock
 from mammoth_compiled.engine.compute import Compute
-from mammoth_compiled.engine.evaluate import evaluate
+from mammoth_compiled.engine.evaluations import Evaluations
+from mammoth_compiled.engine.fitting import FITTING_MODES, num_epochs, num_steps
 from mammoth_compiled.engine.interruption import Interruption
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import begin_peak, out_of_memory, peak_memory
@@ -28,15 +28,18 @@ from mammoth_compiled.engine.notes import (
 )
 from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.engine.observer import Observer, Observers, Run
-from mammoth_compiled.engine.resume import resume
+from mammoth_compiled.engine.position import TaskPosition
+from mammoth_compiled.engine.resume import begin_task, resume
 from mammoth_compiled.engine.schedule import schedule
-from mammoth_compiled.engine.step import EagerStep
+from mammoth_compiled.engine.stages import count_tasks, evaluate_again, skip_task
 from mammoth_compiled.engine.user_errors import with_context
 from mammoth_compiled.errors import raise_first
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.results import Results, plain_arguments
 
 DEBUG_BATCHES = 6
+# Assumed epochs per task where they are not known in advance, for the decision to compile.
+UNKNOWN_EPOCHS = 10
 
 
 def run_tasks(
@@ -68,7 +71,7 @@ def run_tasks(
     """
     compute = model.compute or Compute(model.device)
     results = Results(config=plain_arguments(config.to_namespace()))
-    run = Run(model, dataset, config, compute, results, num_tasks=dataset.num_stages)
+    run = Run(model, dataset, config, compute, results, count_tasks(config, dataset))
     watching = Observers(observers)
     dataset.reset()
     model.net.to(model.device)
@@ -108,21 +111,30 @@ def _train_and_report(run: Run, observers: Observers) -> list[BaseException]:
 
 
 def _train_tasks(run: Run, observers: Observers) -> None:
+    training = run.config.training
     begin = after_first = counters.read()
+    evaluations = Evaluations(run, observers)
+    if training.inference_only and run.first_task:
+        evaluate_again(run, observers, evaluations)
+        return
     for task in range(run.first_task, run.num_tasks):
         run.task = task
-        _train_task(run, observers)
+        if task < training.start_from:
+            skip_task(run)
+            continue
+        _train_task(run, observers, evaluations)
         if task == run.first_task:
             after_first = counters.read()
         _stop_if_asked(run)
     note_compiler(run, counters.read() - begin, counters.read() - after_first)
 
 
-def _train_task(run: Run, observers: Observers) -> None:
-    model, dataset, config = run.model, run.dataset, run.config
-    started, compiled = time.perf_counter(), counters.read()
+def _train_task(run: Run, observers: Observers, evaluations: Evaluations) -> None:
+    model, dataset = run.model, run.dataset
+    clock = TaskClock()
     begin_peak(model.device)
     model.net.train()
+    begin_task(run)
     loader, _ = dataset.meta_get_data_loaders()
     _count_steps(run, loader)
     if run.task == run.first_task and run.resumed_from is None:
@@ -132,35 +144,15 @@ def _train_task(run: Run, observers: Observers) -> None:
     losses = LossReader(run, observers)
     observers.notify("begin_task", run)
     num_images = 0
-    with (
-        schedule(model, config) as end_of_epoch,
-        training_step(model, run.compute, config.compute.cuda_graph) as step,
-    ):
-        for epoch in range(config.experiment.n_epochs):
-            run.epoch = epoch
-            model.meta_begin_epoch(epoch, dataset)
-            _count_steps(run, loader)
-            step.begin_epoch()
-            observers.notify("begin_epoch", run)
-            num_images += _train_epoch(run, observers, step, losses, loader)
-            end_of_epoch()
-            model.meta_end_epoch(epoch, dataset)
-            observers.notify("end_epoch", run)
-    losses.read()
-    note_steps(run, step)
-    warn_if_nothing_compiles(run, step)
+    if not run.config.training.inference_only:
+        num_images = _fit(run, observers, evaluations, clock, losses, loader)
     model.meta_end_task(dataset)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
-    trained, compiling = time.perf_counter(), counters.read() - compiled
-    model.meta_begin_eval(dataset)
-    evaluation = evaluate(model, dataset)
-    model.meta_end_eval(dataset, evaluation)
+    evaluation = evaluations.after_task(clock)
     run.results.add(
         evaluation,
-        train_s=trained - started,
-        compile_s=compiling.seconds,
-        eval_s=time.perf_counter() - trained,
+        **clock.read()._asdict(),
         images=num_images,
         peak_memory=peak_memory(model.device),
     )
@@ -169,27 +161,56 @@ def _train_task(run: Run, observers: Observers) -> None:
     observers.notify("end_task", run, evaluation)
 
 
+def _fit(
+    run: Run,
+    observers: Observers,
+    evaluations: Evaluations,
+    clock: TaskClock,
+    losses: LossReader,
+    loader: Any,
+) -> int:
+    """Trains on a task and returns the number of images."""
+    model, dataset, config = run.model, run.dataset, run.config
+    with (
+        schedule(model, config, run.num_epochs) as rates,
+        training_step(model, run.compute, config.compute.cuda_graph) as step,
+    ):
+        batches = Batches(loader, can_save=run.saves_within)
+        fitting = FITTING_MODES[config.training.fitting_mode](run, clock)
+        position = run.position = TaskPosition(run, clock, batches, fitting, losses, rates)
+        for epoch in fitting.epochs(first=position.first_epoch):
+            run.epoch = epoch
+            model.meta_begin_epoch(epoch, dataset)
+            _count_steps(run, loader)
+            epoch_batches = position.begin_epoch(step)
+            observers.notify("begin_epoch", run)
+            while not fitting.is_over() and (lazy := next(epoch_batches, None)) is not None:
+                run.step += 1
+                result = step(lazy, epoch)
+                losses.add(result.loss)
+                position.num_images += result.num_images
+                evaluations.after_step(clock)
+                observers.notify("end_step", run, *result)
+                _stop_if_asked(run)
+            rates.end_epoch()
+            model.meta_end_epoch(epoch, dataset)
+            fitting.end_epoch()
+            evaluations.after_epoch(clock)
+            observers.notify("end_epoch", run)
+        fitting.end_task()
+    run.position = None
+    losses.read()
+    note_steps(run, step)
+    warn_if_nothing_compiles(run, step)
+    return position.num_images
+
+
 def _count_steps(run: Run, loader: Any) -> None:
-    """Updates the number of steps per epoch; the model's hooks may change the training data."""
+    """Updates the number of steps and epochs; the model's hooks may change the training data."""
     debug = run.config.experiment.debug_mode
     run.steps_per_epoch = min(len(loader), DEBUG_BATCHES) if debug else len(loader)
-
-
-def _train_epoch(
-    run: Run, observers: Observers, step: EagerStep, losses: LossReader, loader: Any
-) -> int:
-    """Trains for one epoch and returns its number of images."""
-    num_images = 0
-    # A user's own loader yields batches that are materialized already.
-    batches = loader.lazy_batches() if isinstance(loader, TaskLoader) else map(ready_batch, loader)
-    for number, lazy in enumerate(islice(batches, run.steps_per_epoch), start=1):
-        run.step = number
-        result = step(lazy, run.epoch)
-        losses.add(result.loss)
-        num_images += result.num_images
-        observers.notify("end_step", run, *result)
-        _stop_if_asked(run)
-    return num_images
+    run.num_steps = num_steps(run.config, run.steps_per_epoch)
+    run.num_epochs = num_epochs(run.config, run.steps_per_epoch)
 
 
 def _stop_if_asked(run: Run) -> None:
@@ -203,5 +224,5 @@ def _decide_compile(run: Run) -> None:
     if dataset.input_shape() is None:
         probe(net, dataset.info().input_shape, dataset.N_CLASSES)
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
-    num_steps = run.steps_per_epoch * experiment.n_epochs * run.num_tasks
-    run.compute.decide(run.config.compute.compile, net, images, num_steps)
+    steps_per_task = run.num_steps or UNKNOWN_EPOCHS * run.steps_per_epoch
+    run.compute.decide(run.config.compute.compile, net, images, steps_per_task * run.num_tasks)

@@ -25,8 +25,9 @@ class CheckpointWriter(Observer):
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Observer | None:
-        """Returns one for `--savecheck`, or `--resume`: a run to resume needs checkpoints."""
-        when = config.files.savecheck or ("task" if config.files.resume else None)
+        """Returns one for `--savecheck`, and for `--resume` and `--checkpoint_every`."""
+        files = config.files
+        when = files.savecheck or ("task" if files.resume or files.checkpoint_every else None)
         return cls(when) if when else None
 
     def __init__(self, when: str) -> None:

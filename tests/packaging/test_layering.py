@@ -18,6 +18,7 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes"},
+    {"checkpoint_checks"},
     {"console", "files", "html", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "plugins", "checkpoint", "metrics"},
     {"result_formats"},

@@ -15,12 +15,14 @@ experiment: model dataset backbone batch_size n_epochs joint seed debug_mode
 protocol: n_tasks classes_per_task base_classes permute_classes class_order_seed
     custom_class_order validation labels_per_class noise_rate noise_type blurry disjoint_classes
     online
+training: fitting_mode n_iters n_minutes early_stopping_patience early_stopping_metric drop_last
+    start_from stop_after inference_only eval_future eval_every eval_epochs
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
     lr_gamma
 compute: device compile cuda_graph amp precision deterministic num_workers
-files: out data_dir savecheck checkpoint_path loadcheck resume export formats export_variants
-    export_each_task results_path
-logging: log log_dir log_every nowand quiet
+files: out data_dir savecheck checkpoint_path checkpoint_every ckpt_name loadcheck resume export
+    formats export_variants export_each_task results_path
+logging: log log_dir log_every nowand quiet notes
 """
 
 ARGUMENTS = [(title, f) for title, section in SECTIONS.items() for f in fields(section)]

@@ -86,7 +86,7 @@ def test_order_and_content_of_calls(runner):
 def test_every_hook_is_called(runner):
     called = set()
     hooks = {name: lambda self, *_, name=name: called.add(name) for name in HOOKS}
-    train(*runner(), observers=[type("All", (Observer,), hooks)()])
+    train(*runner(eval_every=2), observers=[type("All", (Observer,), hooks)()])
     assert called == set(HOOKS)
 
 
@@ -120,6 +120,7 @@ def every_observer(tmp_path):
         formats="safetensors",
         export_each_task=True,
         out=str(tmp_path / "run"),
+        checkpoint_every="2",
     )
     config = RunConfig(files=files, logging=LoggingConfig(log="csv,jsonl"))
     return [*default_observers(config), *command_line_observers(config)]
