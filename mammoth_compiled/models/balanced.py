@@ -80,11 +80,12 @@ class BalancedReplayModel(ContinualModel):
         """Returns the sizes of the stream batch and of a replay batch."""
         return {self.args.batch_size, self.args.minibatch_size}
 
-    def stored(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def stored(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns what the buffer keeps besides images and labels, by name.
 
         Args:
             images: New images in [0, 1], [R, C, H, W].
+            labels: Their class ids, int64, [R].
         """
         return {}
 
@@ -117,7 +118,7 @@ class BalancedReplayModel(ContinualModel):
         selected = balanced_rows(classes, buffer.buffer_size)
         index = shuffled[selected[selected >= held] - held]
         images = fetch(index)
-        new = {"examples": images, "labels": labels[index], **self.stored(images)}
+        new = {"examples": images, "labels": labels[index], **self.stored(images, labels[index])}
         if held:
             kept = selected[selected < held]
             new = {name: torch.cat((old[name][kept], rows)) for name, rows in new.items()}

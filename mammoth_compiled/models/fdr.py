@@ -87,6 +87,6 @@ class FDR(BalancedReplayModel):
             loss = loss + self.args.alpha * function_distance(self.net(inputs), stored)
         return loss
 
-    def stored(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def stored(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns the logits, [R, K]."""
         return {"logits": outputs(self, images)}

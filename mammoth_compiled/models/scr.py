@@ -3,7 +3,8 @@
 Source: Mai et al. 2021, "Supervised Contrastive Replay: Revisiting the Nearest Class Mean
 Classifier in Online Class-Incremental Continual Learning", arXiv 2103.13885.
 
-Deviation: no review of the buffer at the end of a task.
+Deviations: no review of the buffer at the end of a task; the hidden layer of the projection is as
+wide as the features, but not wider than those of a ResNet-18.
 """
 
 from argparse import ArgumentParser
@@ -25,6 +26,7 @@ from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 PROJECTION_DIM = 128
+MAX_HIDDEN = 512
 _ONLINE = {
     "lr": 0.1,
     "n_epochs": 1,
@@ -66,8 +68,9 @@ class SCR(RehearsalModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         width = feature_dim(self)
+        hidden = min(width, MAX_HIDDEN)
         self.projection = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION_DIM)
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, PROJECTION_DIM)
         ).to(self.device)
         self.opt = self.get_optimizer()
         # Means of the classes, and the number of images that the stream had offered by then.

@@ -1,0 +1,206 @@
+"""X-DER with cross entropy: dark experience replay that updates the stored logits.
+
+Source: Boschini et al. 2022, "Class-Incremental Continual Learning into the eXtended DER-verse",
+arXiv 2201.00766.
+
+Deviations: logits are stored in eval mode and without augmentation. Where the stored logit of the
+true class is negative, it counts as 0, so that rescaling never changes signs. The stream and replay
+batches update the running statistics of batch norm as in other methods.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from mammoth_compiled.config import non_negative_float
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.balanced import BalancedReplayModel
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.features import outputs
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+_CIFAR100 = {
+    "lr": 0.03,
+    "n_epochs": 50,
+    "batch_size": 32,
+    "lr_scheduler": "multistep",
+    "lr_milestones": [35, 45],
+    "buffer_size": 500,
+}
+
+
+def transplant(
+    stored: torch.Tensor, new: torch.Tensor, labels: torch.Tensor, heads: slice, gamma: float
+) -> torch.Tensor:
+    """Replaces some of the stored logits by new ones that stay below that of the true class.
+
+    New logits whose maximum m exceeds the stored logit z_y of the true class are multiplied by
+    gamma z_y / m.
+
+    Args:
+        stored: [n, K].
+        new: [n, K].
+        labels: Class ids y, int64, [n], none of them in `heads`.
+        heads: The classes whose logits are replaced.
+        gamma: Below 1.
+
+    Returns:
+        [n, K].
+
+    Example:
+        >>> import torch
+        >>> stored, new = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[5.0, 4.0, 1.0]])
+        >>> transplant(stored, new, torch.tensor([0]), slice(1, 3), gamma=0.5)
+        tensor([[2.0000, 1.0000, 0.2500]])
+    """
+    result = stored.clone()
+    part = new[:, heads]
+    if part.shape[1] == 0:
+        return result
+    true = stored.gather(1, labels[:, None])
+    largest = part.amax(1, keepdim=True)
+    scale = torch.where(largest > true, gamma * true.clamp(min=0) / largest, 1.0)
+    # A maximum of exactly 0 above a negative logit: all new logits become 0.
+    result[:, heads] = part * scale.nan_to_num(0.0)
+    return result
+
+
+@register_model("xder-ce")
+class XDERCE(BalancedReplayModel):
+    """Replays logits, which are updated for classes that come later, and prepares future heads.
+
+    With P classes of earlier tasks, the loss is the cross entropy of the stream over the classes of
+    the task, plus alpha times the mean squared error to stored logits, plus beta times the cross
+    entropy over the P classes on a second draw, plus eta times the mean violation of
+    max future logit + margin <= max logit of the image's own task.
+
+    Stored logits of later classes than the image's are replaced by those of the network, see
+    `transplant`, each time with probability 1 / draws of the image in the task.
+    """
+
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {
+        **BalancedReplayModel.EXAMPLE_ARGS,
+        "alpha": 0.1,
+        "beta": 0.5,
+    }
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": {**_CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005},
+        "seq-cifar100": {
+            **_CIFAR100,
+            "alpha": 0.1,
+            "beta": 0.5,
+            "constr_eta": 0.005,
+            "source": "Boschini et al. 2022, arXiv 2201.00766, as in Mammoth's xder_ce.yaml",
+        },
+        "seq-mnist": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5},
+        "seq-fmnist": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5},
+        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5},
+    }
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds the buffer's arguments and the weights of the loss."""
+        BalancedReplayModel.get_parser(parser)
+        group = parser.add_argument_group("X-DER")
+        for name, default, text in (
+            ("alpha", None, "Weight of the mean squared error to stored logits."),
+            ("beta", None, "Weight of the loss on replayed labels."),
+            ("gamma", 0.85, "Largest new logit relative to that of the true class, below 1."),
+            ("constr_eta", 0.1, "Weight of the constraint on logits of future classes."),
+            ("constr_margin", 0.3, "Margin of that constraint."),
+        ):
+            group.add_argument(
+                f"--{name}",
+                type=non_negative_float,
+                default=default,
+                required=default is None,
+                help=text,
+            )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.buffer.add_column("draws")
+        # Whether two classes belong to one task, [K, K].
+        self._same_task = torch.zeros(self.num_classes, self.num_classes, dtype=torch.bool)
+        for task in range(self.n_tasks):
+            own = slice(*self.dataset.get_offsets(task))
+            self._same_task[own, own] = True
+        self._same_task = self._same_task.to(self.device)
+        # Indices, labels, stored logits and logits of what a step has replayed.
+        self._replayed: tuple[tuple[torch.Tensor, ...], ...] = ()
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the sum of the terms, 0-d."""
+        first, end = self.dataset.get_offsets()
+        args = self.args
+        logits = self.net(batch.inputs)
+        loss = self.loss(logits[:, first:end], batch.labels - first)
+        self._replayed = ()
+        if not self.buffer.is_empty():
+            self._replayed = self._draw(), self._draw()
+            (_, _, stored, first_logits), (_, labels, _, second_logits) = self._replayed
+            past = first or end
+            loss = loss + args.alpha * F.mse_loss(first_logits, stored)
+            loss = loss + args.beta * self.loss(second_logits[:, :past], labels)
+        if end < self.num_classes:
+            labels = torch.cat((batch.labels, *(draw[1] for draw in self._replayed)))
+            logits = torch.cat((logits, *(draw[3] for draw in self._replayed)))
+            loss = loss + args.constr_eta * self.future_violation(logits, labels, end)
+        return loss
+
+    def future_violation(
+        self, logits: torch.Tensor, labels: torch.Tensor, end: int
+    ) -> torch.Tensor:
+        """Returns the mean violation of the constraint among those images that violate it, 0-d.
+
+        Args:
+            logits: [n, K].
+            labels: Class ids, int64, [n].
+            end: First class of the later tasks.
+        """
+        own = logits.masked_fill(~self._same_task[labels], -torch.inf).amax(1)
+        violation = (logits[:, end:].amax(1) + self.args.constr_margin - own).relu()
+        return violation.sum() / (violation > 0).sum().clamp(min=1)
+
+    def _draw(self) -> tuple[torch.Tensor, ...]:
+        """Returns indices, labels, stored logits and logits of a replay batch."""
+        index, images, labels, stored, _ = self.buffer.get_data(
+            self.args.minibatch_size, self.transform, return_index=True, device=self.device
+        )
+        return index, labels, stored, self.net(images)
+
+    def after_step(self, batch: Batch) -> None:
+        """Updates the stored logits of replayed images for classes that came after theirs."""
+        first, _ = self.dataset.get_offsets()
+        earlier = torch.empty(0, dtype=torch.int64, device=self.device)
+        for index, labels, _, logits in self._replayed:
+            is_new = ~(index[:, None] == earlier).any(1)
+            draws = self.buffer.draws[index] + is_new
+            chosen = is_new & (torch.rand_like(draws) * draws < 1)
+            stored = self.buffer.logits[index]
+            new = transplant(stored, logits.detach(), labels, slice(first, None), self.args.gamma)
+            logits = torch.where(chosen[:, None], new, stored)
+            self.buffer.update(index, logits=logits, draws=draws)
+            earlier = index
+
+    def stored(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns the logits, [R, K], those of earlier tasks below that of the true class."""
+        logits = outputs(self, images)
+        past = slice(0, self.dataset.get_offsets()[0])
+        return {"logits": transplant(logits, logits, labels, past, self.args.gamma)}
+
+    @torch.no_grad()
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Divides the buffer among all classes and updates the logits of earlier ones."""
+        super().end_task(dataset)
+        first, _ = dataset.get_offsets()
+        examples, labels, stored, _ = self.buffer.get_all_data(device=self.device)
+        new = transplant(
+            stored, outputs(self, examples), labels, slice(first, None), self.args.gamma
+        )
+        logits = torch.where((labels < first)[:, None], new, stored)
+        self.buffer.update(torch.arange(len(labels)), logits=logits)
