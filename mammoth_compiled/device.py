@@ -63,6 +63,12 @@ def base_path() -> str:
     return os.path.join(os.environ.get("MAMMOTH_BASE_PATH") or "./data", "")
 
 
+def set_base_path(path: str | None) -> None:
+    """Sets the folder of data and checkpoints for this process; None leaves it."""
+    if path is not None:
+        os.environ["MAMMOTH_BASE_PATH"] = path
+
+
 def set_seed(seed: int) -> None:
     """Seeds the random number generators of Python, NumPy and torch on all devices.
 

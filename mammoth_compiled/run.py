@@ -2,16 +2,15 @@
 
 import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mammoth_compiled.config import Parser, Resolution, RunConfig
+from mammoth_compiled.config import Parser, Resolution
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
 from mammoth_compiled.config.config_file import read_config_file
 from mammoth_compiled.config.experiments import describe, given_parts, resolve_experiments
-from mammoth_compiled.console import begin_output, discard_output, output_failure, quiet, say
+from mammoth_compiled.console import begin_output, discard_output, output_failure, say
 from mammoth_compiled.errors import MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.plugins import import_plugin
@@ -42,11 +41,16 @@ def run(argv: Sequence[str]) -> int:
         return SUCCESS
     _register_built_in_parts()
     file = read_config_file(command["config"]) if "config" in command else {}
-    resolutions = resolve_experiments(rest, file)
+    resolutions = resolve_experiments(rest, file, command.get("seeds"))
+    if len(resolutions) > 1 and not {"explain", "show_config", "dry_run"} & set(command):
+        from mammoth_compiled.sweep.runs import run_side_by_side
+
+        runs = [resolution.args for resolution in resolutions]
+        return run_side_by_side(runs, command.get("workers"), command.get("import", []))
     for number, resolution in enumerate(resolutions, start=1):
         if len(resolutions) > 1:
             say(f"run {number} of {len(resolutions)}")
-        code = _run(resolution, command, is_grid=len(resolutions) > 1)
+        code = _run(resolution, command)
         if code != SUCCESS:
             return code
     return SUCCESS
@@ -63,19 +67,16 @@ def _register_built_in_parts() -> None:
     importlib.import_module("mammoth_compiled.public")
 
 
-def _run(resolution: Resolution, command: Mapping[str, Any], is_grid: bool) -> int:
+def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
     """Does with the arguments of one run what the command line asks for."""
+    from mammoth_compiled.device import set_base_path
     from mammoth_compiled.dry_run import estimate
     from mammoth_compiled.engine.explain import explain_backbone
-    from mammoth_compiled.engine.run_folder import run_folder
-    from mammoth_compiled.observers import command_line_observers
     from mammoth_compiled.runner import build
-    from mammoth_compiled.training import train
+    from mammoth_compiled.training import run_experiment
 
     args = resolution.args
-    if args.data_dir is not None:
-        # User-defined datasets read their files from base_path().
-        os.environ["MAMMOTH_BASE_PATH"] = args.data_dir
+    set_base_path(args.data_dir)
     if "explain" in command:
         say(explain_backbone(*build(args)))
     elif "show_config" in command or "dry_run" in command:
@@ -83,11 +84,7 @@ def _run(resolution: Resolution, command: Mapping[str, Any], is_grid: bool) -> i
         if "dry_run" in command:
             say(estimate(*build(args)))
     else:
-        config = RunConfig.from_namespace(args)
-        with quiet(args.quiet), run_folder(config, is_grid) as args.out:
-            # Before the model is built: an observer raises at once if it cannot write its output.
-            observers = command_line_observers(RunConfig.from_namespace(args))
-            results = train(*build(args), observers=observers)
+        results = run_experiment(args)
         return INTERRUPTED if results.interrupted else SUCCESS
     return SUCCESS
 

@@ -61,8 +61,7 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
     config = RunConfig.from_namespace(args)
     if config.experiment.seed is not None:
         set_seed(config.experiment.seed)
-    source = datasets[config.experiment.dataset]
-    dataset: ContinualDataset = source.target(args, **_options(args, source))
+    dataset = build_dataset(args)
     # User code finds the number of classes and the input shape in `self.args`.
     args.num_classes = dataset.N_CLASSES
     architecture = backbones[config.experiment.backbone or dataset.get_backbone()]
@@ -81,6 +80,13 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
     model = _build_model(args, config, net, dataset)
     model.compute = compute
     return model, dataset
+
+
+def build_dataset(args: Namespace) -> ContinualDataset:
+    """Builds the dataset from all arguments of a run."""
+    source = datasets[args.dataset]
+    dataset: ContinualDataset = source.target(args, **_options(args, source))
+    return dataset
 
 
 def _options(args: Namespace, entry: Entry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""train: the training loop with the usual observers."""
+"""train: the training loop with the usual observers; run_experiment: a whole run."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import quiet
 from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.device import set_base_path
 from mammoth_compiled.engine import Observer, Run, run_tasks
-from mammoth_compiled.engine.run_folder import errors_in_log, folder_of
+from mammoth_compiled.engine.run_folder import errors_in_log, folder_of, run_folder
 from mammoth_compiled.models.base import ContinualModel
-from mammoth_compiled.observers import default_observers
+from mammoth_compiled.observers import command_line_observers, default_observers
 from mammoth_compiled.results import Results
+from mammoth_compiled.runner import build
 from mammoth_compiled.types import Evaluation
 
 
@@ -57,6 +59,23 @@ def train(
         watching.append(_AfterTask(after_task))
     with quiet(config.logging.quiet), errors_in_log(folder_of(config)):
         return run_tasks(model, dataset, config, watching)
+
+
+def run_experiment(args: Namespace, observers: Iterable[Observer] = ()) -> Results:
+    """Builds a model and a dataset and trains as the command line does, with a run folder.
+
+    Args:
+        args: All arguments of the run, resolved; `out` becomes the run folder.
+        observers: Notified of what happens, after the usual ones.
+
+    Raises:
+        MammothError: If an argument is invalid or the run fails.
+    """
+    set_base_path(args.data_dir)  # user-defined datasets read their files from there
+    with quiet(args.quiet), run_folder(RunConfig.from_namespace(args)) as args.out:
+        # Before the model is built: an observer raises at once if it cannot write its output.
+        watching = command_line_observers(RunConfig.from_namespace(args))
+        return train(*build(args), observers=[*watching, *observers])
 
 
 class _AfterTask(Observer):

@@ -25,7 +25,8 @@ SHARED = ("batch_size", "n_epochs", "joint", "seed", "device", "num_workers", "d
 # Names that no model, dataset or backbone may define.
 RESERVED = (
     *("model", "dataset", "backbone"),
-    *("list", "explain", "import", "help", "config", "show_config", "dry_run"),
+    *("list", "explain", "import", "help", "config", "show_config", "dry_run", "seeds"),
+    "workers",
 )
 
 

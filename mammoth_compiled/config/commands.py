@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from mammoth_compiled.config.catalog import built_in_names
 from mammoth_compiled.config.cli import build_parser, default_backbone
-from mammoth_compiled.config.values import file_path
+from mammoth_compiled.config.values import file_path, positive_int, seed_list
 from mammoth_compiled.registry import backbones, datasets, models
 
 DESCRIPTION = (
@@ -34,6 +34,19 @@ def add_command_args(parser: ArgumentParser) -> None:
         type=file_path,
         help="Take arguments from this file unless the command line gives them. A list stands for "
         "alternatives: one run for every combination.",
+    )
+    group.add_argument(
+        "--seeds",
+        metavar="LIST",
+        type=seed_list,
+        help="Run once with each of these seeds, 0-9 or 0,3,5, several at a time, and report mean "
+        "and spread.",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive_int,
+        help="Runs at the same time, of several (default: one per CPU core; 1 on a GPU).",
     )
     group.add_argument(
         "--show_config",

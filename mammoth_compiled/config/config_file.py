@@ -12,7 +12,7 @@ from mammoth_compiled.errors import ConfigError, shorten
 _BOOLEAN_TAG = "tag:yaml.org,2002:bool"
 
 
-def read_config_file(path: str) -> dict[str, Any]:
+def read_config_file(path: str, keep: Collection[str] = ()) -> dict[str, Any]:
     """Returns the arguments in a YAML file, by name.
 
     They may stand in sections named as those of the schema (`optimizer:`), which do not matter.
@@ -20,6 +20,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
     Args:
         path: The file.
+        keep: Sections of other programs, which are returned as they are.
 
     Raises:
         ConfigError: If it cannot be read or is not a mapping of names to values.
@@ -56,20 +57,22 @@ def read_config_file(path: str) -> dict[str, Any]:
             f"--config {path}: must give arguments by name, as in `lr: 0.1`, got a "
             f"{type(content).__name__}"
         )
-    return dict(_flat(content, path))
+    return dict(_flat(content, path, keep))
 
 
-def _flat(content: Mapping[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
+def _flat(
+    content: Mapping[Any, Any], path: str, keep: Collection[str]
+) -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
-        if isinstance(value, Mapping):
-            if name not in (*SECTIONS, "extra"):
-                raise ConfigError(
-                    f"--config {path}: {shorten(name)} is not a section; valid: "
-                    f"{', '.join(SECTIONS)}, extra"
-                )
-            yield from _flat(value, path)
-        elif not isinstance(name, str):
+        if not isinstance(name, str):
             raise ConfigError(f"--config {path}: {shorten(name)} is not the name of an argument")
+        if name in (*SECTIONS, "extra") and isinstance(value, Mapping):
+            yield from _flat(value, path, keep)
+        elif isinstance(value, Mapping) and not (keep and (name in keep or "low" in value)):
+            raise ConfigError(
+                f"--config {path}: {shorten(name)} is not a section; valid: "
+                f"{', '.join(SECTIONS)}, extra"
+            )
         else:
             yield name, value
 

@@ -23,12 +23,15 @@ def given_parts(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return parser.read_known(words)
 
 
-def resolve_experiments(words: Sequence[str], file: Mapping[str, Any]) -> list[Resolution]:
+def resolve_experiments(
+    words: Sequence[str], file: Mapping[str, Any], seeds: Sequence[int] | None = None
+) -> list[Resolution]:
     """Returns the arguments of every run.
 
     Args:
         words: The words of the command line, which override the file.
         file: Arguments by name; a list stands for alternatives, see `expand_grid`.
+        seeds: One run for each of these seeds.
 
     Raises:
         ConfigError: If an argument is unknown, missing, of the wrong type or out of range.
@@ -36,6 +39,8 @@ def resolve_experiments(words: Sequence[str], file: Mapping[str, Any]) -> list[R
     """
     given, rest = given_parts(words)
     values = {**file, **given}
+    if seeds is not None:
+        values["seed"] = list(seeds)
     parsers = {parts: build_parser(*parts) for parts in _alternative_parts(values)}
     known = {
         name: action for parser in parsers.values() for name, action in parser.arguments.items()
@@ -44,6 +49,8 @@ def resolve_experiments(words: Sequence[str], file: Mapping[str, Any]) -> list[R
     if any(is_axis(name, value, lists) for name, value in values.items()):
         # What the command line gives is no alternative. Only a grid needs to know it here.
         overridden = next(iter(parsers.values())).read_known(translate_words(rest, known))[0]
+        if seeds is not None and "seed" in overridden:
+            raise ConfigError("--seed and --seeds exclude each other: give one of them")
         values = {name: value for name, value in values.items() if name not in overridden}
     words = [*rest, "--backbone", given["backbone"]] if "backbone" in given else rest
     found: list[Resolution] = []
@@ -56,6 +63,27 @@ def resolve_experiments(words: Sequence[str], file: Mapping[str, Any]) -> list[R
         if all(resolution.args != other.args for other in found):
             found.append(resolution)
     return found
+
+
+def list_arguments(words: Sequence[str], file: Mapping[str, Any]) -> set[str]:
+    """Returns the arguments of the runs that take several values.
+
+    Args:
+        words: The words of the command line.
+        file: Arguments by name.
+    """
+    given, _ = given_parts(words)
+    parts = _alternative_parts({**file, **given})
+    return _taking_several(build_parser(*names) for names in parts)
+
+
+def _taking_several(parsers: Iterable[Parser]) -> set[str]:
+    return {
+        name
+        for parser in parsers
+        for name, action in parser.arguments.items()
+        if action.nargs not in (None, 0, "?")
+    }
 
 
 def _alternative_parts(values: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:

@@ -18,6 +18,8 @@ MAX_INT64 = 2**63 - 1
 # Limits of Linux file systems, in bytes.
 MAX_FILE_NAME = 255
 MAX_PATH = 4095
+# More runs than that in one command are a typing error.
+MAX_SEEDS = 10_000
 
 _BOOLEANS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
@@ -128,6 +130,27 @@ def comma_list(text: str) -> str:
     if len(set(items)) < len(items):
         raise argparse.ArgumentTypeError(f"names an item twice, got {shorten(text)}")
     return text
+
+
+def seed_list(text: str) -> list[int]:
+    """Converts seeds, `0-9` or `0,3,5` or both, to a list.
+
+    Raises:
+        argparse.ArgumentTypeError: If there is none, one is invalid or one is given twice.
+    """
+    seeds: list[int] = []
+    for item in non_empty(text).split(","):
+        first, dash, last = item.partition("-")
+        start = seed_int(first.strip())
+        stop = seed_int(last.strip()) if dash else start
+        if stop < start or stop - start >= MAX_SEEDS:
+            raise argparse.ArgumentTypeError(
+                f"{shorten(item)} is not a range of at most {MAX_SEEDS:,} seeds, as 0-9 is"
+            )
+        seeds += range(start, stop + 1)
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"names a seed twice, got {shorten(text)}")
+    return seeds
 
 
 def file_path(text: str) -> str:

@@ -79,13 +79,15 @@ def differences(config: RunConfig, saved: Mapping[str, Any]) -> list[Difference]
 
     Args:
         config: All arguments of this run.
-        saved: The arguments in the checkpoint; one that only one side knows is skipped.
+        saved: The arguments in the checkpoint; one that only one side knows is skipped, and so is
+            a backbone's that will be taken from the dataset.
     """
     now = plain_arguments(config.to_namespace())
+    open_yet = {name for name, value in config.extra.items() if value is None}
     return [
         Difference(name, saved[name], value)
         for name, value in now.items()
-        if name in saved and name not in FREE and not _equal(saved[name], value)
+        if name in saved and name not in open_yet | FREE and not _equal(saved[name], value)
     ]
 
 

@@ -20,7 +20,17 @@ from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import directories
 from mammoth_compiled.results import plain_arguments
 
-__all__ = ["CONFIG", "LOG", "REPORT", "RESULTS", "check_folder", "folder_of", "run_folder"]
+__all__ = [
+    "CONFIG",
+    "LOG",
+    "REPORT",
+    "RESULTS",
+    "check_folder",
+    "folder_of",
+    "new_folder",
+    "run_folder",
+    "runs_directory",
+]
 
 # Files of the folder, besides those of the loggers and the checkpoints.
 CONFIG = "config.yaml"
@@ -54,15 +64,14 @@ def _suffix(config: RunConfig) -> str:
 
 
 @contextlib.contextmanager
-def run_folder(config: RunConfig, is_grid: bool = False) -> Iterator[str | None]:
+def run_folder(config: RunConfig) -> Iterator[str | None]:
     """Chooses and creates the folder of a run from the command line; removes it if it stays empty.
 
     It is `--out`; else, with `--resume`, that of the newest run of the same configuration that has
-    checkpoints; else a new one in `runs_directory()`, or for a run of a grid in `--out`.
+    checkpoints; else a new one in `runs_directory()`.
 
     Args:
         config: All arguments.
-        is_grid: True if the command line describes several runs.
 
     Yields:
         Its path, the new value of `--out`; None for no folder.
@@ -70,19 +79,17 @@ def run_folder(config: RunConfig, is_grid: bool = False) -> Iterator[str | None]
     Raises:
         MammothError: If it cannot be created or contains something else.
     """
-    given, directory = config.files.out, runs_directory()
-    if (given or directory) == "off":
+    given = config.files.out
+    if (given or runs_directory()) == "off":
         yield None
         return
-    if given and is_grid:
-        given, directory = None, given
-    parent = Path(given).parent if given else Path(directory)
+    parent = Path(given).parent if given else Path(runs_directory())
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(directories(parent))
             path = Path(given) if given else _resumed_folder(config, parent)
             if path is None:
-                path = _new_folder(config, parent)
+                path = new_folder(config, parent)
             check_folder(path, config)
             path.mkdir(exist_ok=True)
         except OSError as error:
@@ -97,8 +104,14 @@ def run_folder(config: RunConfig, is_grid: bool = False) -> Iterator[str | None]
                 path.rmdir()
 
 
-def _new_folder(config: RunConfig, parent: Path) -> Path:
-    """Creates a folder whose name nobody uses, also if several runs start in the same second."""
+def new_folder(config: RunConfig, parent: Path) -> Path:
+    """Creates a folder whose name nobody uses, also if several runs start in the same second.
+
+    Args:
+        config: All arguments, which give the name.
+        parent: Where to create it.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
     name, number = _new_name(config), 1
     while True:
         path = parent / (name if number == 1 else f"{name}-{number}")

@@ -191,9 +191,6 @@ def test_config_file_with_a_grid(command, plugin, tmp_path):
     # 2 tasks of 20 images in batches of 32, 3 epochs.
     estimates = [line for line in lines if "of training in eager mode" in line]
     assert [line.split()[:2] for line in estimates] == [["6", "steps"]] * 2
-    code, out, err = command("--import", plugin, "--config", path)
-    assert (code, err) == (0, "")
-    assert out.count("Accuracy in %:") == 2
 
 
 ARGUMENTS = """model dataset backbone lr batch_size n_epochs joint optimizer optim_wd optim_mom
@@ -413,7 +410,7 @@ def test_error_as_a_module(run_python):
     ("words", "message"),
     [
         ((), f"--model is required; valid: {', '.join(sorted(models))}"),
-        (("--model", "sgd"), "--dataset is required; valid: seq-cifar10, seq-cifar100, seq-fmnist"),
+        (("--model", "sgd"), "--dataset is required; valid: "),
         (("--model", "sdg", *TINY), "unknown model 'sdg'. Did you mean 'sgd'?"),
         (("--model", "sgd", "--dataset", "cifar"), "unknown dataset 'cifar'. Did you mean"),
         (

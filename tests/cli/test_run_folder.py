@@ -221,19 +221,6 @@ def test_quiet(command, runs):
     assert "Accuracy after task 3" in (folder / "log.txt").read_text()
 
 
-def test_a_grid(command, tmp_path):
-    (tmp_path / "grid.yaml").write_text("lr: [0.1, 0.2]\nseed: [1, 2]\n")
-    words = ("--config", tmp_path / "grid.yaml", "--out", tmp_path / "grid", *RUN[:6], "--resume")
-    assert command(*words)[0] == 0
-    folders = sorted((tmp_path / "grid").iterdir())
-    assert len(folders) == 4
-    saved = [json.loads((folder / "results.json").read_text())["config"] for folder in folders]
-    assert sorted((c["lr"], c["seed"]) for c in saved) == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
-    _, out, _ = command(*words)
-    assert out.count("3 tasks done") == 4
-    assert sorted((tmp_path / "grid").iterdir()) == folders
-
-
 def test_the_configuration_starts_the_same_run(command, tmp_path):
     words = ("--lr_scheduler", "multistep", "--lr_milestones", "1", "2", "--width", "3")
     command(*RUN, *words, "--out", tmp_path / "one")

@@ -34,8 +34,10 @@ LAYERS = [
     {"compiler"},
     {"engine"},
     {"observers"},
-    {"runner", "training", "dry_run"},
+    {"runner"},
+    {"training", "dry_run"},
     {"compat"},
+    {"sweep"},
     {"run", "public"},
 ]
 EXPORT_MAY_USE = {
@@ -142,4 +144,8 @@ def test_only_commands_read_argv(path):
         and node.value.id == "sys"
         for node in ast.walk(ast.parse(path.read_text()))
     )
-    assert not reads or MODULES[path] in (f"{PACKAGE}.run", f"{PACKAGE}.export.__main__")
+    assert not reads or MODULES[path] in (
+        f"{PACKAGE}.run",
+        f"{PACKAGE}.export.__main__",
+        f"{PACKAGE}.sweep.__main__",
+    )

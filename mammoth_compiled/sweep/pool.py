@@ -1,0 +1,171 @@
+"""Runs trials in processes of their own, several at a time."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from mammoth_compiled.signals import SIGNALS, is_main_thread
+from mammoth_compiled.sweep.trial import Trial
+from mammoth_compiled.sweep.worker import Event, run_trial
+
+# Seconds until a signal is noticed.
+SIGNAL_CHECK_S = 0.2
+
+
+@dataclass
+class _Running:
+    """A trial that runs.
+
+    Attributes:
+        trial: The trial.
+        process: Its process.
+        connection: To the process.
+        is_compiled: Whether its training step is compiled.
+        has_ended: Whether it sent its last event.
+    """
+
+    trial: Trial
+    process: Any
+    connection: Connection
+    is_compiled: bool = False
+    has_ended: bool = False
+
+    def waitables(self) -> list[Any]:
+        """Returns what becomes ready when there is something to handle."""
+        return [self.connection, self.process.sentinel]
+
+
+@dataclass
+class Pool:
+    """Runs trials in worker processes.
+
+    A trial that needs compiled code which another one is just compiling starts after it, so that
+    the code is compiled once and found in the cache. A process that is killed fails its own trial
+    alone. After Ctrl-C, SIGTERM or SIGHUP the trials that run stop after their current step, and no
+    other one starts; a second signal ends them at once.
+
+    Args:
+        workers: Trials at the same time.
+        num_threads: Threads of each on the CPU.
+        on_event: Called with every trial and event; its result after a task says whether the trial
+            goes on.
+        plugins: Files and modules of `--import`.
+    """
+
+    workers: int
+    num_threads: int
+    on_event: Callable[[Trial, Event], bool]
+    plugins: Sequence[str] = ()
+    _running: list[_Running] = field(default_factory=list)
+    _compiled: set[Any] = field(default_factory=set)
+    _signals: list[int] = field(default_factory=list)
+
+    def run(self, trials: Iterable[Trial]) -> int:
+        """Runs all trials and returns the signal that stopped them, 0 if none did.
+
+        Args:
+            trials: Taken one by one when a worker is free, so they may depend on earlier results.
+        """
+        source = iter(trials)
+        waiting: list[Trial] = []
+        is_exhausted = False
+        with self._signals_handled():
+            while True:
+                while not is_exhausted and len(self._running) + len(waiting) < self.workers:
+                    trial = next(source, None)
+                    if trial is None or self._signals:
+                        is_exhausted = True
+                    else:
+                        waiting.append(trial)
+                if self._signals:
+                    waiting.clear()
+                for trial in [t for t in waiting if self._may_start(t)]:
+                    waiting.remove(trial)
+                    self._start(trial)
+                if not self._running:
+                    return self._signals[0] if self._signals else 0
+                everything = [w for r in self._running for w in r.waitables()]
+                ready = set(wait(everything, timeout=SIGNAL_CHECK_S))
+                for running in [r for r in self._running if ready & set(r.waitables())]:
+                    self._handle(running)
+
+    @contextlib.contextmanager
+    def _signals_handled(self) -> Iterator[None]:
+        """Passes signals on to the trials, which do not get those of the terminal.
+
+        A handler that raises could lose an event, and then a trial would wait for its answer.
+        """
+
+        def stop(number: int, frame: Any) -> None:
+            self._signals.append(number)
+            for running in self._running:
+                if len(self._signals) == 1:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(running.process.pid, signal.SIGINT)
+                else:
+                    running.process.kill()
+
+        before = {n: signal.signal(n, stop) for n in SIGNALS} if is_main_thread() else {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _may_start(self, trial: Trial) -> bool:
+        if len(self._running) >= self.workers:
+            return False
+        key = trial.compile_key
+        compiling = any(r.trial.compile_key == key and not r.is_compiled for r in self._running)
+        return key in self._compiled or not compiling
+
+    def _start(self, trial: Trial) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["mammoth_compiled.public", "mammoth_compiled.sweep.worker"])
+        ours, theirs = context.Pipe()
+        trial.folder.parent.mkdir(parents=True, exist_ok=True)
+        errors = f"{trial.folder}.stderr"
+        process = context.Process(
+            target=run_trial,
+            args=(theirs, trial.args, self.plugins, self.num_threads, errors),
+            name=trial.label,
+        )
+        process.start()
+        theirs.close()
+        self._running.append(_Running(trial, process, ours))
+
+    def _handle(self, running: _Running) -> None:
+        """Reads the events of a trial, and removes it if it has ended."""
+        with contextlib.suppress(EOFError, OSError):  # its process was killed
+            while not running.has_ended and running.connection.poll():
+                self._answer(running, running.connection.recv())
+        if not running.has_ended and running.process.exitcode is None:
+            return
+        running.process.join()
+        if not running.has_ended:
+            code = running.process.exitcode
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            self.on_event(running.trial, Event("failed", value=f"its process {how}"))
+        running.connection.close()
+        self._running.remove(running)
+
+    def _answer(self, running: _Running, event: Event) -> None:
+        goes_on = self.on_event(running.trial, event)
+        running.has_ended = event.kind in ("finished", "stopped", "failed")
+        if event.kind in ("compiled", "task", "finished"):
+            running.is_compiled = True
+            self._compiled.add(running.trial.compile_key)
+        if event.kind == "task":
+            running.connection.send(goes_on)
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,151 @@
+"""Runs several trials side by side and reports on them."""
+
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mammoth_compiled.config import RunConfig
+from mammoth_compiled.console import say
+from mammoth_compiled.device import get_device
+from mammoth_compiled.engine.checkpoint_files import CHECKPOINTS
+from mammoth_compiled.engine.run_folder import new_folder, runs_directory
+from mammoth_compiled.errors import ConfigError, MammothError
+from mammoth_compiled.exit_codes import ERROR, SIGNAL, SUCCESS
+from mammoth_compiled.files import write_atomically
+from mammoth_compiled.report import read_runs, render
+from mammoth_compiled.report.document import grouped
+from mammoth_compiled.report.leaderboard_text import leaderboard_text
+from mammoth_compiled.sweep.pool import Pool, available_cores
+from mammoth_compiled.sweep.trial import Trial, make_trials
+from mammoth_compiled.sweep.worker import Event
+
+# Asked after each task of a trial: whether it goes on.
+Judge = Callable[[Trial, Event], bool]
+
+
+@dataclass
+class Progress:
+    """Prints what the trials do and remembers how they ended.
+
+    Attributes:
+        total: Number of trials, None if it is not known.
+        finished: Labels of the trials that finished.
+        failed: Those that failed, with the reason.
+    """
+
+    total: int | None
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, trial: Trial, event: Event) -> None:
+        """Notes an event."""
+        if event.kind == "task":
+            say(f"{trial.label}: after task {event.task} {100 * event.value:.2f} % Class-IL")
+        elif event.kind == "failed":
+            self.failed[trial.label] = event.value
+            say(f"{trial.label}: failed: {event.value}", always=True)
+        elif event.kind == "finished":
+            self.finished.append(trial.label)
+            of = "" if self.total is None else f" of {self.total}"
+            say(f"{trial.label}: finished ({len(self.finished)}{of})")
+
+
+def run_trials(
+    trials: Iterable[Trial],
+    workers: int,
+    plugins: Sequence[str] = (),
+    total: int | None = None,
+    judge: Judge = lambda trial, event: True,
+) -> int:
+    """Runs trials and returns the exit code.
+
+    Trials whose results are in their run folder are skipped, others continue from their newest
+    checkpoint if they were started with `resume`.
+
+    Args:
+        trials: The trials, taken when a worker is free.
+        workers: Trials at the same time.
+        plugins: Files and modules of `--import`.
+        total: Number of trials, for the console.
+        judge: Told of every event; its result after a task says whether the trial goes on.
+    """
+    progress = Progress(total)
+
+    def on_event(trial: Trial, event: Event) -> bool:
+        progress(trial, event)
+        return judge(trial, event)
+
+    def pending() -> Iterable[Trial]:
+        for trial in trials:
+            if trial.args.resume and trial.finished():
+                on_event(trial, Event("finished"))
+            else:
+                yield trial
+
+    threads = max(1, available_cores() // workers)
+    stopped = Pool(workers, threads, on_event, plugins).run(pending())
+    if stopped:
+        return SIGNAL + stopped
+    return ERROR if progress.failed else SUCCESS
+
+
+def default_workers(trial: Trial) -> int:
+    """Returns how many trials run at the same time: one a core, or one on a GPU.
+
+    `benchmarks/results/seeds.json` has what several threads a trial give instead.
+    """
+    device = get_device(RunConfig.from_namespace(trial.args).compute.device)
+    return available_cores() if device.type == "cpu" else 1
+
+
+def report(directory: str | Path) -> None:
+    """Prints the leaderboard of all runs in a directory and writes its report."""
+    try:
+        runs = read_runs([directory])
+    except MammothError:  # none has finished
+        return
+    for benchmark in grouped(runs):
+        say(leaderboard_text(benchmark), always=True)
+    path = Path(directory) / "report.html"
+    write_atomically(path, render(runs, Path(directory).name).encode())
+    say(f"report: {path}", always=True)
+
+
+def remove_checkpoints(trial: Trial) -> None:
+    """Deletes the checkpoints of a finished trial that only served to resume it."""
+    if trial.args.savecheck is None:
+        shutil.rmtree(trial.folder / CHECKPOINTS, ignore_errors=True)
+
+
+def run_side_by_side(
+    runs: Sequence[Namespace], workers: int | None = None, plugins: Sequence[str] = ()
+) -> int:
+    """Runs several configurations, or seeds of one, reports on them and returns the exit code.
+
+    Args:
+        runs: All arguments of every run; `out` of the first is the folder of all.
+        workers: Runs at the same time; None for `default_workers`.
+        plugins: Files and modules of `--import`.
+
+    Raises:
+        MammothError: If the runs share an output, or their folder cannot be written.
+    """
+    directory = _directory(runs[0])
+    trials = make_trials(runs, directory)
+    workers = min(len(trials), workers or default_workers(trials[0]))
+    say(f"{len(trials)} runs in {directory}, {workers} at a time")
+    code = run_trials(trials, workers, plugins, len(trials))
+    report(directory)
+    return code
+
+
+def _directory(args: Namespace) -> Path:
+    """Returns the folder of several runs: `--out`, else a new one."""
+    if (args.out or runs_directory()) == "off":
+        raise ConfigError("several runs need a folder for their results: give --out DIR")
+    if args.out is not None:
+        return Path(args.out)
+    config = RunConfig.from_namespace(Namespace(**{**vars(args), "seed": None}))
+    return new_folder(config, Path(runs_directory()))

@@ -1,0 +1,161 @@
+"""Sweep: the runs of a file, their order, and what is reported at the end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mammoth_compiled.config.config_file import is_axis, read_config_file
+from mammoth_compiled.config.experiments import list_arguments, resolve_experiments
+from mammoth_compiled.console import say
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.files import lock, write_atomically
+from mammoth_compiled.sweep.runs import default_workers, remove_checkpoints, report, run_trials
+from mammoth_compiled.sweep.search import OptunaSearch
+from mammoth_compiled.sweep.space import Range, Search
+from mammoth_compiled.sweep.trial import Trial, make_trials
+from mammoth_compiled.sweep.worker import Event
+
+BEST = "best.yaml"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a file.
+
+    Attributes:
+        search: How to search.
+        axes: By argument: the alternatives, or a range; "seed" is not among them.
+        fixed: The other arguments, by name.
+        words: Words of the command line that override arguments.
+        directory: Where the run folders are.
+    """
+
+    search: Search
+    axes: Mapping[str, Sequence[Any] | Range]
+    fixed: Mapping[str, Any]
+    words: Sequence[str]
+    directory: Path
+
+    @classmethod
+    def from_file(cls, path: str, words: Sequence[str], directory: Path) -> "Sweep":
+        """Reads a sweep.
+
+        Args:
+            path: The file, YAML.
+            words: Words of the command line that override arguments.
+            directory: Where the run folders are.
+
+        Raises:
+            ConfigError: If the file is invalid.
+            RegistryError: If it names an unknown part.
+        """
+        values = read_config_file(path, keep=("sweep",))
+        search = Search.from_section(values.pop("sweep", {}))
+        ranges = {
+            name: Range.from_mapping(name, value)
+            for name, value in values.items()
+            if isinstance(value, Mapping)
+        }
+        if ranges and search.method == "grid":
+            raise ConfigError(
+                f"{path}: {next(iter(ranges))} is a range, which a grid cannot run: give a list, "
+                "or `method: random` or `tpe` in the section `sweep`"
+            )
+        plain = {name: value for name, value in values.items() if name not in ranges}
+        lists = list_arguments(words, plain)
+        axes: dict[str, Any] = {
+            name: value
+            for name, value in plain.items()
+            if name != "seed" and is_axis(name, value, lists)
+        }
+        if search.method == "grid":
+            return cls(search, axes, plain, words, directory)
+        fixed = {name: value for name, value in plain.items() if name not in axes}
+        if not axes and not ranges:
+            raise ConfigError(f"{path}: nothing varies: give a list or a range for an argument")
+        if not any(
+            run.args.validation for run in resolve_experiments(words, {**fixed, **first(axes)})
+        ):
+            raise ConfigError(
+                f"{path}: a search would choose by test images: give `validation: 0.1` to hold out "
+                "a tenth of the training images for it"
+            )
+        return cls(search, {**axes, **ranges}, fixed, words, directory)
+
+    def describe(self) -> list[str]:
+        """Returns what will run, in lines."""
+        if self.search.method == "grid":
+            return [trial.label for trial in self._grid()]
+        seeds = self.fixed.get("seed")
+        each = f", {len(seeds)} seeds each" if isinstance(seeds, list) else ""
+        lines = [f"{self.search.trials} combinations by {self.search.method}{each}:"]
+        return lines + [f"  {name}: {axis}" for name, axis in self.axes.items()]
+
+    def _grid(self) -> list[Trial]:
+        runs = [resolution.args for resolution in resolve_experiments(self.words, self.fixed)]
+        for args in runs:
+            args.resume = True
+        return make_trials(runs, self.directory)
+
+    def run(self, workers: int | None = None, plugins: Sequence[str] = ()) -> int:
+        """Runs everything that has not finished yet, reports, and returns the exit code.
+
+        Args:
+            workers: Runs at the same time; None for one per core, or 1 on a GPU.
+            plugins: Files and modules of `--import`.
+
+        Raises:
+            MammothError: If the directory cannot be written or another sweep uses it.
+        """
+        with lock(self.directory, "its runs", "--out"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if self.search.method == "grid":
+                trials = self._grid()
+                say(f"{len(trials)} runs in {self.directory}")
+                code = self._run(
+                    trials, len(trials), workers or default_workers(trials[0]), plugins
+                )
+            else:
+                code = self._search(workers, plugins)
+            report(self.directory)
+        return code
+
+    def _search(self, workers: int | None, plugins: Sequence[str]) -> int:
+        engine = OptunaSearch(self.search, self.axes, self.fixed, self.words, self.directory)
+        trials: Iterator[Trial] = engine.trials()
+        one = resolve_experiments(self.words, {**self.fixed, **first(self.axes)})[0]
+        count = workers or default_workers(Trial(one.args, ""))
+        say(f"{self.search.trials} combinations in {self.directory}, {count} runs at a time")
+        code = self._run(trials, None, count, plugins, engine)
+        values, value = engine.best()
+        found = ", ".join(f"{name}={item}" for name, item in values.items())
+        say(f"best: {found} ({100 * value:.2f} % on the validation images)", always=True)
+        best = {k: v for k, v in {**self.fixed, **values}.items() if k != "validation"}
+        path = self.directory / BEST
+        write_atomically(path, yaml.safe_dump(best, sort_keys=False).encode())
+        say(f"test it: python -m mammoth_compiled.run --config {path}", always=True)
+        return code
+
+    def _run(
+        self,
+        trials: Any,
+        total: int | None,
+        workers: int,
+        plugins: Sequence[str],
+        engine: OptunaSearch | None = None,
+    ) -> int:
+        def judge(trial: Trial, event: Event) -> bool:
+            goes_on = engine is None or engine.judge(trial, event)
+            if event.kind == "finished":
+                remove_checkpoints(trial)
+            return goes_on
+
+        return run_trials(trials, workers, plugins, total, judge)
+
+
+def first(axes: Mapping[str, Sequence[Any] | Range]) -> dict[str, Any]:
+    """Returns one value of each axis."""
+    return {n: axis.low if isinstance(axis, Range) else axis[0] for n, axis in axes.items()}

@@ -1,0 +1,133 @@
+"""The process of one trial."""
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mammoth_compiled.console import say
+from mammoth_compiled.engine import Observer, Run
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.metrics import average
+from mammoth_compiled.plugins import import_plugin
+from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.types import Evaluation
+
+# By this step of the first task everything that recurs in training is compiled.
+COMPILED_STEP = 30
+
+
+class Event(NamedTuple):
+    """What a trial tells.
+
+    Attributes:
+        kind: "compiled" once the code that trials share is compiled, "task" after each task,
+            "finished", "stopped" after a signal or if the sweep asked for it, "failed".
+        task: Tasks finished.
+        value: After a task the average class-IL accuracy in [0, 1]; the message of a failure.
+    """
+
+    kind: str
+    task: int = 0
+    value: Any = None
+
+
+class TrialObserver(Observer):
+    """Tells the sweep how a trial is doing, and stops it if the sweep says so.
+
+    Args:
+        connection: Sends events; receives a boolean after each task: whether to go on.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._steps = 0
+
+    def end_step(self, run: Run, loss: Any, num_images: int) -> None:
+        """Counts steps, to know when the training step is compiled."""
+        self._steps += 1
+        if self._steps == COMPILED_STEP:
+            with contextlib.suppress(OSError):  # the sweep was killed
+                self._connection.send(Event("compiled"))
+
+    def end_task(self, run: Run, evaluation: Evaluation) -> None:
+        """Sends the accuracy and waits for the answer."""
+        done = run.task + 1
+        try:
+            self._connection.send(Event("task", done, average(evaluation.class_il)))
+            goes_on = self._connection.recv()
+        except (EOFError, OSError):  # the sweep was killed
+            goes_on = False
+        if not goes_on and done < run.num_tasks:
+            run.stop_signal = 2  # ends like Ctrl-C, with partial results
+
+
+def run_trial(
+    connection: Connection,
+    args: Namespace,
+    plugins: Sequence[str],
+    num_threads: int,
+    errors: str,
+) -> None:
+    """Runs a trial in this process, which ends afterwards.
+
+    Args:
+        connection: To the sweep.
+        args: All arguments; continues what is in the run folder.
+        plugins: Files and modules of `--import`.
+        num_threads: Threads on the CPU.
+        errors: File that collects what libraries print.
+    """
+    os.setsid()  # the sweep passes signals on, so that each arrives once
+    _redirect_output(errors)
+    torch.set_num_threads(num_threads)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    event = Event("failed", value="the process ended")
+    try:
+        with signals_end_process():
+            event = _train(connection, args, plugins)
+    except MammothError as error:
+        event = Event("failed", value=" ".join(str(error).split()))
+    except (KeyboardInterrupt, SystemExit):
+        event = Event("stopped")
+    except BaseException as error:  # of user code
+        sys.stderr.write(traceback.format_exc())
+        event = Event("failed", value=f"{type(error).__name__}: {error} (details in {errors})")
+    with contextlib.suppress(OSError):  # the sweep was killed
+        connection.send(event)
+    sys.stderr.flush()
+    if Path(errors).stat().st_size == 0:
+        Path(errors).unlink()
+
+
+def _train(connection: Connection, args: Namespace, plugins: Sequence[str]) -> Event:
+    from mammoth_compiled.training import run_experiment
+
+    for plugin in plugins:
+        import_plugin(plugin)
+    results = run_experiment(args, [TrialObserver(connection)])
+    return Event("stopped" if results.interrupted else "finished", len(results.class_il))
+
+
+def _redirect_output(errors: str) -> None:
+    """Sends standard error to a file; console lines of the run are in the log of its folder."""
+    for descriptor, path, flags in (
+        (1, os.devnull, os.O_WRONLY),
+        (2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ):
+        opened = os.open(path, flags, 0o644)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+
+
+def _show_warning(message: Any, category: Any, *_: Any) -> None:
+    """Prints a warning as a line of the run, which its log then has."""
+    say(f"{category.__name__}: {message}")

@@ -1,0 +1,203 @@
+"""Several runs side by side: equal to each run alone, robust against a killed or failing one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentTypeError, Namespace
+
+import pytest
+
+from mammoth_compiled.config.values import seed_list
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.sweep.runs import run_side_by_side
+
+PLUGIN = '''
+import os, signal, time
+import numpy as np
+import torch
+from torch import nn
+from torchvision import transforms
+from mammoth_compiled import (
+    ContinualDataset, ContinualModel, MammothBackbone, register_backbone, register_dataset,
+    register_model,
+)
+from mammoth_compiled.datasets.arrays import ArrayDataset
+
+@register_dataset("seq-noise")
+class Noise(ContinualDataset):
+    """Noise."""
+    SETTING, N_CLASSES_PER_TASK, N_TASKS, SIZE = "class-il", 2, 3, (8, 8)
+    TRANSFORM = TEST_TRANSFORM = transforms.ToTensor()
+    MEAN, STD = (0.0,) * 3, (1.0,) * 3
+
+    def get_data_loaders(self):
+        images = np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3), np.uint8)
+        split = ArrayDataset(images, np.arange(240) % 6, transforms.ToTensor())
+        return split, split
+
+    @staticmethod
+    def get_backbone():
+        return "flat-net"
+
+@register_backbone("flat-net")
+class FlatNet(MammothBackbone):
+    """One layer."""
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classifier = nn.Linear(192, num_classes)
+
+    def forward(self, x, returnt="out"):
+        features = x.flatten(1)
+        logits = self.classifier(features)
+        return {"out": logits, "features": features, "both": (logits, features)}[returnt]
+
+@register_model("fragile")
+class Fragile(ContinualModel):
+    """SGD that breaks in task 2 where the test asks for it."""
+    def training_loss(self, batch):
+        return self.loss(self.net(batch.inputs), batch.labels)
+
+    def begin_task(self, dataset):
+        if dataset.c_task == 1 and os.environ.get("BROKEN"):
+            if self.args.seed == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.args.seed == 2:
+                raise RuntimeError("a bug in user code")
+            if self.args.seed == 3:
+                with torch.no_grad():
+                    self.net.classifier.weight.fill_(float("inf"))
+'''
+RUN = ["--model", "fragile", "--dataset", "seq-noise", "--compile", "off", "--lr", "0.1"]
+RUN += ["--n_epochs", "2"]
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "plugin.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+@pytest.fixture
+def command(plugin, tmp_path):
+    """Returns a function that runs a module in a process of its own."""
+
+    def run(module, *words, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", f"mammoth_compiled.{module}", *words, "--import", plugin],
+            cwd=tmp_path,
+            env={**os.environ, "MAMMOTH_RUNS": "runs", **environment},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    return run
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_every_seed_equals_its_run_alone(command, tmp_path):
+    together = command(
+        "run", *RUN, "--seeds", "0-2", "--out", "all", "--savecheck", "last", "--workers", "2"
+    )
+    assert together.returncode == 0, together.stdout + together.stderr
+    assert together.stderr == ""
+    assert (tmp_path / "all" / "report.html").is_file()
+    assert " 3  " in together.stdout.splitlines()[-2]  # three runs on the leaderboard
+    environment = {"OMP_NUM_THREADS": "1"}
+    alone = command(
+        "run", *RUN, "--seed", "2", "--out", "alone", "--savecheck", "last", **environment
+    )
+    assert alone.returncode == 0, alone.stderr
+    from mammoth_compiled.checkpoint import read_checkpoint
+
+    checkpoints = []
+    for folder in (tmp_path / "all" / "seed=2", tmp_path / "alone"):
+        (path,) = (folder / "checkpoints").glob("*.pt")
+        checkpoints.append(read_checkpoint(path))
+    first, second = (content["net"] for content in checkpoints)
+    assert all((first[name] == second[name]).all() for name in first)
+    one, other = results(tmp_path / "all" / "seed=2"), results(tmp_path / "alone")
+    for name in ("class_il", "task_il", "loss", "confusion"):
+        assert one[name] == other[name], name
+    assert one["class_il"] != results(tmp_path / "all" / "seed=1")["class_il"]
+
+
+def test_broken_runs_end_alone_and_continue_later(command, tmp_path):
+    (tmp_path / "exp.yaml").write_text("seed: [0, 1, 2, 3]\n")
+    words = ("exp.yaml", *RUN, "--workers", "2")
+    broken = command("sweep", *words, BROKEN="1")
+    assert broken.returncode == 2, broken.stdout + broken.stderr
+    for message in (
+        "seed=1: failed: its process was killed by signal 9",
+        "seed=2: failed: RuntimeError: a bug in user code (details in sweeps/exp/seed=2.stderr)",
+        "seed=3: failed: the loss became nan in task 2",
+    ):
+        assert message in broken.stdout
+    folder = tmp_path / "sweeps" / "exp"
+    assert "plugin.py" in (folder / "seed=2.stderr").read_text()
+    assert results(folder / "seed=0")["interrupted"] is False
+    before = (folder / "seed=0" / "results.json").stat().st_mtime_ns
+    repaired = command("sweep", *words)
+    assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+    assert (folder / "seed=0" / "results.json").stat().st_mtime_ns == before
+    assert "finished (4 of 4)" in repaired.stdout
+    assert all("resumed" in (folder / f"seed={n}" / "log.txt").read_text() for n in (1, 2, 3))
+    assert not list(folder.glob("*/checkpoints"))
+
+
+def test_ctrl_c_stops_all_runs_after_their_step(plugin, tmp_path):
+    slow = [word if word != "2" else "4000" for word in RUN]
+    words = [*slow, "--seeds", "0-3", "--out", "all", "--workers", "2", "--savecheck", "task"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mammoth_compiled.run", *words, "--import", plugin],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if "after task 1" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, out
+    assert results(tmp_path / "all" / "seed=0")["interrupted"] is True
+    assert not (tmp_path / "all" / "seed=3").exists()
+    assert "Traceback" not in out
+
+
+def test_several_runs_need_a_folder(tiny):
+    runs = [Namespace(out="off", seed=seed) for seed in (0, 1)]
+    with pytest.raises(ConfigError, match=r"several runs need a folder .*: give --out DIR"):
+        run_side_by_side(runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("0,5-6", [0, 5, 6])]
+)
+def test_seeds(text, seeds):
+    assert seed_list(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3-1", "is not a range"),
+        ("0-99999999", "is not a range"),
+        ("1,1", "names a seed twice"),
+        ("a", "must be an integer"),
+        ("", "must not be empty"),
+        ("-1", "must be an integer"),
+    ],
+)
+def test_invalid_seeds(text, message):
+    with pytest.raises(ArgumentTypeError, match=message):
+        seed_list(text)
