@@ -35,7 +35,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(torch|torchvision|numpy|np|pandas|PIL|tqdm|argparse|collections|typing|pathlib|os)\..*",
+        r"(torch|torchvision|numpy|np|pandas|PIL|argparse|collections|typing|pathlib|os)\..*",
     ),
     ("py:.*", r"(nn|optim|fx)\..*"),
     # Internal types of ours, which appear in signatures.

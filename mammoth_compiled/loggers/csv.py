@@ -10,12 +10,7 @@ COLUMNS = ("time", "step", "task", "epoch", "name", "value")
 
 
 class CsvLogger(TextFileLogger):
-    """Writes `metrics.csv` with the columns time, step, task, epoch, name, value.
-
-    Example:
-        A pandas user gets one column per metric by
-        `pandas.read_csv(path).pivot_table(index="step", columns="name", values="value")`.
-    """
+    """Writes `metrics.csv` with the columns time, step, task, epoch, name, value."""
 
     NAME: ClassVar[str] = "csv"
     FILE: ClassVar[str] = "metrics.csv"

@@ -1,0 +1,122 @@
+"""The cost of logging: steps with all loggers on against steps with none, interleaved in one run.
+
+    python benchmarks/loggers.py [--cases sgd:mnistmlp sgd:cnn] [--pairs 12] [--seconds 3]
+
+Training alternates between blocks of `--seconds` with CSV, JSONL, TensorBoard and Weights & Biases
+(offline) on, one point a second as by default, and blocks with all of them off. `overhead` is the
+time of a step in a block with loggers over that in the block before or after, minus 1; it contains
+what their threads and processes take from the training. `in_hooks` is the share of the time of a
+block that the training thread spends in them.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+import time
+
+import torch
+from common import spread, write_results
+
+import mammoth_compiled as mc
+from mammoth_compiled.engine import Observer
+from mammoth_compiled.loggers import logger_classes
+from mammoth_compiled.observers.log import Log
+
+LOGGERS = "csv,jsonl,tensorboard,wandb"
+
+
+class Switched(Observer):
+    """Passes hooks to the loggers in every second block, and measures all blocks.
+
+    Attributes:
+        blocks: Seconds per step and share of the time in hooks; off and on by turns.
+    """
+
+    def __init__(self, log, seconds, num_blocks):
+        self.log, self.seconds, self.num_blocks = log, seconds, num_blocks
+        self.blocks = []
+
+    def begin_run(self, run):
+        self.log.begin_run(run)
+
+    def begin_task(self, run):
+        self.start(run, is_on=False)
+
+    def start(self, run, is_on):
+        self.is_on, self.steps, self.in_hooks = is_on, 0, 0.0
+        if is_on:
+            self.call(self.log.begin_task, run)
+        self.started = time.perf_counter()
+
+    def call(self, hook, *args):
+        before = time.perf_counter()
+        hook(*args)
+        self.in_hooks += time.perf_counter() - before
+
+    def read_losses(self, run, losses):
+        if self.is_on:
+            self.call(self.log.read_losses, run, losses)
+
+    def end_step(self, run, loss, num_images):
+        if self.is_on:
+            self.call(self.log.end_step, run, loss, num_images)
+        self.steps += 1
+        seconds = time.perf_counter() - self.started
+        if seconds < self.seconds:
+            return
+        if run.model.device.type == "cuda":
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - self.started
+        # The first block warms up.
+        if self.blocks or not self.is_on:
+            self.blocks.append((seconds / self.steps, self.in_hooks / seconds))
+        if len(self.blocks) > self.num_blocks:
+            raise KeyboardInterrupt
+        self.start(run, not self.is_on)
+
+    def close(self, run):
+        self.log.close(run)
+
+
+def measure(case, pairs, seconds):
+    model, backbone = case.split(":")
+    args = {"backbone": backbone, "n_epochs": 10**6, "seed": 0, "batch_size": 32, "compile": "auto"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        log = Log([logger() for logger in logger_classes(LOGGERS)], folder)
+        blocks = Switched(log, seconds, 2 * pairs)
+        runner = mc.load_runner(model, "seq-fmnist-mini", args)
+        mc.train(*runner, observers=[blocks])
+        compiled = runner[0].compute.compile
+    off, on = blocks.blocks[2::2], blocks.blocks[1::2]
+    return {
+        "compiled": compiled,
+        "step_ms_off": spread([1e3 * step for step, _ in off]),
+        "step_ms_on": spread([1e3 * step for step, _ in on]),
+        "overhead": spread([a / b - 1 for (a, _), (b, _) in zip(on, off, strict=True)]),
+        "in_hooks": spread([share for _, share in on]),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", default=["sgd:mnistmlp", "sgd:cnn"])
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    args = parser.parse_args()
+    os.environ["WANDB_MODE"] = "offline"
+    cases = {}
+    for case in args.cases:
+        result = cases[case] = measure(case, args.pairs, args.seconds)
+        print(
+            f"{case}: step {result['step_ms_off']['median']:.3f} ms, overhead "
+            f"{result['overhead']['median']:+.2%} [{result['overhead']['p20']:+.2%}, "
+            f"{result['overhead']['p80']:+.2%}], in hooks {result['in_hooks']['median']:.3%}",
+            flush=True,
+        )
+    print("written:", write_results("loggers", {"loggers": LOGGERS, "cases": cases}))
+
+
+if __name__ == "__main__":
+    main()
