@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes those of the process.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m mammoth_compiled.compat", description=main.__doc__.split("\n")[0]
+        prog="python -m mammoth_compiled.compat",
+        description="Renames the imports of models and datasets that were written for Mammoth.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Mammoth's files.")
     parser.add_argument(

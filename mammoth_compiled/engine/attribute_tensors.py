@@ -21,18 +21,33 @@ class AttributeTensors:
     def __init__(self, model: ContinualModel) -> None:
         self._model = model
         self._tensors: dict[str, torch.Tensor] = {}
+        # Those that `restore` left in place of held ones.
+        self._left: dict[str, torch.Tensor] = {}
 
     def addresses(self) -> list[Any]:
-        """Returns names and addresses of the tensors."""
-        return [(name, tensor.data_ptr()) for name, tensor in self._find().items()]
+        """Returns names and addresses of the tensors, of the held one where one is to be put back.
+
+        They differ from those at the capture if user code replaced a tensor outside of a step.
+        """
+        current = self._find()
+        for name, tensor in self._left.items():
+            if current.get(name) is tensor:
+                current[name] = self._tensors[name]
+        return [(name, tensor.data_ptr()) for name, tensor in current.items()]
 
     def hold(self) -> None:
         """Takes the current tensors as those that the graph knows."""
         self._tensors = {name: tensor.detach() for name, tensor in self._find().items()}
+        self._left = {}
         self._set(self._tensors)
 
     def put_back(self) -> None:
-        """Puts the held tensors back, with the values that they have."""
+        """Puts the held tensors back where `restore` left another, with their own values."""
+        self._set({name: self._tensors[name] for name in self._left})
+        self._left = {}
+
+    def abandon(self) -> None:
+        """Puts all held tensors back after a failed capture, which computed no values."""
         self._set(self._tensors)
 
     @torch.no_grad()
@@ -48,6 +63,7 @@ class AttributeTensors:
         """
         # Copies first: one attribute may now hold the former tensor of another.
         values: dict[str, torch.Tensor] = {}
+        self._left = {}
         for name, tensor in self._find().items():
             held = self._tensors.get(name, tensor)
             if (tensor.shape, tensor.dtype, tensor.device) == (held.shape, held.dtype, held.device):
@@ -57,6 +73,8 @@ class AttributeTensors:
                 raise RuntimeError(
                     f"each step replaces {name} by a tensor of another shape, dtype or device"
                 )
+            else:
+                self._left[name] = tensor
         for name, value in values.items():
             self._tensors[name].copy_(value)
         self._set({name: self._tensors[name] for name in values})

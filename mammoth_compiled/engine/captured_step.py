@@ -110,8 +110,6 @@ class CapturedStep(EagerStep):
         self._capture = capture
         self._rates = TensorLearningRates(model.device)
         self._attributes = AttributeTensors(model)
-        # Whether a ragged batch may have left an attribute that is not the graph's.
-        self._attributes_differ = False
         self._buffers: list[Buffer] = []
         self._graph: _Graph | None = None
         self._warm_up_key: tuple[Any, ...] | None = None
@@ -156,7 +154,6 @@ class CapturedStep(EagerStep):
             if len(lazy.tensors[0]) < len(self._graph.inputs[0]):
                 result = self._run(lazy, epoch)  # the ragged last batch
                 self._attributes.restore(same_shapes=False)
-                self._attributes_differ = True
                 return result
         if self._warm_up_key != key:
             self._start_warm_up(key)
@@ -212,7 +209,7 @@ class CapturedStep(EagerStep):
             replay, result = self._capture.capture(step)
         except Exception as error:  # user code may raise anything
             self._disable((str(error).strip() or type(error).__name__).splitlines()[0])
-            self._attributes.put_back()
+            self._attributes.abandon()
             result = None
         growth = [
             buffer.num_seen_examples - n for buffer, n in zip(self._buffers, seen, strict=True)
@@ -227,9 +224,7 @@ class CapturedStep(EagerStep):
         return self._replay(self._graph, lazy)
 
     def _replay(self, graph: _Graph, lazy: LazyBatch) -> StepResult:
-        if self._attributes_differ:
-            self._attributes.put_back()
-            self._attributes_differ = False
+        self._attributes.put_back()
         for tensor, value in zip(graph.inputs, lazy.tensors, strict=True):
             tensor.copy_(value, non_blocking=True)
         graph.replay()

@@ -80,7 +80,7 @@ class Buffer(BaseBuffer):
         self.reset()
 
     @torch.no_grad()
-    def add_data(
+    def add_data(  # type: ignore[override]
         self,
         examples: Any,
         labels: Any = None,

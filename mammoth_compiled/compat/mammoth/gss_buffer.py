@@ -74,7 +74,8 @@ class Buffer(BaseBuffer):
             total = weights.sum()
             slot = np.random.choice(len(weights), p=weights / total if total > 0 else None)
             if np.random.rand() < weights[slot] / (weights[slot] + own):
-                self.update([slot], examples=image, labels=label, scores=torch.tensor([own]))
+                row = torch.tensor([slot])
+                self.update(row, examples=image, labels=label, scores=torch.tensor([own]))
                 self.cache.pop(int(slot), None)
 
     def get_data(  # type: ignore[override]
