@@ -92,7 +92,7 @@ class TaskProgress(nn.Module):
 
     @derived
     def cpt(self) -> int | list[int] | tuple[int, ...]:
-        """Classes per task: a number, or one number for each task, as the dataset declares it."""
+        """Number of classes per task, or one number for each task, as the dataset declares it."""
         return self._stream.N_CLASSES_PER_TASK
 
     @derived
