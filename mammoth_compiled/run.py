@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.config import Parser, Resolution
@@ -11,8 +12,9 @@ from mammoth_compiled.config.commands import add_command_args, help_text, listin
 from mammoth_compiled.config.config_file import read_config_file
 from mammoth_compiled.config.experiments import describe, given_parts, resolve_experiments
 from mammoth_compiled.console import begin_output, discard_output, output_failure, say
-from mammoth_compiled.errors import MammothError, OutputError
+from mammoth_compiled.errors import ConfigError, MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
+from mammoth_compiled.files import write_atomically
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import signals_end_process
 
@@ -27,6 +29,8 @@ def run(argv: Sequence[str]) -> int:
         MammothError: If an argument is invalid or the run fails.
     """
     command, rest = _parse_command(argv)
+    if "html" in command and "explain" not in command:
+        raise ConfigError("--html needs --explain")
     for plugin in command.get("import", []):
         import_plugin(plugin)
     # What follows imports torch, and with it everything that registers itself, only if it must.
@@ -72,13 +76,18 @@ def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:
     from mammoth_compiled.device import set_base_path
     from mammoth_compiled.dry_run import estimate
     from mammoth_compiled.engine.explain import explain_backbone
+    from mammoth_compiled.engine.explain_html import explanation_page
     from mammoth_compiled.runner import build
     from mammoth_compiled.training import run_experiment
 
     args = resolution.args
     set_base_path(args.data_dir)
     if "explain" in command:
-        say(explain_backbone(*build(args)))
+        explanation = explain_backbone(*build(args))
+        say(str(explanation))
+        if "html" in command:
+            write_atomically(Path(command["html"]), explanation_page(explanation).encode())
+            say(f"explanation: {command['html']}")
     elif "show_config" in command or "dry_run" in command:
         say(describe(resolution))
         if "dry_run" in command:

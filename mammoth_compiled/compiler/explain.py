@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.compiler.pattern import effect_of
 from mammoth_compiled.compiler.patterns import Match, apply_patterns
 
 
@@ -30,7 +31,8 @@ class Explanation:
         lines = [f"{self.graphs} graph(s) of {self.operations} operations"]
         lines += [f"  graph break: {reason}" for reason in self.breaks]
         for match in self.matches:
-            verdict = f"replaced by {match.replacement}"
+            effect = f": {effect_of(match)}" if effect_of(match) else ""
+            verdict = f"replaced by {match.replacement}{effect}"
             if match.reason:
                 verdict = f"left unchanged, because {match.reason}"
             lines.append(f"  {match.pattern} at `{match.node}`: {verdict}")

@@ -36,10 +36,11 @@ Lowering = Callable[[Graph], None]
 _patterns: list[tuple[int, str, PatternFunction]] = []
 _lowerings: list[Lowering] = []
 _traced_functions: set[str] = set()
+_effects: dict[str, str] = {}
 
 
 def register_pattern(
-    *, priority: int, functions: Iterable[Callable[..., Any]] = ()
+    *, priority: int, functions: Iterable[Callable[..., Any]] = (), effect: str = ""
 ) -> Callable[[PatternFunction], PatternFunction]:
     """Returns a decorator that registers a pattern.
 
@@ -48,10 +49,12 @@ def register_pattern(
             before one that matches a part of it.
         functions: Python functions that the pattern inserts as nodes. Inductor caches graphs with
             such nodes only if they are declared safe to cache.
+        effect: What a replacement saves, for `--explain`.
     """
 
     def register(pattern: PatternFunction) -> PatternFunction:
         _patterns.append((-priority, pattern.__name__, pattern))
+        _effects[pattern.__name__.replace("_", "-")] = effect
         _traced_functions.update(f"{f.__module__}.{f.__name__}" for f in functions)
         return pattern
 
@@ -67,6 +70,11 @@ def register_lowering(lowering: Lowering) -> Lowering:
 def patterns() -> list[PatternFunction]:
     """Returns the registered patterns in the order in which they are applied."""
     return [pattern for *_, pattern in sorted(_patterns, key=lambda entry: entry[:2])]
+
+
+def effect_of(match: Match) -> str:
+    """Returns what the replacement of a match saves, "" if its pattern does not say so."""
+    return _effects.get(match.pattern, "")
 
 
 def lowerings() -> list[Lowering]:

@@ -26,7 +26,7 @@ SHARED = ("batch_size", "n_epochs", "joint", "seed", "device", "num_workers", "d
 RESERVED = (
     *("model", "dataset", "backbone"),
     *("list", "explain", "import", "help", "config", "show_config", "dry_run", "seeds"),
-    "workers",
+    *("workers", "html"),
 )
 
 

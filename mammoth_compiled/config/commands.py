@@ -29,6 +29,12 @@ def add_command_args(parser: ArgumentParser) -> None:
         help="Print how the backbone is compiled, without training, and exit.",
     )
     group.add_argument(
+        "--html",
+        metavar="FILE",
+        type=file_path,
+        help="Also write what --explain prints to this HTML file.",
+    )
+    group.add_argument(
         "--config",
         metavar="FILE.yaml",
         type=file_path,

@@ -196,7 +196,7 @@ def test_config_file_with_a_grid(command, plugin, tmp_path):
 ARGUMENTS = """model dataset backbone lr batch_size n_epochs joint optimizer optim_wd optim_mom
 optim_nesterov device precision deterministic num_workers debug_mode savecheck loadcheck seed
 data_dir compile amp export formats export_variants export_each_task results_path import list
-explain config show_config dry_run"""
+explain html config show_config dry_run"""
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -382,6 +382,16 @@ def test_explain_does_not_train(command, plugin):
     assert "FlatNet on cpu, images (8, 3, 8, 8)" in out
     assert out.count("1 graph(s) of") == 3
     assert "Accuracy" not in out
+
+
+def test_explain_writes_a_page(command, error_of, plugin, tmp_path):
+    path = tmp_path / "explain.html"
+    words = ("--import", plugin, "--model", "sgd", *TINY)
+    code, out, err = command(*words, "--explain", "--html", path)
+    assert (code, err) == (0, "")
+    assert f"explanation: {path}" in out
+    assert "How FlatNet is compiled" in path.read_text()
+    error_of(*words, "--html", path, message="--html needs --explain")
 
 
 def test_run_as_a_module(run_python, plugin):

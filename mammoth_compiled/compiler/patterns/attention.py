@@ -23,7 +23,7 @@ from mammoth_compiled.kernels.runtime.implementations import Implementation, usa
 from mammoth_compiled.kernels.runtime.tiles import representative_size
 
 
-@register_pattern(priority=30)
+@register_pattern(priority=30, effect="the scores of all pairs are not written to memory")
 def attention(graph: Graph) -> Iterable[Match]:
     """Replaces softmax(q k^T * scale) v, one head or many, by a form that keeps no scores.
 

@@ -59,7 +59,11 @@ class _Subgraph:
         return conv if conv is not None and conv.is_3x3 and is_2x2 else None
 
 
-@register_pattern(priority=40, functions=[pooled.relu_pool])
+@register_pattern(
+    priority=40,
+    functions=[pooled.relu_pool],
+    effect="only the pooled result is written to memory",
+)
 def conv_relu_pool(graph: Graph) -> Iterable[Match]:
     """Replaces ReLU and pooling after a convolution, in either order, and runs it channels-last.
 
