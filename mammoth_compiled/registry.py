@@ -1,6 +1,11 @@
-"""The registered models, datasets and backbones, by name."""
+"""The registered models, datasets and backbones, by name.
+
+The built-in parts register themselves when they are imported, which takes seconds; the first look
+at a registry imports them.
+"""
 
 import contextlib
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +15,7 @@ from typing import Any, TypeVar
 from mammoth_compiled.errors import RegistryError, unknown_name
 from mammoth_compiled.signatures import Parameter, infer_parameters
 
+_PACKAGE = "mammoth_compiled"
 Target = TypeVar("Target", bound=Callable[..., Any])
 
 
@@ -70,8 +76,18 @@ class Registry:
         self.kind = kind
         self._reserved = reserved
         self._classes_only = classes_only
-        self._entries: dict[str, Entry] = {}
-        self._families: dict[str, Family] = {}
+        self._own_entries: dict[str, Entry] = {}
+        self._own_families: dict[str, Family] = {}
+
+    @property
+    def _entries(self) -> dict[str, Entry]:
+        _import_built_in_parts()
+        return self._own_entries
+
+    @property
+    def _families(self) -> dict[str, Family]:
+        _import_built_in_parts()
+        return self._own_families
 
     def register(self, name: str) -> Callable[[Target], Target]:
         """Returns a decorator that registers a class or a function under `name`.
@@ -99,13 +115,15 @@ class Registry:
                     f"{self.kind} {key!r}: only {valid} can be registered, "
                     f"got a {type(target).__name__}"
                 )
-            old = self._entries.get(key)
+            if not target.__module__.startswith(f"{_PACKAGE}."):
+                _import_built_in_parts()  # so that user code replaces them, not the reverse
+            old = self._own_entries.get(key)
             if old is not None and old.origin != origin(target):
                 warnings.warn(
                     f"{self.kind} {key!r} was {old.origin} and is now {origin(target)}",
                     stacklevel=2,
                 )
-            self._entries[key] = Entry(key, target, infer_parameters(target, self._reserved))
+            self._own_entries[key] = Entry(key, target, infer_parameters(target, self._reserved))
             target.NAME = key  # type: ignore[attr-defined]
             return target
 
@@ -115,7 +133,7 @@ class Registry:
         """Returns a decorator that registers a function as a `Family` of names."""
 
         def decorate(find: Target) -> Target:
-            self._families[prefix] = Family(prefix, find)
+            self._own_families[prefix] = Family(prefix, find)
             return find
 
         return decorate
@@ -159,7 +177,7 @@ class Registry:
         try:
             yield
         finally:
-            self._entries, self._families = before
+            self._own_entries, self._own_families = before
 
     def listing(self, names_only: bool = False) -> dict[str, dict[str, Any]] | list[str]:
         """Returns the names, or a dictionary with the class and the arguments of each."""
@@ -175,6 +193,10 @@ class Registry:
             }
             for name, entry in self._entries.items()
         }
+
+
+def _import_built_in_parts() -> None:
+    importlib.import_module(f"{_PACKAGE}.public")
 
 
 def normalize_name(name: str) -> str:

@@ -1,7 +1,6 @@
 """python -m mammoth_compiled.run: runs one experiment from the command line."""
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,17 +32,14 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError("--html needs --explain")
     for plugin in command.get("import", []):
         import_plugin(plugin)
-    # What follows imports torch, and with it everything that registers itself, only if it must.
+    # Torch takes seconds to import. Only what looks at a registry, and what follows, does so.
     if command.get("list"):
         say(listing(plugins="import" in command))
         return SUCCESS
     if command.get("help"):
         parts, _ = given_parts(rest)
-        if parts:
-            _register_built_in_parts()
         say(help_text(**parts))
         return SUCCESS
-    _register_built_in_parts()
     file = read_config_file(command["config"]) if "config" in command else {}
     resolutions = resolve_experiments(rest, file, command.get("seeds"))
     if len(resolutions) > 1 and not {"explain", "show_config", "dry_run"} & set(command):
@@ -65,10 +61,6 @@ def _parse_command(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser = Parser()
     add_command_args(parser)
     return parser.read_known(argv)
-
-
-def _register_built_in_parts() -> None:
-    importlib.import_module("mammoth_compiled.public")
 
 
 def _run(resolution: Resolution, command: Mapping[str, Any]) -> int:

@@ -1,6 +1,5 @@
 """python -m mammoth_compiled.sweep: runs a grid or a search of configurations, resumable."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +83,6 @@ def sweep(argv: Sequence[str]) -> int:
         raise ConfigError("give the file of the sweep: python -m mammoth_compiled.sweep exp.yaml")
     for plugin in command.get("import", []):
         import_plugin(plugin)
-    importlib.import_module("mammoth_compiled.public")
     from mammoth_compiled.sweep.sweep import Sweep
 
     planned = Sweep.from_file(command["file"], words, _directory(command))

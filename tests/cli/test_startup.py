@@ -31,3 +31,26 @@ def test_names_read_from_source_are_those_registered(kind):
     }
     registered |= {f"{family.prefix}:NAME": family.summary for family in REGISTRIES[kind].families}
     assert built_in_names(kind) == registered
+
+
+USER_CODE = """
+from mammoth_compiled.registry import models, register_model
+assert "torch" not in __import__("sys").modules
+class Other:
+    pass
+print("sgd" in models, len(list(models)) > 4)
+register_model("sgd")(Other)
+print(models["sgd"].target.__name__)
+"""
+
+
+def test_a_registry_knows_the_built_in_parts_whatever_was_imported(run_python):
+    result = run_python("-W", "ignore", "-c", USER_CODE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["True", "True", "Other"]
+
+
+def test_user_code_replaces_a_built_in_part_that_is_not_imported_yet(run_python):
+    code = USER_CODE.replace('print("sgd" in models, len(list(models)) > 4)', "")
+    result = run_python("-W", "ignore", "-c", code)
+    assert result.stdout.split() == ["Other"], result.stderr
