@@ -34,7 +34,8 @@ def note_compiler(run: Run, total: Counters, after_first_task: Counters) -> None
 
 def note_steps(run: Run, step: EagerStep) -> None:
     """Records the steps of a task and how they ran; only a GPU has CUDA graphs and host syncs."""
-    run.results.notes["steps"] = run.results.notes.get("steps", 0) + step.num_steps
+    # Those of the task also count if the run was resumed within it.
+    run.results.notes["steps"] = run.results.notes.get("steps", 0) + run.task_step
     if run.model.device.type != "cuda":
         return
     notes = run.results.notes.setdefault(

@@ -93,7 +93,9 @@ class RunSummary(Observer):
     def begin_run(self, run: Run) -> None:
         """Prints model, dataset, backbone, device and the most important arguments."""
         done = run.results
-        self._before = sum(done.train_s) + sum(done.eval_s)
+        within = {} if run.resume_within is None else run.resume_within["within"]
+        train_s, _, eval_s = within.get("times", (0.0, 0.0, 0.0))
+        self._before = sum(done.train_s) + sum(done.eval_s) + train_s + eval_s
         experiment = run.config.experiment
         num_parameters = sum(parameter.numel() for parameter in run.model.net.parameters())
         say(
@@ -102,6 +104,8 @@ class RunSummary(Observer):
             f"lr {run.config.optimizer.lr:g}, batch {experiment.batch_size}, "
             f"{experiment.n_epochs} epochs per task"
         )
+        if run.config.logging.notes:
+            say(f"notes: {run.config.logging.notes}")
 
     def end_run(self, run: Run) -> None:
         """Prints total, training, compilation and evaluation time, unless interrupted."""
@@ -153,7 +157,8 @@ def accuracy_table(results: Results, width: int | None = None) -> str:
     """
     from rich import box, console, table
 
-    terminal = console.Console(file=io.StringIO(), force_terminal=True, width=width)
+    drawn = io.StringIO()
+    terminal = console.Console(file=drawn, force_terminal=True, width=width)
     num_tasks = len(results.class_il[-1])
     room = terminal.width - AVERAGES_WIDTH
     decimals = 1 if 6 * num_tasks <= room else 0  # "100.0 " or "100 "
@@ -174,7 +179,7 @@ def accuracy_table(results: Results, width: int | None = None) -> str:
     forgotten = forgetting(results.class_il)
     if forgotten is not None:
         terminal.print(f"forgetting (Class-IL): {100 * forgotten:.2f}", highlight=False)
-    return terminal.file.getvalue().rstrip("\n")
+    return drawn.getvalue().rstrip("\n")
 
 
 def _color(accuracy: float) -> str:

@@ -17,6 +17,7 @@ from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.run_folder import folder_of, run_name
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.loggers import LoggedRun, Logger, Point, logger_classes
+from mammoth_compiled.metrics import average
 from mammoth_compiled.results import plain_arguments
 from mammoth_compiled.types import Evaluation
 
@@ -78,7 +79,8 @@ class Log(Observer):
         Raises:
             MammothError: If one cannot write.
         """
-        self._step = steps_done(run)
+        within = {} if run.resume_within is None else run.resume_within["within"]
+        self._step = steps_before(run) + within.get("task_step", 0)
         self._images = self._num_losses = 0
         self._loss_sum = 0.0
         self._compiled = counters.read()
@@ -116,7 +118,15 @@ class Log(Observer):
         }
         self._images, self._since = 0, now
         self._num_losses, self._loss_sum = 0, 0.0
-        self._log(run, values)
+        self._log(run, self._step, values)
+
+    def end_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        """Logs the accuracies within a task, of `--eval_every` and `--eval_epochs`."""
+        averages = {
+            "test/class_il": average(evaluation.class_il),
+            "test/task_il": average(evaluation.task_il),
+        }
+        self._log(run, steps_before(run) + run.task_step, {**averages, **_accuracies(evaluation)})
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Logs the rest of the losses, and accuracies, times and compiler counters."""
@@ -125,11 +135,10 @@ class Log(Observer):
         compiled = counters.read() - self._compiled
         self._log(
             run,
+            steps_before(run),
             {
                 **_grouped(run.results.summary()),
-                "test/loss": evaluation.loss,
-                **_per_task("class_il", evaluation.class_il),
-                **_per_task("task_il", evaluation.task_il),
+                **_accuracies(evaluation),
                 "compile/graphs": compiled.graphs,
                 "compile/graph_breaks": compiled.graph_breaks,
                 "compile/seconds": compiled.seconds,
@@ -137,8 +146,8 @@ class Log(Observer):
             },
         )
 
-    def _log(self, run: Run, values: Mapping[str, Any]) -> None:
-        point = Point(self._step, run.task + 1, run.epoch + 1, time.time(), _finite(values))
+    def _log(self, run: Run, step: int, values: Mapping[str, Any]) -> None:
+        point = Point(step, run.task + 1, run.epoch + 1, time.time(), _finite(values))
         self._call(lambda logger: logger.log(point))
 
     def _call(self, write: Callable[[Logger], None]) -> None:
@@ -164,8 +173,8 @@ class Log(Observer):
         self._call(lambda logger: logger.close())
 
 
-def steps_done(run: Run) -> int:
-    """Returns the number of training steps before the current task."""
+def steps_before(run: Run) -> int:
+    """Returns the number of training steps in the tasks that are finished."""
     return int(run.results.notes.get("steps", 0))
 
 
@@ -182,8 +191,14 @@ def _grouped(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{'time' if n.endswith('_s') else 'test'}/{n}": v for n, v in summary.items()}
 
 
-def _per_task(name: str, accuracies: list[float]) -> dict[str, float]:
-    return {f"{name}/task{task + 1}": accuracy for task, accuracy in enumerate(accuracies)}
+def _accuracies(evaluation: Evaluation) -> dict[str, float]:
+    """Returns the loss and the accuracies on each task."""
+    rows = {"class_il": evaluation.class_il, "task_il": evaluation.task_il}
+    return {"test/loss": evaluation.loss} | {
+        f"{name}/task{task + 1}": accuracy
+        for name, row in rows.items()
+        for task, accuracy in enumerate(row)
+    }
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:

@@ -48,8 +48,7 @@ class Progress(Observer):
 
     def begin_task(self, run: Run) -> None:
         """Starts the clock."""
-        self._in_task = self._new_images = self._new_steps = 0
-        self._epoch = 0
+        self._new_images = self._new_steps = self._epoch = 0
         self._shown = time.perf_counter()
 
     def begin_epoch(self, run: Run) -> None:
@@ -68,7 +67,6 @@ class Progress(Observer):
         now = time.perf_counter()
         self._seconds += now - self._shown
         self._shown = now
-        self._in_task += self._new_steps
         self._steps += self._new_steps
         self._images += self._new_images
         self._new_steps = self._new_images = 0
@@ -81,14 +79,14 @@ class Progress(Observer):
         if run.results.class_il and run.results.class_il[-1]:
             values["Class-IL"] = f"{100 * average(run.results.class_il[-1]):.1f}%"
         if self._seconds:
-            values["ETA"] = self._remaining(run)
+            if run.num_steps is not None:
+                values["ETA"] = self._remaining(run, run.num_steps)
             values["images/s"] = f"{self._images / self._seconds:,.0f}"
         return {**values, "lr": f"{run.lr:.3g}", **run.model.pbar_suffix}
 
-    def _remaining(self, run: Run) -> str:
+    def _remaining(self, run: Run, num_steps: int) -> str:
         """Returns the estimated time to the end of the run, h:mm:ss, if all tasks are as long."""
-        per_task = run.steps_per_epoch * run.config.experiment.n_epochs
-        steps = per_task * (run.num_tasks - run.task) - self._in_task
+        steps = num_steps * (run.num_tasks - run.task) - run.task_step
         seconds = round(max(steps, 0) * self._seconds / max(self._steps, 1))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
@@ -147,16 +145,15 @@ class ProgressBar(Progress):
             redirect_stdout=on_output,
             redirect_stderr=on_output and sys.stderr.isatty(),
         )
-        total = run.steps_per_epoch * run.config.experiment.n_epochs
-        self._row = self._bar.add_task(**self._texts(run), total=total)
+        self._row = self._bar.add_task(**self._texts(run), total=run.num_steps)
         self._bar.start()
         if on_output:
             print_above(lambda text: terminal.print(text, markup=False, highlight=False))
 
     def _texts(self, run: Run) -> dict[str, str]:
         """Returns the texts beside the bar: as many values as there is room for."""
-        epochs = run.config.experiment.n_epochs
-        task = f"Task {run.task + 1}/{run.num_tasks}, epoch {self._epoch + 1}/{epochs}"
+        epochs = "" if run.num_epochs is None else f"/{run.num_epochs}"
+        task = f"Task {run.task + 1}/{run.num_tasks}, epoch {self._epoch + 1}{epochs}"
         room = self._bar.console.width - len(task) - MIN_BAR
         shown: list[str] = []
         for name, value in self.values(run).items():
@@ -168,7 +165,7 @@ class ProgressBar(Progress):
 
     def show(self, run: Run) -> None:
         """Draws the bar."""
-        self._bar.update(self._row, completed=self._in_task, **self._texts(run), refresh=True)
+        self._bar.update(self._row, completed=run.task_step, **self._texts(run), refresh=True)
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Removes the bar."""

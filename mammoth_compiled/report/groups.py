@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from mammoth_compiled.config.schema import FilesConfig
+from mammoth_compiled.config.schema import FilesConfig, LoggingConfig
 from mammoth_compiled.metrics import Matrix, average
 from mammoth_compiled.report.runs import RecordedRun
 from mammoth_compiled.report.statistics import Summary, summarize
 
 # Arguments that do not change what a run computes.
-NOT_COMPARED = {field.name for field in fields(FilesConfig)} | {"seed", "notes", "quiet"}
+NOT_COMPARED = {field.name for section in (FilesConfig, LoggingConfig) for field in fields(section)}
+NOT_COMPARED |= {"seed"}
 
 
 @dataclass(frozen=True)

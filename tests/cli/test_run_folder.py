@@ -51,7 +51,7 @@ def losses(folder):
 
 
 def test_contents(command, runs):
-    code, out, err = command(*RUN, "--savecheck", "task")
+    code, out, err = command(*RUN, "--savecheck", "task", "--notes", "first try")
     assert (code, err) == (0, "")
     (folder,) = runs.iterdir()
     assert folder.name.endswith("-sgd-seq-tiny-tiny-net-s0")
@@ -70,6 +70,7 @@ def test_contents(command, runs):
     assert logged["class_il/task3"] == results["class_il"][-1][2]
     assert logged["test/forgetting_class_il"] == results["summary"]["forgetting_class_il"]
     log = (folder / "log.txt").read_text()
+    assert "notes: first try" in log
     for line in filter(None, out.splitlines()):
         assert line in log or line == "Accuracy in %:"
 
@@ -160,6 +161,24 @@ def test_resume_continues_in_the_folder(command, runs, tmp_path, monkeypatch):
     command(*RUN, "--log_every", "1", "--out", tmp_path / "whole")
     assert losses(folder) == losses(tmp_path / "whole")
     assert [step for step, _ in losses(folder)] == list(range(1, 19))
+
+
+def test_resume_within_a_task(command, runs, tmp_path, monkeypatch):
+    words = (*RUN, "--resume", "--log_every", "1", "--checkpoint_every", "2", "--eval_every", "3")
+    interrupted_in_task_2(monkeypatch, command, *words)
+    (folder,) = runs.iterdir()
+    _, out, _ = command(*words)
+    assert "continues task 2 after 2 steps" in out
+    assert list(runs.iterdir()) == [folder]
+    command(*words, "--out", tmp_path / "whole")
+    assert losses(folder) == losses(tmp_path / "whole")
+    accuracies = [
+        [(r["step"], r["name"], r["value"]) for r in rows(path) if "_il" in r["name"]]
+        for path in (folder, tmp_path / "whole")
+    ]
+    assert accuracies[0] == accuracies[1]
+    assert {step for step, *_ in accuracies[0]} == {"3", "6", "9", "12", "15", "18"}
+    assert json.loads((folder / "results.json").read_text())["notes"]["steps"] == 18
 
 
 def test_the_total_time_includes_what_was_done_before(command, runs, monkeypatch):

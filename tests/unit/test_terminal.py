@@ -96,6 +96,16 @@ def test_the_bar_fits_into_a_line(run_tiny, monkeypatch, columns):
     assert ("images/s=" in shown.getvalue()) == (columns >= 80)
 
 
+def test_a_task_of_unknown_length(run_tiny, monkeypatch):
+    monkeypatch.setattr("mammoth_compiled.observers.progress.BAR_INTERVAL", 0)
+    monkeypatch.setenv("COLUMNS", "160")
+    shown = io.StringIO()
+    args = {"fitting_mode": "time", "n_minutes": 0.001}
+    run_tiny(observers=[ProgressBar(file=shown)], **args)
+    assert "Task 3/3, epoch 1 " in plain(shown.getvalue())
+    assert "ETA" not in shown.getvalue()
+
+
 def test_lines_where_nobody_watches(run_tiny, capsys):
     run_tiny(observers=[ProgressLines(interval=0)])
     out, err = capsys.readouterr()
