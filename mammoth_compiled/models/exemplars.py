@@ -75,6 +75,7 @@ class ExemplarModel(RehearsalModel):
         self._replaced = {name: getattr(split, name, ()) for name in values}
         vars(split).update(values)
 
+    @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
         """Restores the training set, then lets the policy select among its images."""
         loader = dataset.train_loader
@@ -82,4 +83,4 @@ class ExemplarModel(RehearsalModel):
         self._replaced = {}
         if self.buffer.selects_after_task:
             self.buffer.num_seen_examples += len(loader.dataset)
-        super().end_task(dataset)
+            self.select_after_task(dataset)

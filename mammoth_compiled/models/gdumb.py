@@ -25,6 +25,7 @@ from mammoth_compiled.config.values import probability
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.exemplars import ExemplarModel
+from mammoth_compiled.models.rehearsal import gather_batch
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -91,8 +92,8 @@ class GDumb(ExemplarModel):
         """Fills the buffer from the stream and resets the network and the optimizer."""
         loader = dataset.train_loader
         for index in torch.randperm(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            _, labels, images = loader.gather(index)[:3]
-            self.buffer.add_data(images, labels=labels)
+            batch = gather_batch(loader, index)
+            self.buffer.add_data(batch.not_aug_inputs, **self._rows(batch))
         self.use_stored_images(dataset)
         loader.shuffle = True  # a stream without tasks comes in order
         self.net.load_state_dict(self.initial)

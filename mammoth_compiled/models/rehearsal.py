@@ -8,8 +8,9 @@ import torch
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.config import add_rehearsal_args
-from mammoth_compiled.data import apply_transform
+from mammoth_compiled.data import TaskLoader, apply_transform
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.types import Batch
 
@@ -61,6 +62,13 @@ class RehearsalModel(ContinualModel):
         """Lets a policy such as "herding" select among all images of the task by features."""
         if not self.buffer.selects_after_task:
             return
+        is_first = self.buffer.is_empty()
+        self.select_after_task(dataset)
+        if is_first and dataset.c_task + 1 < dataset.N_TASKS:
+            compile_ahead(self, dataset)  # so far, no step has replayed anything
+
+    def select_after_task(self, dataset: ContinualDataset) -> None:
+        """Lets the policy select among all images of the task; needs `torch.no_grad`."""
         loader = dataset.train_loader
         was_training = self.net.training
         self.net.eval()
@@ -73,16 +81,20 @@ class RehearsalModel(ContinualModel):
         features, labels, logits = (torch.cat(parts) for parts in zip(*columns, strict=True))
 
         def fetch(index: torch.Tensor) -> dict[str, Any]:
-            _, _, images, *fields = loader.gather(index)
-            names = getattr(loader.dataset, "extra_return_fields", ())
-            true_labels = dict(zip(names, fields, strict=True)).get("true_labels")
-            batch = Batch(
-                self._normalize(images), labels[index], images, logits[index], true_labels
-            )
-            return {"examples": images, **self._rows(batch)}
+            batch = gather_batch(loader, index)
+            batch.inputs, batch.logits = self._normalize(batch.not_aug_inputs), logits[index]
+            return {"examples": batch.not_aug_inputs, **self._rows(batch)}
 
         self.buffer.end_task(features, labels, fetch)
 
     def _normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Returns images as the network takes them, without augmentation."""
         return apply_transform(images, getattr(self, "normalization_transform", None))
+
+
+def gather_batch(loader: TaskLoader, index: torch.Tensor) -> Batch:
+    """Returns the items of a training set with these indices, int64, [B]."""
+    inputs, labels, images, *fields = loader.gather(index)
+    names = getattr(loader.dataset, "extra_return_fields", ())
+    true_labels = dict(zip(names, fields, strict=True)).get("true_labels")
+    return Batch(inputs, labels, images, true_labels=true_labels)

@@ -59,16 +59,7 @@ def test_every_graph_comes_in_the_first_task(captured, name):
 
 
 @pytest.mark.parametrize("name", REHEARSAL)
-@pytest.mark.parametrize("policy", [p for p in POLICIES if p not in ("reservoir", "herding")])
-def test_with_every_policy_that_fills_the_buffer_at_once(captured, name, policy):
+@pytest.mark.parametrize("policy", [p for p in POLICIES if p != "reservoir"])
+def test_with_every_policy(captured, name, policy):
     _, tasks = captured(name, buffer_policy=policy)
     assert tasks == tasks[:1] * 10
-
-
-@pytest.mark.parametrize("name", REHEARSAL)
-def test_herding_replays_from_the_second_task_on(captured, name):
-    # The one exception: the buffer is empty until the first task ends, so that a batch which is
-    # longer for its replayed images is first met after it (ER's; DER passes them on their own).
-    _, tasks = captured(name, buffer_policy="herding")
-    assert tasks[1] == tasks[0] + (name == "er")
-    assert tasks[1:] == tasks[1:2] * 9

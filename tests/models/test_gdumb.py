@@ -81,3 +81,10 @@ def test_loss_weighs_both_labels_by_their_pixels(make, monkeypatch):
     own, pasted = (F.cross_entropy(logits, y) for y in (labels, labels.flip(0)))
     loss = model.training_loss(Batch(images, labels, images))
     torch.testing.assert_close(loss, 0.75 * own + 0.25 * pasted)
+
+
+def test_noisy_labels_are_trained_on_and_true_ones_kept(run_tiny):
+    model, _, results = run_tiny("gdumb", buffer_size=60, noise_rate=0.4)
+    assert results.train_images == [36, 60, 60]
+    wrong = (model.buffer.labels != model.buffer.true_labels).float().mean()
+    assert 0.1 < wrong < 0.7

@@ -83,3 +83,9 @@ def test_data_that_is_no_array_is_refused(tiny, run_tiny, monkeypatch):
     message = r"'icarl' trains on stored images .* 'seq-tiny' has other data"
     with pytest.raises(ConfigError, match=message):
         run_tiny("icarl", buffer_size=12)
+
+
+def test_exemplars_have_the_labels_of_the_run(run_tiny):
+    model, _, _ = run_tiny("icarl", buffer_size=12, noise_rate=0.4)
+    assert model.buffer.labels.bincount().tolist() == [2] * 6
+    assert (model.buffer.labels != model.buffer.true_labels).any()

@@ -1,0 +1,167 @@
+"""CLS-ER: Experience Replay with a complementary learning system.
+
+Source: Arani et al. 2022, "Learning Fast, Learning Slow: A General Learning Method based on
+Complementary Learning System", arXiv 2201.12604.
+
+The loss is `CE(z, y) + reg_weight MSE(z_r, z_sel)`: cross-entropy of stream and replay together,
+and consistency of the replayed images. z_sel are per image the logits of the plastic or the stable
+network, whichever is surer of the label. Both are exponential moving averages of the weights: in
+each step, with its own probability, `theta_ema <- a theta_ema + (1 - a) theta` with
+`a = min(1 - 1 / (step + 1), alpha)`. The stable network predicts.
+
+Deviation: running statistics of batch norm are averaged like weights, and the averaged networks are
+in eval mode.
+"""
+
+import copy
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.config import non_negative_float
+from mammoth_compiled.config.values import probability
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+_CIFAR = {
+    "lr": 0.1,
+    "n_epochs": 50,
+    "batch_size": 32,
+    "reg_weight": 0.15,
+    "stable_update_prob": 0.1,
+    "source": "Arani et al. 2022, arXiv 2201.12604, authors' code",
+}
+
+# Few steps: averages over ten of them.
+_SHORT = {"ema_alpha": 0.9, "stable_update_prob": 1.0, "plastic_update_prob": 1.0}
+
+
+@register_model("cls-er")
+class CLSER(RehearsalModel):
+    """CLS-ER: replay that is held to a fast and a slow average of the network.
+
+    Attributes:
+        plastic: The fast average.
+        stable: The slow average, which predicts.
+        step: Training steps so far, float, 0-d.
+    """
+
+    COMPATIBILITY: ClassVar[list[str]] = [
+        "class-il",
+        "task-il",
+        "domain-il",
+        "general-continual",
+    ]
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar10": [
+            {**_CIFAR, "buffer_size": 500, "plastic_update_prob": 0.9},
+            {**_CIFAR, "buffer_size": 200, "plastic_update_prob": 0.3},
+        ],
+        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, "n_epochs": 50, "batch_size": 32},
+        "seq-mnist": {"buffer_size": 500},
+        "seq-fmnist": {"buffer_size": 500},
+        "seq-fmnist-mini": {"buffer_size": 500, **_SHORT},
+    }
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, **_SHORT}
+
+    plastic: MammothBackbone
+    stable: MammothBackbone
+    step: torch.Tensor
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds the arguments of the buffer, the averages and the consistency loss."""
+        RehearsalModel.get_parser(parser)
+        parser.add_argument(
+            "--reg_weight",
+            type=non_negative_float,
+            default=0.1,
+            help="Weight of the consistency loss.",
+        )
+        for name, default in (("plastic", 0.9), ("stable", 0.1)):
+            parser.add_argument(
+                f"--{name}_update_prob",
+                type=probability,
+                default=default,
+                help=f"Probability that a step updates the {name} network.",
+            )
+        parser.add_argument(
+            "--ema_alpha",
+            type=probability,
+            default=0.999,
+            help="Largest decay of the moving averages.",
+        )
+        return parser
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.plastic, self.stable = (
+            copy.deepcopy(self.net).requires_grad_(False).eval() for _ in range(2)
+        )
+        self.register_buffer("step", torch.zeros((), device=self.device))
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss of stream and replay plus the consistency loss, 0-d."""
+        if self.buffer.is_empty():
+            return self.loss(self.net(batch.inputs), batch.labels)
+        images, labels = self.buffer.get_data(
+            self.args.minibatch_size, self.transform, device=self.device
+        )[:2]
+        logits = self.net(torch.cat((batch.inputs, images)))
+        loss = self.loss(logits, torch.cat((batch.labels, labels)))
+        with torch.no_grad():
+            targets = surer(self.plastic(images), self.stable(images), labels)
+        replayed = logits[len(batch.inputs) :]
+        return loss + self.args.reg_weight * F.mse_loss(replayed, targets)
+
+    def net_batch_sizes(self) -> set[int]:
+        """Returns the sizes of the stream batch, of a replay batch and of both together."""
+        stream, replay = self.args.batch_size, self.args.minibatch_size
+        return {stream, replay, stream + replay}
+
+    def after_step(self, batch: Batch) -> None:
+        """Offers the batch to the buffer and updates the averages."""
+        super().after_step(batch)
+        self.step += 1
+        rate = (1 / (self.step + 1)).clamp(min=1 - self.args.ema_alpha)
+        draws = torch.rand(2, device=self.device)
+        chances = self.args.plastic_update_prob, self.args.stable_update_prob
+        for net, draw, chance in zip((self.plastic, self.stable), draws, chances, strict=True):
+            move_toward(net, self.net, torch.where(draw < chance, rate, 0.0))
+
+    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
+        """Returns the labels."""
+        return {"labels": batch.labels}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the logits of the stable network, [B, K]."""
+        logits: torch.Tensor = self.stable(x)
+        return logits
+
+
+def surer(one: torch.Tensor, other: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Returns per row the logits that give the label the higher probability, [B, K]."""
+    of_label = (z.log_softmax(1).gather(1, labels[:, None]) for z in (one, other))
+    return torch.where(next(of_label) > next(of_label), one, other)
+
+
+def move_toward(average: nn.Module, net: nn.Module, rate: torch.Tensor) -> None:
+    """Moves weights and statistics a share of the way toward those of another network, in place.
+
+    Args:
+        average: The network that moves.
+        net: The network it moves toward.
+        rate: Share of the way, 0-d.
+    """
+    pairs = zip(average.state_dict().values(), net.state_dict().values(), strict=True)
+    floats = [(old, new) for old, new in pairs if old.is_floating_point()]
+    old, new = (list(tensors) for tensors in zip(*floats, strict=True))
+    steps = torch._foreach_sub(new, old)
+    torch._foreach_mul_(steps, rate)
+    torch._foreach_add_(old, steps)
