@@ -22,7 +22,7 @@ from mammoth_compiled.models.features import outputs
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-_CIFAR100 = {
+CIFAR100 = {
     "lr": 0.03,
     "n_epochs": 50,
     "batch_size": 32,
@@ -87,9 +87,9 @@ class XDERCE(BalancedReplayModel):
         "beta": 0.5,
     }
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**_CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005},
+        "seq-cifar10": {**CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005},
         "seq-cifar100": {
-            **_CIFAR100,
+            **CIFAR100,
             "alpha": 0.1,
             "beta": 0.5,
             "constr_eta": 0.005,
