@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 TARGET = "mammoth_compiled.compat.mammoth"
@@ -42,8 +43,20 @@ class Renamed(NamedTuple):
     unknown: list[str]
 
 
+class _Edit(NamedTuple):
+    """Replaces bytes `start` to `end` of a line, from 0."""
+
+    line: int
+    start: int
+    end: int
+    text: str
+
+
 def rename(source: str) -> Renamed:
-    """Renames the imports of Mammoth's modules; everything else stays as it is.
+    """Renames the imports of Mammoth's modules.
+
+    Calls of `self.net.forward(...)` become `self.net(...)`, since only these run compiled.
+    Everything else stays as it is.
 
     Args:
         source: Python code written for Mammoth.
@@ -57,28 +70,42 @@ def rename(source: str) -> Renamed:
         >>> rename("import utils.loggers").unknown
         ['line 1: utils.loggers']
     """
-    lines = source.splitlines(keepends=True)
+    lines = [line.encode() for line in source.split("\n")]  # as the parser counts lines
+    edits: list[_Edit] = []
     unknown: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            names, pattern = [node.module], r"(from\s+){}(?=\s+import\b)"
-        elif isinstance(node, ast.Import):
-            names, pattern = [a.name for a in node.names if a.asname], r"(\b){}(?=\s+as\b)"
-            bare = [a.name for a in node.names if not a.asname]
-            unknown += [(node.lineno, name) for name in bare if _is_mammoth(name)]
-        else:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.net.forward":
+            assert isinstance(node.func, ast.Attribute)
+            start, end = node.func.value.end_col_offset, node.func.end_col_offset
+            if node.func.value.end_lineno == node.func.end_lineno and start and end:
+                edits.append(_Edit(node.func.lineno - 1, start, end, ""))
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
-        for name in filter(_is_mammoth, names):
-            if name not in MODULES:
-                unknown.append((node.lineno, name))
+        for module, pattern in _imported(node):
+            position = re.search(pattern.encode(), lines[node.lineno - 1][node.col_offset :])
+            if module not in MODULES or position is None:
+                unknown.append((node.lineno, module))
                 continue
-            line = node.lineno - 1
-            new = rf"\g<1>{TARGET}.{MODULES[name]}"
-            # Source offsets count bytes.
-            start = len(lines[line].encode()[: node.col_offset].decode())
-            statement = re.sub(pattern.format(re.escape(name)), new, lines[line][start:], count=1)
-            lines[line] = lines[line][:start] + statement
-    return Renamed("".join(lines), [f"line {line}: {name}" for line, name in sorted(unknown)])
+            start, end = (node.col_offset + offset for offset in position.span(1))
+            edits.append(_Edit(node.lineno - 1, start, end, f"{TARGET}.{MODULES[module]}"))
+    # From the end of each line, so that earlier positions stay valid.
+    for edit in sorted(edits, reverse=True):
+        line = lines[edit.line]
+        lines[edit.line] = line[: edit.start] + edit.text.encode() + line[edit.end :]
+    names = [f"line {line}: {module}" for line, module in sorted(unknown)]
+    return Renamed(b"\n".join(lines).decode(), names)
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """Yields Mammoth's modules that a statement imports, and patterns whose group 1 is the name."""
+    if isinstance(node, ast.ImportFrom):
+        if node.module and not node.level and _is_mammoth(node.module):
+            yield node.module, rf"from\s+({re.escape(node.module)})\s+import\b"
+        return
+    for alias in filter(lambda alias: _is_mammoth(alias.name), node.names):
+        # `import utils.conf` binds `utils`, which no renamed import would.
+        end = rf"\s+as\s+{alias.asname}\b" if alias.asname else r"(?!)"
+        yield alias.name, rf"\b({re.escape(alias.name)}){end}"
 
 
 def _is_mammoth(module: str) -> bool:

@@ -59,7 +59,7 @@ def warn_if_nothing_compiles(run: Run, step: EagerStep) -> None:
         warnings.warn(
             f"{type(run.model).__name__}: compilation is on, but no call of the backbone in task "
             f"{run.task + 1} could be compiled. Call self.net(x) or self.net(x, returnt=...): "
-            "calls of net.forward, of submodules and of a network that replaces self.net run "
+            "calls of net.forward, of submodules and of a network that is no MammothBackbone run "
             "eagerly",
             stacklevel=2,
         )

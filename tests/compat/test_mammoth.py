@@ -66,7 +66,7 @@ def test_rename_changes_imports_only():
         "from utils.buffer import (\n    Buffer,  # from utils.buffer import\n)\n"
         'text = "ü"; from  models.utils.continual_model  import ContinualModel\n'
         "from torch.utils.data import Dataset\n"
-        "import utils.conf as conf\n"
+        "import utils.conf as conf, utils as u\n"
         "def f():\n    from utils.args import *\n    from models.lora_utils import merge\n"
     )
     renamed = rename(source)
@@ -77,12 +77,18 @@ def test_rename_changes_imports_only():
         ")",
         f'text = "ü"; from  {TARGET}.model  import ContinualModel',
         "from torch.utils.data import Dataset",
-        f"import {TARGET}.utils as conf",
+        f"import {TARGET}.utils as conf, {TARGET}.utils as u",
         "def f():",
         f"    from {TARGET}.arguments import *",
         "    from models.lora_utils import merge",
     ]
     assert renamed.unknown == ["line 1: utils.loggers", "line 10: models.lora_utils"]
+
+
+def test_direct_calls_of_forward_become_calls_of_the_network():
+    source = "ü = self.net.forward(self.net.forward(x)), self.forward(x), self.old_net.forward(x)"
+    expected = "ü = self.net(self.net(x)), self.forward(x), self.old_net.forward(x)"
+    assert rename(source).source == expected
 
 
 def test_every_counterpart_exists():
