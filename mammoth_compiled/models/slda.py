@@ -49,6 +49,7 @@ class SLDA(ContinualModel):
     means: torch.Tensor
     counts: torch.Tensor
     scatter: torch.Tensor
+    is_first_epoch: torch.Tensor
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
@@ -70,11 +71,14 @@ class SLDA(ContinualModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         k, f = self.num_classes, feature_dim(self)
-        options = {"dtype": torch.float64, "device": self.device}
-        self.register_buffer("means", torch.zeros(k, f, **options))
-        self.register_buffer("counts", torch.zeros(k, **options))
-        self.register_buffer("scatter", torch.zeros(f, f, **options))
-        self.register_buffer("is_first_epoch", torch.zeros((), **options))
+        for name, shape in (
+            ("means", (k, f)),
+            ("counts", (k,)),
+            ("scatter", (f, f)),
+            ("is_first_epoch", ()),
+        ):
+            zeros = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            self.register_buffer(name, zeros)
         # Backward needs a parameter, also where none of the backbone's may get a gradient.
         self.unused = nn.Parameter(torch.zeros((), device=self.device))
         self.opt = self.get_optimizer()
