@@ -54,6 +54,8 @@ ABSENT = {
     "scheduler_mode": "learning rates change after each epoch; leave it out",
     "custom_task_order": "give the order of the classes with --custom_class_order",
     "cache_path_noisy_labels": "noisy labels are drawn from the seed; leave it out",
+    "label_perc": "train on fewer images of each class with --labels_per_class",
+    "label_perc_by_class": "train on fewer images of each class with --labels_per_class",
     "wandb_entity": "set the environment variable WANDB_ENTITY",
     "wandb_name": "set the environment variable WANDB_NAME",
     "wandb_project": "set the environment variable WANDB_PROJECT",

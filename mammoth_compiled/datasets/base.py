@@ -137,7 +137,7 @@ class ContinualDataset:
 
     @property
     def stream_setting(self) -> str:
-        """What a model must support: `SETTING`, but "general-continual" if tasks are blurry."""
+        """The setting that a model must support; "general-continual" if tasks are blurry."""
         return "general-continual" if self.config.protocol.blurry else self.SETTING
 
     @property

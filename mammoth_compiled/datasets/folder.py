@@ -46,7 +46,7 @@ class SequentialFolder(SequentialImageFiles):
     """
 
     # Of no use before the folder is known, but every dataset class has them.
-    N_CLASSES_PER_TASK = 1
+    N_CLASSES_PER_TASK: int | list[int] | tuple[int, ...] = 1
     N_TASKS = 1
 
     def __init__(

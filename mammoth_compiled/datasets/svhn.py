@@ -4,6 +4,7 @@ Source: Netzer et al. 2011, "Reading Digits in Natural Images with Unsupervised 
 """
 
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,11 +48,15 @@ class SequentialSVHN(ContinualDataset):
         """
         root = data_dir(self.config)
         _require_scipy(self.NAME)
-        train, test = (
+        splits = [
             load_or_download(self.NAME, partial(_load, str(root), split), [root])
             for split in ("train", "test")
+        ]
+        (images, labels), (test_images, test_labels) = splits
+        return (
+            ArrayDataset(images, labels, self.TRANSFORM),
+            ArrayDataset(test_images, test_labels, self.TEST_TRANSFORM),
         )
-        return ArrayDataset(*train, self.TRANSFORM), ArrayDataset(*test, self.TEST_TRANSFORM)
 
     @staticmethod
     def get_backbone() -> str:
@@ -69,6 +74,6 @@ def _load(root: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _require_scipy(name: str) -> None:
     try:
-        import scipy.io  # noqa: F401
+        import_module("scipy.io")
     except ImportError as error:
         raise DataError(f"{name} is stored in MATLAB files: pip install scipy") from error

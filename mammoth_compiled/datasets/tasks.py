@@ -91,7 +91,7 @@ def class_order(config: ProtocolConfig, num_classes: int, seed: int | None) -> n
         seed: Seed of the run, for `permute_classes`.
 
     Returns:
-        A permutation of 0 to K - 1, int64, [K]: class `order[k]` of the dataset gets the id k.
+        The permutation, int64, [K]. Class `order[k]` of the dataset gets the id k.
 
     Raises:
         ConfigError: If several arguments are given, `permute_classes` has no seed, or a class is
