@@ -3,10 +3,13 @@
     python benchmarks/loggers.py [--cases sgd:mnistmlp sgd:cnn] [--pairs 12] [--seconds 3]
 
 Training alternates between blocks of `--seconds` with CSV, JSONL, TensorBoard and Weights & Biases
-(offline) on, one point a second as by default, and blocks with all of them off. `overhead` is the
-time of a step in a block with loggers over that in the block before or after, minus 1; it contains
-what their threads and processes take from the training. `in_hooks` is the share of the time of a
-block that the training thread spends in them.
+(offline) on, one point a second as by default, and blocks with all of them off. Of each pair of
+neighboring blocks:
+
+* `overhead`: wall time of a step with loggers over that without, minus 1.
+* `cpu_overhead`: the same for the CPU time of this process and its children, the process of W&B;
+  other load on the machine affects it less.
+* `in_hooks`: share of the block that the training thread spends in the loggers.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import io
 import os
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 from common import spread, write_results
@@ -27,11 +31,22 @@ from mammoth_compiled.observers.log import Log
 LOGGERS = "csv,jsonl,tensorboard,wandb"
 
 
+def cpu_seconds():
+    """Returns the CPU time of this process and its children, s."""
+    children = [
+        task
+        for path in Path("/proc/self/task").glob("*/children")
+        for task in path.read_text().split()
+    ]
+    stats = [path for child in children for path in Path(f"/proc/{child}/task").glob("*/schedstat")]
+    return time.process_time() + sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+
+
 class Switched(Observer):
     """Passes hooks to the loggers in every second block, and measures all blocks.
 
     Attributes:
-        blocks: Seconds per step and share of the time in hooks; off and on by turns.
+        blocks: Wall and CPU seconds per step, and share of the time in hooks; off and on by turns.
     """
 
     def __init__(self, log, seconds, num_blocks):
@@ -48,7 +63,7 @@ class Switched(Observer):
         self.is_on, self.steps, self.in_hooks = is_on, 0, 0.0
         if is_on:
             self.call(self.log.begin_task, run)
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), cpu_seconds()
 
     def call(self, hook, *args):
         before = time.perf_counter()
@@ -71,7 +86,8 @@ class Switched(Observer):
             seconds = time.perf_counter() - self.started
         # The first block warms up.
         if self.blocks or not self.is_on:
-            self.blocks.append((seconds / self.steps, self.in_hooks / seconds))
+            cpu = cpu_seconds() - self.cpu_started
+            self.blocks.append((seconds / self.steps, cpu / self.steps, self.in_hooks / seconds))
         if len(self.blocks) > self.num_blocks:
             raise KeyboardInterrupt
         self.start(run, not self.is_on)
@@ -90,12 +106,14 @@ def measure(case, pairs, seconds):
         mc.train(*runner, observers=[blocks])
         compiled = runner[0].compute.compile
     off, on = blocks.blocks[2::2], blocks.blocks[1::2]
+    pairs = list(zip(on, off, strict=True))
     return {
         "compiled": compiled,
-        "step_ms_off": spread([1e3 * step for step, _ in off]),
-        "step_ms_on": spread([1e3 * step for step, _ in on]),
-        "overhead": spread([a / b - 1 for (a, _), (b, _) in zip(on, off, strict=True)]),
-        "in_hooks": spread([share for _, share in on]),
+        "step_ms_off": spread([1e3 * wall for wall, _, _ in off]),
+        "step_ms_on": spread([1e3 * wall for wall, _, _ in on]),
+        "overhead": spread([a[0] / b[0] - 1 for a, b in pairs]),
+        "cpu_overhead": spread([a[1] / b[1] - 1 for a, b in pairs]),
+        "in_hooks": spread([share for _, _, share in on]),
     }
 
 
@@ -109,12 +127,10 @@ def main():
     cases = {}
     for case in args.cases:
         result = cases[case] = measure(case, args.pairs, args.seconds)
-        print(
-            f"{case}: step {result['step_ms_off']['median']:.3f} ms, overhead "
-            f"{result['overhead']['median']:+.2%} [{result['overhead']['p20']:+.2%}, "
-            f"{result['overhead']['p80']:+.2%}], in hooks {result['in_hooks']['median']:.3%}",
-            flush=True,
-        )
+        print(f"{case}: step {result['step_ms_off']['median']:.3f} ms")
+        for name in ("overhead", "cpu_overhead", "in_hooks"):
+            r = result[name]
+            print(f"  {name} {r['median']:+.2%} [{r['p20']:+.2%}, {r['p80']:+.2%}]", flush=True)
     print("written:", write_results("loggers", {"loggers": LOGGERS, "cases": cases}))
 
 

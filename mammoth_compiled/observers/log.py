@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
+from mammoth_compiled.engine.memory import peak_memory
 from mammoth_compiled.engine.observer import Observer, Run
-from mammoth_compiled.engine.run_folder import folder_of, run_name
+from mammoth_compiled.engine.run_folder import CONFIG, config_text, folder_of, run_name
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.files import write_atomically
 from mammoth_compiled.loggers import LoggedRun, Logger, Point, logger_classes
 from mammoth_compiled.metrics import average
 from mammoth_compiled.results import plain_arguments
@@ -47,7 +48,7 @@ class Log(Observer):
         names = [name.strip() for name in (asked.log or "").split(",") if name.strip()]
         if asked.nowand:
             names = [name for name in names if name != "wandb"]
-        if folder is not None and asked.log_dir is None and "csv" not in names:
+        if folder is not None and "csv" not in names:
             names.insert(0, "csv")
         if not names:
             return None
@@ -86,6 +87,8 @@ class Log(Observer):
         self._compiled = counters.read()
         resumed_at = None if run.resumed_from is None else self._step
         config = plain_arguments(run.config.to_namespace())
+        if self._directory != folder_of(run.config):
+            write_atomically(self._directory / CONFIG, config_text(run.config).encode())
         for logger in self._loggers:
             logger.begin(LoggedRun(self._name, self._directory, config, resumed_at))
 
@@ -114,7 +117,7 @@ class Log(Observer):
             "train/loss": self._loss_sum / self._num_losses,
             "train/lr": run.lr,
             "train/images_per_s": self._images / max(now - self._since, 1e-9),
-            **peak_memory(run.model.device),
+            "memory/peak_mib": peak_memory(run.model.device) / 2**20,
         }
         self._images, self._since = 0, now
         self._num_losses, self._loss_sum = 0, 0.0
@@ -142,7 +145,7 @@ class Log(Observer):
                 "compile/graphs": compiled.graphs,
                 "compile/graph_breaks": compiled.graph_breaks,
                 "compile/seconds": compiled.seconds,
-                **peak_memory(run.model.device),
+                "memory/peak_mib": peak_memory(run.model.device) / 2**20,
             },
         )
 
@@ -176,14 +179,6 @@ class Log(Observer):
 def steps_before(run: Run) -> int:
     """Returns the number of training steps in the tasks that are finished."""
     return int(run.results.notes.get("steps", 0))
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Returns the peak memory of the process, and of the GPU if it uses one, in MiB."""
-    peak = {"memory/host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
-    if device.type == "cuda":
-        peak["memory/gpu_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return peak
 
 
 def _grouped(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import struct
 import time
 
 import pytest
+import torch
 
 from mammoth_compiled import loggers
 from mammoth_compiled.engine import Observer
@@ -72,7 +73,7 @@ def test_points_of_a_run(logged, tmp_path):
         assert point.values["train/loss"] == pytest.approx(sum(window) / len(window), rel=1e-12)
         assert point.values["train/lr"] == pytest.approx(0.005)
         assert point.values["train/images_per_s"] > 0
-        assert point.values["memory/host_mib"] > 10
+        assert point.values["memory/peak_mib"] > 10
     tasks = [point for point in memory.points if "test/class_il" in point.values]
     assert [point.step for point in tasks] == [6, 12, 18]
     for task, point in enumerate(tasks):
@@ -103,6 +104,23 @@ def test_loggers_change_no_numbers(run_tiny, tmp_path):
     *_, watched = run_tiny(log="csv,jsonl,tensorboard", log_dir=str(tmp_path))
     assert watched.loss == plain.loss
     assert watched.class_il == plain.class_il
+
+
+def test_loggers_read_no_tensor(run_tiny, tmp_path, monkeypatch):
+    def count(name):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda *a, **k: (calls.append(name), real(*a, **k))[1]
+        )
+
+    calls = []
+    for name in ("item", "tolist", "numpy", "cpu", "__float__", "__bool__", "__int__"):
+        count(name)
+    run_tiny()
+    plain, calls[:] = list(calls), []
+    run_tiny(log="csv,jsonl,tensorboard", log_dir=str(tmp_path), log_every=1)
+    assert plain
+    assert calls == plain
 
 
 def test_a_logger_that_fails_does_not_end_the_run(run_tiny, tmp_path, capsys):
@@ -255,7 +273,10 @@ def test_a_missing_package(monkeypatch):
 def test_the_directory(run_tiny, tmp_path):
     run_tiny(log="csv", log_dir=str(tmp_path / "logs"))
     (folder,) = (tmp_path / "logs").iterdir()
-    assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.csv"}
+    run_tiny(log="jsonl", log_dir=str(tmp_path / "logs"), out=str(tmp_path / "run"))
+    names = {path.name for path in (tmp_path / "logs" / "run").iterdir()}
+    assert names == {"config.yaml", "metrics.csv", "metrics.jsonl"}
     with pytest.raises(ConfigError, match="--log csv needs a place: give --log_dir DIR or --out"):
         run_tiny(log="csv")
 
@@ -263,7 +284,7 @@ def test_the_directory(run_tiny, tmp_path):
 def test_nowand(run_tiny, tmp_path):
     run_tiny(log="wandb,jsonl", nowand=1, log_dir=str(tmp_path))
     (folder,) = tmp_path.iterdir()
-    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.jsonl"}
 
 
 def test_a_logger_of_the_user(run_tiny, tmp_path):

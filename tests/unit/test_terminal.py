@@ -137,6 +137,19 @@ def test_the_table_fits_into_the_terminal(num_tasks, width, columns):
     assert (f" on tasks {num_tasks - columns + 1} to" in lines[0]) == (columns < num_tasks)
 
 
+def test_a_message_of_a_library_is_dropped(run_python):
+    program = """
+import logging, sys
+logger = logging.getLogger("torch.utils.cpp_extension")
+if sys.argv[1:]:
+    sys.orig_argv = ["python", "-m", "mammoth_compiled.run"]
+import mammoth_compiled.startup
+logger.warning("No CUDA runtime is found")
+"""
+    assert run_python("-c", program, "run").stderr == ""
+    assert "No CUDA runtime" in run_python("-c", program).stderr
+
+
 # --- Lines -----------------------------------------------------------------------------------
 
 
