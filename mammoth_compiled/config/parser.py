@@ -14,7 +14,9 @@ from mammoth_compiled.config.values import (
     boolean,
     check_text,
     comma_list,
+    file_name,
     file_path,
+    free_text,
     non_empty,
     non_negative_int,
 )
@@ -23,7 +25,7 @@ from mammoth_compiled.errors import ConfigError, shorten, unknown_argument
 # Actions for which giving a flag twice is a mistake; append, extend and count are not among them.
 _SINGLE = ("store", "store_const", "store_true", "store_false")
 # Converters whose values are texts; a dictionary must not give them numbers.
-_TEXTS = (str, non_empty, comma_list, file_path)
+_TEXTS = (str, non_empty, free_text, comma_list, file_path, file_name)
 
 
 class _Group:

@@ -17,6 +17,7 @@ from mammoth_compiled.config.values import (
     file_name,
     file_path,
     fraction,
+    free_text,
     interval,
     non_empty,
     non_negative_float,
@@ -201,7 +202,7 @@ class LoggingConfig:
     )
     nowand: bool = _argument(False, "Do not log to Weights & Biases, even if --log asks for it.")
     quiet: bool = _argument(False, "Print the final table only.")
-    notes: str | None = _argument(None, "Free text to keep with the results.", non_empty, "TEXT")
+    notes: str | None = _argument(None, "Free text to keep with the results.", free_text, "TEXT")
 
 
 @dataclass(frozen=True, kw_only=True)

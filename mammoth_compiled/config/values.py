@@ -187,6 +187,15 @@ def check_text(text: str) -> str:
     return text
 
 
+def free_text(text: str) -> str:
+    """Checks a text that may be anything a file of results can hold, apart from nothing.
+
+    Raises:
+        argparse.ArgumentTypeError: If not.
+    """
+    return check_text(non_empty(text))
+
+
 def file_name(text: str) -> str:
     """Checks that a file may have this name, with a suffix of up to 32 bytes.
 

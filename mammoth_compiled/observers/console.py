@@ -72,6 +72,17 @@ class Console(Observer):
             say(f"{captured}, {step['host_syncs_per_step']} host syncs per step")
 
 
+def _length(config: RunConfig) -> str:
+    """Returns how long a task is trained, in words."""
+    training = config.training
+    return {
+        "epochs": f"{config.experiment.n_epochs} epochs",
+        "iters": f"{training.n_iters} steps",
+        "time": f"{training.n_minutes} minutes",
+        "early_stopping": "early stopping",
+    }[training.fitting_mode]
+
+
 class RunSummary(Observer):
     """Prints what is run in one line at the beginning, and where the time went at the end.
 
@@ -102,7 +113,7 @@ class RunSummary(Observer):
             f"{experiment.model} on {experiment.dataset} with {experiment.backbone} "
             f"({num_parameters:,} parameters) on {run.model.device}: "
             f"lr {run.config.optimizer.lr:g}, batch {experiment.batch_size}, "
-            f"{experiment.n_epochs} epochs per task"
+            f"{_length(run.config)} per task"
         )
         if run.config.logging.notes:
             say(f"notes: {run.config.logging.notes}")

@@ -42,6 +42,11 @@ FLOATS = (
     values.fraction,
 )
 
+TEXTS = (
+    *(values.file_path, values.file_name, values.free_text),
+    *(values.comma_list, values.non_empty),
+)
+
 # Values that no argument takes from a dictionary. A float or an integer is tried where it is wrong.
 NOT_SCALARS = [
     {},
@@ -89,6 +94,10 @@ def invalid_texts(action):
         texts = [*EMPTY, *GARBAGE, *NOT_FLOATS, *BELOW.get(action.type, [])]
     elif action.type is values.file_path:
         texts = [*EMPTY, *NOT_PATHS]
+    elif action.type is values.file_name:
+        texts = [*EMPTY, *NOT_PATHS, "a/b", "..", "a" * 250]
+    elif action.type is values.free_text:
+        texts = [*EMPTY, "nul\0byte", "caf\udce9"]
     elif action.type is values.comma_list:
         texts = [*EMPTY, *NOT_LISTS]
     elif action.type is values.non_empty:
@@ -102,7 +111,7 @@ def invalid_texts(action):
 def invalid_objects(action):
     """Returns Python objects that an argument must refuse in a dictionary."""
     objects = [*NOT_SCALARS, *invalid_texts(action)]
-    if action.type in (values.file_path, values.comma_list, values.non_empty):
+    if action.type in TEXTS:
         objects += [3, True, 0.5, np.float32(1)]
     elif action.type not in FLOATS:
         objects += [0.5, np.float64(2.5), np.inf]

@@ -205,11 +205,11 @@ def test_signal_saves_the_step(run, run_tiny, tmp_path, monkeypatch, number):
     assert same(run("er")[0], weights(reference))
 
 
-def test_times_add_up(run, run_tiny):
+def test_totals_add_up(run):
     run("er", 8)
     _, results, _ = run("er")
+    assert results.notes["steps"] == 3 * 2 * STEPS_PER_EPOCH
     assert all(0 < seconds < 60 for seconds in results.train_s)
-    assert results.train_s[0] > 0
 
 
 def test_checkpoint_within_a_task_is_checked(run, tmp_path):
