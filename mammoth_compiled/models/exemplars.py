@@ -9,7 +9,7 @@ import torch
 from mammoth_compiled.config import positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.rehearsal import RehearsalModel, gather_batch
 from mammoth_compiled.types import Batch
 
 
@@ -51,15 +51,16 @@ class ExemplarModel(RehearsalModel):
             ConfigError: If the dataset does not hold its images as an array of bytes.
         """
         split: Any = dataset.train_loader.dataset
-        size = dataset.info().input_shape[1:]
         data = split.data
+        stored = gather_batch(dataset.train_loader, torch.zeros(1, dtype=torch.int64))
+        size = tuple(stored.not_aug_inputs.shape[2:])
         is_array = isinstance(data, np.ndarray) and data.dtype == np.uint8
         if not is_array or data.shape[1:3] != size:
             raise ConfigError(
                 f"model {self.NAME!r} trains on stored images as a part of the training set, for "
-                "which its `data` must be an array, uint8 [N, H, W] or [N, H, W, C], of the size "
-                f"of the network's input, {size}; dataset {dataset.NAME!r} has other data. Choose "
-                "a model that replays batches, such as er or er-ace"
+                "which its `data` must be an array of all images, uint8 [N, H, W] or [N, H, W, C]; "
+                f"dataset {dataset.NAME!r} has other data. Choose a model that replays batches, "
+                "such as er or er-ace"
             )
         if self.buffer.is_empty():
             return

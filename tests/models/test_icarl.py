@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision import transforms
 
 from mammoth_compiled import load_runner
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.registry import datasets
 
 
 @pytest.fixture
@@ -89,3 +91,26 @@ def test_exemplars_have_the_labels_of_the_run(run_tiny):
     model, _, _ = run_tiny("icarl", buffer_size=12, noise_rate=0.4)
     assert model.buffer.labels.bincount().tolist() == [2] * 6
     assert (model.buffer.labels != model.buffer.true_labels).any()
+
+
+def test_images_are_stored_at_their_own_size(tiny, run_tiny):
+    enlarge = transforms.Resize(8)
+
+    class Small(tiny.Dataset):
+        TRANSFORM = transforms.Compose([enlarge, *tiny.Dataset.TRANSFORM.transforms])
+        TEST_TRANSFORM = TRANSFORM
+
+        def get_data_loaders(self):
+            return tuple(
+                tiny.Split(*tiny.images(count, size=4, seed=seed), self.TRANSFORM)
+                for seed, count in ((1, 18), (2, 5))
+            )
+
+        @classmethod
+        def get_normalization_transform(cls):
+            return transforms.Compose([enlarge, transforms.Normalize(cls.MEAN, cls.STD)])
+
+    datasets.register("seq-small")(Small)
+    model, _, results = run_tiny("icarl", "seq-small", buffer_size=12)
+    assert model.buffer.examples.shape == (12, 3, 4, 4)
+    assert results.train_images == [36, 48, 48]
