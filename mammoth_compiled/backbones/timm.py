@@ -58,7 +58,9 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
         def make(size: Size) -> nn.Module:
             fixed = config is not None and config.fixed_input_size
             extra = {"img_size": size} if fixed else {}
-            return _create(timm, known, {"in_chans": in_channels, **extra, **arguments})
+            net = _create(timm, known, {"in_chans": in_channels, **extra, **arguments})
+            _check_patches(net, size)
+            return net
 
         body, width, resized = fit(make, f"timm:{known}", in_channels, input_size, side)
         return LibraryBackbone(body, width, num_classes, resized)
@@ -80,6 +82,13 @@ def _import_timm() -> ModuleType:
 def _has_unknown_tag(timm: Any, name: str) -> bool:
     architecture, _, tag = name.partition(".")
     return bool(tag) and name not in timm.list_pretrained(f"{architecture}.*")
+
+
+def _check_patches(net: Any, size: Size) -> None:
+    """Raises `ValueError` if patches do not cover the images; timm would drop the rest."""
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, (tuple, list)) and any(s % p for s, p in zip(size, patch, strict=True)):
+        raise ValueError(f"patches of {patch[0]}x{patch[1]} pixels do not divide them")
 
 
 def _weights(pretrained: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +20,8 @@ from mammoth_compiled.types import ReturnTypes
 
 # Keys and values that a block's attention sees before its own tokens, each [B, P, D].
 Prefix = tuple[torch.Tensor, torch.Tensor]
+# Computes [B, L, D] from the tokens in front of a block's MLP, [B, L, D].
+Adapter = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Attention(nn.Module):
@@ -73,9 +76,6 @@ class Block(nn.Module):
         width: D, the width of a token.
         num_heads: Heads of the attention.
         hidden: Units of the MLP.
-
-    Attributes:
-        adapter: A module beside the MLP, whose result is added; None by default.
     """
 
     def __init__(self, width: int, num_heads: int, hidden: int) -> None:
@@ -84,13 +84,20 @@ class Block(nn.Module):
         self.attn = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width, hidden)
-        self.adapter: nn.Module | None = None
 
-    def forward(self, x: torch.Tensor, prefix: Prefix | None = None) -> torch.Tensor:
-        """Returns [B, L, D] for tokens [B, L, D]; `prefix` is passed to the attention."""
+    def forward(
+        self, x: torch.Tensor, prefix: Prefix | None = None, adapter: Adapter | None = None
+    ) -> torch.Tensor:
+        """Returns [B, L, D] for tokens [B, L, D].
+
+        Args:
+            x: Tokens.
+            prefix: Passed to the attention.
+            adapter: Computes from the tokens what is added to the result of the MLP.
+        """
         x = x + self.attn(self.norm1(x), prefix)
         result: torch.Tensor = x + self.mlp(self.norm2(x))
-        return result if self.adapter is None else result + self.adapter(x)
+        return result if adapter is None else result + adapter(x)
 
 
 class PatchEmbedding(nn.Module):
@@ -144,6 +151,7 @@ class VisionTransformer(MammothBackbone):
         if width % num_heads:
             raise ConfigError(f"--num_heads {num_heads} does not divide --width {width}")
         self.resize = resize
+        self.input_size = (height, wide)  # of what is cut into patches
         self.feature_dim = width
         num_tokens = 1 + (height // patch_size) * (wide // patch_size)
         self.patch_embed = PatchEmbedding(patch_size, width, in_channels)
@@ -153,9 +161,9 @@ class VisionTransformer(MammothBackbone):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.classifier = nn.Linear(width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):  # as in the paper's code
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
@@ -169,16 +177,20 @@ class VisionTransformer(MammothBackbone):
         )
 
     def encode(
-        self, tokens: torch.Tensor, prefixes: Sequence[Prefix | None] | None = None
+        self,
+        tokens: torch.Tensor,
+        prefixes: Sequence[Prefix | None] = (),
+        adapters: Iterable[Adapter] = (),
     ) -> torch.Tensor:
         """Returns the normalized tokens after the last block, [B, L, D].
 
         Args:
             tokens: As `embed` returns them, possibly with prompts added, [B, L, D].
-            prefixes: One prefix or None for each block.
+            prefixes: One prefix or None for each of the first blocks.
+            adapters: One adapter for each of the first blocks.
         """
-        for i, block in enumerate(self.blocks):
-            tokens = block(tokens, None if prefixes is None else prefixes[i])
+        for block, prefix, adapter in zip_longest(self.blocks, prefixes, adapters):
+            tokens = block(tokens, prefix, adapter)
         result: torch.Tensor = self.norm(tokens)
         return result
 

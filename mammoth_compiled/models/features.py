@@ -2,8 +2,9 @@
 
 import torch
 
+from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.data import apply_transform
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
+from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import ContinualModel
 
 
@@ -33,12 +34,17 @@ def outputs(model: ContinualModel, images: torch.Tensor, returnt: str = "out") -
     return torch.cat(parts)
 
 
-@torch.no_grad()
 def feature_dim(model: ContinualModel) -> int:
     """Returns the number of features of the backbone, F."""
-    was_training = model.net.training
-    model.net.eval()
-    images = torch.zeros(1, *model.dataset.info().input_shape, device=model.device)
-    features: torch.Tensor = model.net(images, returnt="features")
-    model.net.train(was_training)
+    return width_of_features(model.net, model.dataset)
+
+
+@torch.no_grad()
+def width_of_features(net: MammothBackbone, dataset: ContinualDataset) -> int:
+    """Returns the number of features of a backbone for the images of a dataset, F."""
+    was_training = net.training
+    net.eval()
+    images = torch.zeros(1, *dataset.info().input_shape, device=net.device)
+    features: torch.Tensor = net(images, returnt="features")
+    net.train(was_training)
     return features.shape[1]

@@ -14,6 +14,7 @@ from mammoth_compiled.registry import models
 SETTINGS = {
     "plain": {"lr": 0.05},
     "momentum-augmented": {
+        "optimizer": "sgd",
         "lr": 0.05,
         "dataset": "seq-tiny-augmented",
         "optim_mom": 0.9,

@@ -1,0 +1,153 @@
+"""DualPrompt: general and task-specific prompts as keys and values of the attention.
+
+Source: Wang et al. 2022, "DualPrompt: Complementary Prompting for Rehearsal-free Continual
+Learning", arXiv 2204.04799, equations 2 to 6.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.backbones.vit import VisionTransformer
+from mammoth_compiled.backbones.vit_conversion import as_vit
+from mammoth_compiled.config import non_negative_float, non_negative_int, positive_int
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.adapters import EXAMPLE_VIT
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.prompts import PromptedViT, PromptModel, check_layers, cosines
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+_SETTING = {"lr": 0.0028, "clip_grad": 1.0, "batch_size": 24, "n_epochs": 5}
+_SETTING |= {"source": "Wang et al. 2022 (learning rate 0.03 per 256 images)"}
+
+
+class DualPromptedViT(PromptedViT):
+    """Some blocks attend to prompts of all tasks, others to those of one task.
+
+    Args:
+        vit: The transformer.
+        num_classes: K.
+        num_tasks: T.
+        length: Keys, and values, of a prompt.
+        general_layers: Blocks with the general prompt.
+        task_layers: Blocks with the prompt of a task.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        num_classes: int,
+        num_tasks: int,
+        length: int,
+        general_layers: list[int],
+        task_layers: list[int],
+    ) -> None:
+        super().__init__(vit, num_classes, num_tasks)
+        width = vit.feature_dim
+        self.general_layers, self.task_layers = list(general_layers), list(task_layers)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, width).uniform_(-1, 1))
+
+        self.general = uniform(len(general_layers), 2, length)
+        self.specific = uniform(len(task_layers), 2, num_tasks, length)
+        self.keys = uniform(num_tasks)
+
+    def choose(self, query: torch.Tensor) -> torch.Tensor:
+        """Returns the task whose prompt each image takes, int64, [B].
+
+        In training that is the current task, else the one with the nearest key of those seen.
+        """
+        if self.training:
+            return self.task.expand(query.shape[0])
+        is_unseen = torch.arange(self.num_tasks, device=query.device) > self.task
+        return cosines(query, self.keys).masked_fill(is_unseen, -2.0).argmax(1)
+
+    def prompted(self, tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        """Returns the class token after the last block, [B, D]."""
+        chosen = self.choose(query)
+        prefixes: list[Any] = [None] * len(self.vit.blocks)
+        for number, layer in enumerate(self.general_layers):
+            key, value = self.general[number].unbind()
+            size = (query.shape[0], -1, -1)
+            prefixes[layer] = key.expand(size), value.expand(size)
+        for number, layer in enumerate(self.task_layers):
+            key, value = self.specific[number].unbind()
+            prefixes[layer] = key[chosen], value[chosen]
+        return self.vit.encode(tokens, prefixes)[:, 0]
+
+    def begin_task(self, task: int) -> None:
+        """Starts the task's prompt and key from those of the task before."""
+        super().begin_task(task)
+        if task > 0:
+            self.specific[:, :, task] = self.specific[:, :, task - 1].clone()
+            self.keys[task] = self.keys[task - 1].clone()
+
+
+@register_model("dualprompt")
+class DualPrompt(PromptModel):
+    """Trains a prompt for all tasks in the first blocks, and one for each task in later blocks."""
+
+    net: DualPromptedViT
+
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {
+        **EXAMPLE_VIT,
+        "general_layers": [0],
+        "task_layers": [1],
+    }
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        name: _SETTING
+        for name in ("seq-cifar100", "seq-cifar100-224", "seq-imagenet-r", "seq-cub200")
+    }
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds the arguments of the prompts, and Adam as default."""
+        blocks = {"type": non_negative_int, "nargs": "+", "metavar": "BLOCK"}
+        parser.add_argument(
+            "--general_layers", default=[0, 1], help="Blocks with the general prompt.", **blocks
+        )
+        parser.add_argument(
+            "--task_layers", default=[2, 3, 4], help="Blocks with the task's prompt.", **blocks
+        )
+        parser.add_argument(
+            "--prompt_length", type=positive_int, default=5, help="Keys and values of a prompt."
+        )
+        parser.add_argument(
+            "--key_weight",
+            type=non_negative_float,
+            default=1.0,
+            help="Weight of the cosine that pulls the task's key toward queries.",
+        )
+        PromptModel.set_training_defaults(parser, clip_grad=1.0)
+        return parser
+
+    @staticmethod
+    def extend(backbone: MammothBackbone, args: Any, dataset: ContinualDataset) -> DualPromptedViT:
+        """Returns the transformer with both kinds of prompts.
+
+        Raises:
+            ConfigError: If the backbone is no vision transformer or lacks one of the blocks.
+        """
+        vit = as_vit(backbone)
+        check_layers(args.general_layers, vit, "--general_layers")
+        check_layers(args.task_layers, vit, "--task_layers")
+        return DualPromptedViT(
+            vit,
+            dataset.N_CLASSES,
+            dataset.N_TASKS,
+            args.prompt_length,
+            args.general_layers,
+            args.task_layers,
+        )
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss of the task minus the weighted cosine of its key, 0-d."""
+        logits, (query,) = self.net(batch.inputs, returnt="full")
+        key = self.net.keys[self.net.task][None]
+        pull = self.args.key_weight * cosines(query, key).mean()
+        return self.task_loss(logits, batch.labels) - pull

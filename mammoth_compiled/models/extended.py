@@ -1,0 +1,155 @@
+"""Models whose network is built around the backbone: prompts, adapters, another head."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mammoth_compiled.backbones.base import MammothBackbone, select_return
+from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.models.base import ContinualModel, Parameters
+from mammoth_compiled.models.features import outputs
+from mammoth_compiled.types import ReturnTypes
+
+
+class ExtendedModel(ContinualModel):
+    """A model that replaces its backbone by a network of its own, which `extend` builds.
+
+    That network is `net`: it is what is compiled, saved and exported, with everything that the
+    method adds.
+
+    Attributes:
+        current: The classes of the current task, bool, [K].
+        unused: A parameter that nothing depends on. Backward needs one, also where a method learns
+            without gradients.
+    """
+
+    RESET_OPTIMIZER: ClassVar[bool] = True
+
+    current: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: MammothBackbone,
+        loss: Callable[..., torch.Tensor],
+        args: Any,
+        transform: Any,
+        dataset: ContinualDataset | None = None,
+    ) -> None:
+        net = backbone
+        if dataset is not None:
+            net = replace_backbone(backbone, self.extend(backbone, args, dataset))
+        super().__init__(net, loss, args, transform, dataset)
+        is_class = torch.zeros(self.num_classes, dtype=torch.bool, device=self.device)
+        self.register_buffer("current", is_class)
+        self.unused = nn.Parameter(torch.zeros((), device=self.device))
+        self.opt = self.get_optimizer()
+
+    @staticmethod
+    def extend(backbone: MammothBackbone, args: Any, dataset: ContinualDataset) -> MammothBackbone:
+        """Returns the network of the model.
+
+        Args:
+            backbone: The backbone of the run.
+            args: All arguments.
+            dataset: The dataset, for the number of classes and tasks and the size of images.
+        """
+        raise NotImplementedError
+
+    def get_parameters(self) -> Parameters:
+        """Returns the parameters that are not frozen."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        return trainable or list(self.parameters())  # the base class asks before `unused` exists
+
+    def begin_task(self, dataset: ContinualDataset) -> None:
+        """Notes the classes of the task."""
+        first, end = dataset.get_offsets()
+        self.current.zero_()
+        self.current[first:end] = True
+
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the loss among the classes of the current task, 0-d.
+
+        Args:
+            logits: [B, K].
+            labels: Class ids of the task, int64, [B].
+        """
+        return self.loss(logits.masked_fill(~self.current, -torch.inf), labels)
+
+
+class HeadedNet(MammothBackbone):
+    """A backbone with another head on its features.
+
+    Args:
+        body: The backbone.
+        head: Computes scores, [B, K], from features, [B, F].
+    """
+
+    def __init__(self, body: MammothBackbone, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
+        """Returns scores, [B, K], features, [B, F], or both."""
+        features = self.body(x, returnt=ReturnTypes.FEATURES)
+        if returnt == ReturnTypes.FEATURES:
+            return features
+        return select_return(self.head(features), features, returnt)
+
+
+class CosinePrototypes(nn.Module):
+    """Scores classes by the cosine between features and the mean features of the class.
+
+    Args:
+        num_classes: K.
+        feature_dim: F.
+
+    Attributes:
+        sums: Sum of the features of each class, in the direction of their mean, [K, F].
+    """
+
+    sums: torch.Tensor
+
+    def __init__(self, num_classes: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(num_classes, feature_dim))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns the cosines, [B, K], for features [B, F]; 0 for a class without images."""
+        normalize = nn.functional.normalize
+        return normalize(features) @ normalize(self.sums).T
+
+    def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Adds images: features [B, F], class ids int64 [B]."""
+        self.sums.index_add_(0, labels, features)
+
+
+def replace_backbone(backbone: MammothBackbone, net: MammothBackbone) -> MammothBackbone:
+    """Lets a network run in place of a backbone: on its device, compiled as it would be."""
+    runner = backbone.__dict__.get("_runner")
+    backbone.set_runner(None)
+    net.to(backbone.device)
+    if runner is not None:
+        net.set_runner(runner.for_copy(net))
+    return net
+
+
+def freeze(module: nn.Module) -> None:
+    """Turns off the gradients of all parameters of a module."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def images_of_task(
+    model: ContinualModel, dataset: ContinualDataset
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields the features, [n, F], and class ids, [n], of the task's images, in their order.
+
+    The images are not augmented; the network is in eval mode.
+    """
+    loader = dataset.train_loader
+    for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
+        _, labels, images = loader.gather(index)[:3]
+        yield outputs(model, images, "features"), labels

@@ -1,0 +1,153 @@
+"""RanPAC: ridge regression on random nonlinear features.
+
+Source: McDonnell et al. 2023, "RanPAC: Random Projections and Pre-trained Models for Continual
+Learning", arXiv 2307.02251, equations 5 and 6.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.backbones.vit_conversion import as_vit
+from mammoth_compiled.config import non_negative_int, positive_int
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.adapters import EXAMPLE_VIT, AdaptedViT, FirstTaskModel
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.extended import HeadedNet, freeze, images_of_task
+from mammoth_compiled.models.features import width_of_features
+from mammoth_compiled.registry import register_model
+
+RIDGES = [10.0**exponent for exponent in range(-8, 9)]
+# The share of a task's images that chooses the ridge.
+VALIDATION = 0.2
+_SETTING = {"n_epochs": 20, "batch_size": 48, "lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4}
+_SETTING |= {"lr_scheduler": "cosine", "source": "RanPAC repository, args/*_publish.csv"}
+
+
+class RandomProjection(nn.Module):
+    """Scores `relu(f P) W` of features f, with a random P that stays.
+
+    Args:
+        num_classes: K.
+        feature_dim: F.
+        projection_dim: M, columns of P.
+    """
+
+    projection: torch.Tensor
+    weights: torch.Tensor
+
+    def __init__(self, num_classes: int, feature_dim: int, projection_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(feature_dim, projection_dim))
+        self.register_buffer("weights", torch.zeros(projection_dim, num_classes))
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns h = relu(f P), [B, M]."""
+        return F.relu(features @ self.projection)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns scores, [B, K], for features [B, F]."""
+        return self.project(features) @ self.weights
+
+
+@register_model("ranpac")
+class RanPAC(FirstTaskModel):
+    """Tunes adapters on the first task, then solves one regression for all classes seen.
+
+    After each task, `G += h^T h` and `Q += h^T y` over its images, and the scores of an image are
+    `h (G + ridge I)^-1 Q`, with the ridge of 10^-8, ..., 10^8 that predicts held-out images of the
+    task best. G takes M^2 floats, 400 MB for M = 10,000.
+
+    Attributes:
+        gram: G, [M, M].
+        moments: Q, [M, K].
+    """
+
+    COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il", "domain-il"]
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**EXAMPLE_VIT, "projection_dim": 64, "adapter_dim": 4}
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        name: _SETTING
+        for name in ("seq-cifar100", "seq-cifar100-224", "seq-imagenet-r", "seq-cub200")
+    }
+
+    gram: torch.Tensor
+    moments: torch.Tensor
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds `--projection_dim` and `--adapter_dim`."""
+        parser.add_argument(
+            "--projection_dim", type=positive_int, default=10_000, help="Random features, M."
+        )
+        parser.add_argument(
+            "--adapter_dim",
+            type=non_negative_int,
+            default=64,
+            help="Units of each adapter; 0 trains nothing and takes any backbone.",
+        )
+        return parser
+
+    @staticmethod
+    def extend(backbone: MammothBackbone, args: Any, dataset: ContinualDataset) -> MammothBackbone:
+        """Returns the backbone with the head above, and with adapters unless there are to be none.
+
+        Raises:
+            ConfigError: If there are and the backbone is not a vision transformer.
+        """
+        width = width_of_features(backbone, dataset)
+        head = RandomProjection(dataset.N_CLASSES, width, args.projection_dim)
+        if args.adapter_dim:
+            return AdaptedViT(as_vit(backbone), args.adapter_dim, head, keeps_original=False)
+        freeze(backbone)
+        return HeadedNet(backbone, head)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        size = self.args.projection_dim
+        self.register_buffer("gram", torch.zeros(size, size, device=self.device))
+        self.register_buffer("moments", torch.zeros(size, self.num_classes, device=self.device))
+
+    @torch.no_grad()
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Adds the task's images to the regression and solves it."""
+        features, labels = zip(*images_of_task(self, dataset), strict=True)
+        hidden = self.net.head.project(torch.cat(features))
+        targets = F.one_hot(torch.cat(labels), self.num_classes).to(hidden.dtype)
+        self.gram += hidden.T @ hidden
+        self.moments += hidden.T @ targets
+        order = torch.randperm(len(hidden), device=hidden.device)
+        fit, held_out = order.tensor_split([int((1 - VALIDATION) * len(order))])
+        errors = ridge_errors(hidden[fit], targets[fit], hidden[held_out], targets[held_out])
+        ridge = RIDGES[int(errors.argmin())]
+        regularized = self.gram.double()
+        regularized.diagonal().add_(ridge)
+        self.net.head.weights.copy_(torch.linalg.solve(regularized, self.moments.double()))
+
+
+def ridge_errors(
+    fit: torch.Tensor, targets: torch.Tensor, held_out: torch.Tensor, expected: torch.Tensor
+) -> torch.Tensor:
+    """Returns the mean squared error on held-out rows for each of RIDGES, float64, [17].
+
+    One eigendecomposition serves them all: of the smaller one of X X^T and X^T X.
+
+    Args:
+        fit: X, [n, M].
+        targets: Their one-hot classes, [n, K].
+        held_out: [m, M].
+        expected: Their one-hot classes, [m, K].
+    """
+    x, y, rows = fit.double(), targets.double(), held_out.double()
+    if len(x) <= x.shape[1]:
+        values, vectors = torch.linalg.eigh(x @ x.T)
+        left, right = rows @ (x.T @ vectors), vectors.T @ y
+    else:
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        left, right = rows @ vectors, vectors.T @ (x.T @ y)
+    values = values.clamp(min=0)[:, None]
+    predictions = [left @ (right / (values + ridge)) for ridge in RIDGES]
+    return torch.stack([F.mse_loss(p, expected.double()) for p in predictions])

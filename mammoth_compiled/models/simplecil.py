@@ -1,0 +1,57 @@
+"""SimpleCIL: class means of frozen features.
+
+Source: Zhou et al. 2023, "Revisiting Class-Incremental Learning with Pre-Trained Models",
+arXiv 2303.07338, equation 4.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.data import apply_transform
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.extended import CosinePrototypes, ExtendedModel, HeadedNet, freeze
+from mammoth_compiled.models.features import width_of_features
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+_SETTING = {"source": "Zhou et al. 2023, arXiv 2303.07338", "n_epochs": 1, "batch_size": 64}
+
+
+@register_model("simplecil")
+class SimpleCIL(ExtendedModel):
+    """Trains nothing: scores are cosines with the mean features of each class.
+
+    The backbone should be pretrained, as in `--backbone timm:vit_base_patch16_224 --pretrained
+    hub`. One epoch is enough; further ones change nothing but rounding.
+    """
+
+    COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il", "domain-il", "general-continual"]
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        name: _SETTING
+        for name in ("seq-cifar100", "seq-cifar100-224", "seq-imagenet-r", "seq-cub200")
+    }
+
+    @staticmethod
+    def extend(backbone: MammothBackbone, args: Any, dataset: ContinualDataset) -> HeadedNet:
+        """Returns the frozen backbone with a head of class means."""
+        freeze(backbone)
+        width = width_of_features(backbone, dataset)
+        return HeadedNet(backbone, CosinePrototypes(dataset.N_CLASSES, width))
+
+    def begin_task(self, dataset: ContinualDataset) -> None:
+        """Fixes running statistics too."""
+        super().begin_task(dataset)
+        self.net.eval()
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns 0, 0-d."""
+        return 0 * self.unused
+
+    def after_step(self, batch: Batch) -> None:
+        """Adds the images, without augmentation, to the means."""
+        normalization = getattr(self, "normalization_transform", None)
+        inputs = apply_transform(batch.not_aug_inputs, normalization)
+        self.net.head.add(self.net(inputs, returnt="features"), batch.labels)

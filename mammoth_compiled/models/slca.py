@@ -1,0 +1,149 @@
+"""SLCA: slow learning of the backbone, and classifier alignment.
+
+Source: Zhang et al. 2023, "SLCA: Slow Learner with Classifier Alignment for Continual Learning on a
+Pre-trained Model", arXiv 2303.05118, equations 1 to 4.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.config import non_negative_int, positive_float
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.base import Parameters, Settings
+from mammoth_compiled.models.extended import ExtendedModel, HeadedNet, images_of_task
+from mammoth_compiled.models.features import width_of_features
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch
+
+SAMPLES_PER_CLASS = 256
+TEMPERATURE = 0.1  # of the normalized logits
+_SETTING = {"lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4, "batch_size": 128}
+_SETTING |= {"lr_scheduler": "multistep", "source": "SLCA repository, exps/slca_*.json"}
+_LONG = {**_SETTING, "n_epochs": 50, "lr_milestones": [40]}
+
+
+@register_model("slca")
+class SLCA(ExtendedModel):
+    """Fine-tunes the backbone slowly, then trains the head on samples of Gaussians per class.
+
+    Attributes:
+        means: Mean features of each class, [K, F].
+        factors: Cholesky factor of the covariance of each class, [K, F, F]; 236 MB for 100 classes
+            of a ViT-B.
+        task_of_class: The task of each class, int64, [K].
+        unaligned: The head as it was before its alignment, with which training continues.
+    """
+
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar100": {**_SETTING, "n_epochs": 20, "lr_milestones": [18]},
+        "seq-cifar100-224": {**_SETTING, "n_epochs": 20, "lr_milestones": [18]},
+        "seq-imagenet-r": _LONG,
+        "seq-cub200": _LONG,
+    }
+
+    means: torch.Tensor
+    factors: torch.Tensor
+    task_of_class: torch.Tensor
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds `--backbone_lr_ratio` and `--alignment_epochs`."""
+        parser.add_argument(
+            "--backbone_lr_ratio",
+            type=positive_float,
+            default=0.01,
+            help="Learning rate of the backbone per learning rate of the head.",
+        )
+        parser.add_argument(
+            "--alignment_epochs",
+            type=non_negative_int,
+            default=5,
+            help="Epochs of the head on samples of all classes, after each task but the first.",
+        )
+        return parser
+
+    @staticmethod
+    def extend(backbone: MammothBackbone, args: Any, dataset: ContinualDataset) -> HeadedNet:
+        """Returns the backbone with a new linear head."""
+        width = width_of_features(backbone, dataset)
+        return HeadedNet(backbone, nn.Linear(width, dataset.N_CLASSES))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        head, k, width = self.net.head, self.num_classes, self.net.head.in_features
+        self.register_buffer("means", torch.zeros(k, width, device=self.device))
+        self.register_buffer("factors", torch.zeros(k, width, width, device=self.device))
+        self.register_buffer("task_of_class", torch.zeros(k, dtype=torch.long, device=self.device))
+        self.unaligned = nn.Linear(width, k, device=self.device)
+        self.unaligned.requires_grad_(False)
+        self.unaligned.load_state_dict(head.state_dict())
+
+    def get_parameters(self) -> Parameters:
+        """Returns one group for the backbone, one for the head."""
+        slow = self.args.lr * self.args.backbone_lr_ratio
+        body = {"params": list(self.net.body.parameters()), "lr": slow}
+        return [body, {"params": list(self.net.head.parameters())}]
+
+    def begin_task(self, dataset: ContinualDataset) -> None:
+        """Takes back the alignment of the head."""
+        super().begin_task(dataset)
+        self.task_of_class[self.current] = dataset.c_task
+        self.net.head.load_state_dict(self.unaligned.state_dict())
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss among the classes of the task, 0-d."""
+        return self.task_loss(self.net(batch.inputs), batch.labels)
+
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Computes the Gaussians of the task's classes, and aligns the head to all."""
+        self._fit_gaussians(dataset)
+        self.unaligned.load_state_dict(self.net.head.state_dict())
+        if dataset.c_task > 0:
+            self._align(dataset.c_task)
+
+    @torch.no_grad()
+    def _fit_gaussians(self, dataset: ContinualDataset) -> None:
+        parts, class_ids = zip(*images_of_task(self, dataset), strict=True)
+        features, labels = torch.cat(parts), torch.cat(class_ids)
+        for k in labels.unique().tolist():
+            x = features[labels == k].double()
+            centered = x - x.mean(0)
+            covariance = centered.T @ centered / max(1, len(x) - 1)
+            covariance.diagonal().add_(1e-4)
+            self.means[k] = x.mean(0)
+            self.factors[k] = torch.linalg.cholesky(covariance)
+
+    def _align(self, task: int) -> None:
+        """Trains the head on samples of all classes seen."""
+        epochs, head = self.args.alignment_epochs, self.net.head
+        seen = (self.factors.diagonal(dim1=1, dim2=2)[:, 0] > 0).nonzero()[:, 0]
+        optimizer = torch.optim.SGD(head.parameters(), self.args.lr, 0.9, weight_decay=5e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+        for _ in range(epochs):
+            features = torch.cat([self.samples(k, task) for k in seen.tolist()])
+            labels = seen.repeat_interleave(SAMPLES_PER_CLASS)
+            for index in torch.randperm(len(labels), device=self.device).split(SAMPLES_PER_CLASS):
+                optimizer.zero_grad()
+                loss = self.alignment_loss(head(features[index]), labels[index], task)
+                loss.backward()
+                optimizer.step()
+            schedule.step()
+        head.zero_grad()
+
+    def samples(self, k: int, task: int) -> torch.Tensor:
+        """Returns features drawn for class k after a task, [256, F]; older means shrink more."""
+        scale = 0.9 + 0.1 * (self.task_of_class[k] + 1) / (task + 1)
+        noise = torch.randn(SAMPLES_PER_CLASS, self.means.shape[1], device=self.device)
+        return self.means[k] * scale + noise @ self.factors[k].T
+
+    def alignment_loss(self, logits: torch.Tensor, labels: torch.Tensor, task: int) -> torch.Tensor:
+        """Returns the loss of logits [B, K] divided by their mean norm over the tasks, 0-d."""
+        squares = logits.new_zeros(len(logits), self.n_tasks)
+        squares = squares.index_add(1, self.task_of_class, logits.square())
+        norm = squares[:, : task + 1].add(1e-12).sqrt().mean(1, keepdim=True)
+        is_seen = self.factors.diagonal(dim1=1, dim2=2)[:, 0] > 0
+        return self.loss((logits / norm / TEMPERATURE).masked_fill(~is_seen, -torch.inf), labels)
