@@ -91,4 +91,8 @@ class Archive:
             download_url(self.url, temporary, md5=self.md5)
             archive = next(Path(temporary).iterdir())
             extracted = extract_archive(str(archive), os.path.join(temporary, "extracted"))
-            os.rename(Path(extracted) / self.folder, root / self.folder)
+            try:
+                os.rename(Path(extracted) / self.folder, root / self.folder)
+            except OSError:
+                if not (root / self.folder).is_dir():  # else another run was faster
+                    raise

@@ -129,11 +129,14 @@ def list_tree(dataset: str, root: Path) -> tuple[tuple[str, ...], FileList]:
     Raises:
         DataError: If there are fewer than two classes.
     """
-    folders = sorted(
-        entry.name
-        for entry in os.scandir(root)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    try:
+        entries = [entry for entry in os.scandir(root) if entry.is_dir()]
+    except OSError as error:
+        raise DataError(f"{dataset}: cannot read {root}: {error.strerror}") from error
+    folders = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in folders:
+        if not _is_text(name):
+            raise DataError(f"{dataset}: {root} has a subfolder named {name!r}: rename it to UTF-8")
     found = {name: _images(root, name) for name in folders}
     names = tuple(name for name in folders if found[name])
     if len(names) < 2:
@@ -150,13 +153,30 @@ def list_tree(dataset: str, root: Path) -> tuple[tuple[str, ...], FileList]:
     return names, FileList(root, files, targets)
 
 
+def _is_text(name: str) -> bool:
+    """Returns whether a name can be written to the JSON files of a run."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _images(root: Path, folder: str) -> list[str]:
-    return sorted(
-        os.path.relpath(os.path.join(path, file), root)
-        for path, _, files in os.walk(root / folder, followlinks=True)
-        for file in files
-        if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
-    )
+    found: list[str] = []
+    visited: set[str] = set()
+    for path, folders, files in os.walk(root / folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in visited:  # a link to a folder above it
+            folders.clear()
+            continue
+        visited.add(real)
+        found += [
+            os.path.relpath(os.path.join(path, file), root)
+            for file in files
+            if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
+        ]
+    return sorted(found)
 
 
 def split_files(

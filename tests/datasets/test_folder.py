@@ -1,5 +1,7 @@
 """seq-folder: layouts, splits, errors, class names, training on any image."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,24 @@ def test_nested_and_hidden_files_and_other_formats(tmp_path):
     dataset = build_dataset("seq-folder", tmp_path)
     _, train_files, test_files = dataset._split
     assert len(train_files.files) + len(test_files.files) == 13
+
+
+def test_links_are_followed_but_not_around(tmp_path):
+    write_tree(tmp_path / "elsewhere", 3, ["ant"])
+    write_tree(tmp_path / "photos", 3, ["bee"])
+    (tmp_path / "photos" / "ant").symlink_to(tmp_path / "elsewhere" / "ant")
+    (tmp_path / "photos" / "bee" / "again").symlink_to(tmp_path / "photos" / "bee")
+    dataset = build_dataset("seq-folder", tmp_path / "photos")
+    _, train_files, test_files = dataset._split
+    assert dataset.CLASS_NAMES == ("ant", "bee")
+    assert len(train_files.files) + len(test_files.files) == 6
+
+
+def test_names_that_no_file_could_contain_are_refused(tmp_path):
+    write_tree(tmp_path, 3)
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(DataError, match=r"has a subfolder named '.udcff': rename it to UTF-8"):
+        build_dataset("seq-folder", tmp_path)
 
 
 def test_folders_without_images_are_no_classes(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Tiny ImageNet: lists and folders of its archive, downloads."""
 
 import hashlib
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -104,3 +105,15 @@ def test_a_failed_extraction_leaves_no_folder(archive, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"the download failed .*disk full"):
         build_dataset("seq-tinyimg", tmp_path / "data").meta_get_data_loaders()
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_folder_that_another_run_extracted_meanwhile_is_used(archive, tmp_path, monkeypatch):
+    root = tmp_path / "data"
+
+    def slow_rename(source, target):
+        shutil.copytree(source, target)  # the other run
+        os.replace(source, target)  # fails, because the folder is not empty
+
+    monkeypatch.setattr("mammoth_compiled.datasets.download.os.rename", slow_rename)
+    build_dataset("seq-tinyimg", root).meta_get_data_loaders()
+    assert [path.name for path in root.iterdir()] == ["tiny-imagenet-200"]

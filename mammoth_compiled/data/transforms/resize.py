@@ -71,13 +71,21 @@ def random_resized_crop(transform: Any, is_pil: bool) -> BatchFunction:
     scale, ratio, size = transform.scale, transform.ratio, (transform.size[0], transform.size[-1])
 
     def apply(images: torch.Tensor) -> torch.Tensor:
-        boxes = random_boxes(len(images), images.shape[2], images.shape[3], scale, ratio)
-        return crop_resize(images, Boxes(*(side.to(images.device) for side in boxes)), size)
+        n, _, height, width = images.shape
+        boxes = random_boxes(n, height, width, scale, ratio, images.device)
+        return crop_resize(images, boxes, size)
 
     return apply
 
 
-def random_boxes(n: int, height: int, width: int, scale: Any, ratio: Any) -> Boxes:
+def random_boxes(
+    n: int,
+    height: int,
+    width: int,
+    scale: Any,
+    ratio: Any,
+    device: torch.device | None = None,
+) -> Boxes:
     """Draws boxes like RandomResizedCrop: the first of ten tries that fits, else a central box.
 
     Args:
@@ -86,19 +94,22 @@ def random_boxes(n: int, height: int, width: int, scale: Any, ratio: Any) -> Box
         width: Columns of the image.
         scale: Range of the area of a box relative to the image.
         ratio: Range of the aspect ratio, width / height.
+        device: Where they are drawn, so that a captured step draws new ones; None for the CPU.
 
     Returns:
-        The boxes, int64, on the CPU.
+        The boxes, int64.
     """
-    area = height * width * torch.empty(n, 10).uniform_(*scale)
-    aspect = torch.empty(n, 10).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp_()
+    area = height * width * torch.empty(n, 10, device=device).uniform_(*scale)
+    aspect = (
+        torch.empty(n, 10, device=device).uniform_(math.log(ratio[0]), math.log(ratio[1])).exp_()
+    )
     w = (area * aspect).sqrt_().round_().long()
     h = (area / aspect).sqrt_().round_().long()
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.int().argmax(1, keepdim=True)
     w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-    top = (torch.rand(n, dtype=torch.float64) * (height - h + 1)).long()
-    left = (torch.rand(n, dtype=torch.float64) * (width - w + 1)).long()
+    top = (torch.rand(n, dtype=torch.float64, device=device) * (height - h + 1)).long()
+    left = (torch.rand(n, dtype=torch.float64, device=device) * (width - w + 1)).long()
     central_w, central_h = width, height
     if width / height < min(ratio):
         central_h = round(width / min(ratio))

@@ -92,3 +92,9 @@ def test_random_resized_crop_has_its_own_box_for_each_image():
 def test_unsupported_options_are_named(transform, reason):
     with pytest.raises(CannotBatchError, match=reason):
         batch_transform(v1.Compose([v1.ToTensor(), transform]))
+
+
+def test_random_boxes_are_drawn_on_the_device():
+    # A box from the host would be the same in every replay of a captured step.
+    boxes = random_boxes(3, 10, 20, (0.1, 1.0), (0.5, 2.0), torch.device("meta"))
+    assert all(side.is_meta and side.shape == (3,) for side in boxes)
