@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for path in args.files:
         try:
-            renamed = rename(path.read_text(encoding="utf-8"))
+            siblings = {other.stem for other in args.files if other.parent == path.parent}
+            renamed = rename(path.read_text(encoding="utf-8"), siblings - {path.stem})
             if args.out is None:
                 sys.stdout.write(renamed.source)
             else:
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return ERROR
         for import_ in renamed.unknown:
             sys.stderr.write(
-                f"{path}: {import_} has no counterpart here: remove the import, or put a renamed "
-                "copy of the module next to the file and import that\n"
+                f"{path}: {import_} has no counterpart here: remove the import, or, for a file "
+                "next to this one, rename both with one command\n"
             )
     return 0
 

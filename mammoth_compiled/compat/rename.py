@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 TARGET = "mammoth_compiled.compat.mammoth"
@@ -52,7 +52,7 @@ class _Edit(NamedTuple):
     text: str
 
 
-def rename(source: str) -> Renamed:
+def rename(source: str, siblings: Collection[str] = ()) -> Renamed:
     """Renames the imports of Mammoth's modules.
 
     Calls of `self.net.forward(...)` become `self.net(...)`, since only these run compiled.
@@ -60,6 +60,8 @@ def rename(source: str) -> Renamed:
 
     Args:
         source: Python code written for Mammoth.
+        siblings: Files of Mammoth's folder `models`, without `.py`, that are renamed as well and
+            will be importable by these names.
 
     Raises:
         SyntaxError: If it is not valid Python.
@@ -69,7 +71,11 @@ def rename(source: str) -> Renamed:
         'from mammoth_compiled.compat.mammoth.buffer import Buffer  # replay'
         >>> rename("import utils.loggers").unknown
         ['line 1: utils.loggers']
+        >>> rename("from models.agem import project", siblings=["agem"]).source
+        'from agem import project'
     """
+    counterparts = {f"models.{name}": name for name in siblings}
+    counterparts |= {name: f"{TARGET}.{module}" for name, module in MODULES.items()}
     lines = [line.encode() for line in source.split("\n")]  # as the parser counts lines
     edits: list[_Edit] = []
     unknown: list[tuple[int, str]] = []
@@ -83,11 +89,11 @@ def rename(source: str) -> Renamed:
             continue
         for module, pattern in _imported(node):
             position = re.search(pattern.encode(), lines[node.lineno - 1][node.col_offset :])
-            if module not in MODULES or position is None:
+            if module not in counterparts or position is None:
                 unknown.append((node.lineno, module))
                 continue
             start, end = (node.col_offset + offset for offset in position.span(1))
-            edits.append(_Edit(node.lineno - 1, start, end, f"{TARGET}.{MODULES[module]}"))
+            edits.append(_Edit(node.lineno - 1, start, end, counterparts[module]))
     # From the end of each line, so that earlier positions stay valid.
     for edit in sorted(edits, reverse=True):
         line = lines[edit.line]

@@ -91,6 +91,14 @@ def test_direct_calls_of_forward_become_calls_of_the_network():
     assert rename(source).source == expected
 
 
+def test_model_files_renamed_together_import_each_other(tmp_path):
+    (tmp_path / "one.py").write_text("from models.two import f\nfrom models.three import g\n")
+    (tmp_path / "two.py").write_text("def f(): ...\n")
+    assert main([str(tmp_path / "one.py"), str(tmp_path / "two.py"), "--out", str(tmp_path)]) == 0
+    expected = "from two import f\nfrom models.three import g\n"
+    assert (tmp_path / "one.py").read_text() == expected
+
+
 def test_every_counterpart_exists():
     for name in set(MODULES.values()):
         module = importlib.import_module(f"{TARGET}.{name}")
