@@ -34,6 +34,8 @@ class Buffer(RowStore):
         policy: Name of the buffer policy.
         needs_labels: Whether the policy needs labels with every sample.
         selects_after_task: Whether the policy ignores the stream and selects in `end_task`.
+        changes_between_tasks: Whether no training step adds samples; `selects_after_task` at first.
+            A model that fills the buffer between tasks sets it, so that its steps can be captured.
 
     Raises:
         ConfigError: If `buffer_size` is not a positive integer, the policy is unknown, or it needs
@@ -67,6 +69,7 @@ class Buffer(RowStore):
         self._policy = find_policy(policy, self.buffer_size, num_classes)
         self.needs_labels = self._policy.needs_labels
         self.selects_after_task = self._policy.choose is None
+        self.changes_between_tasks = self.selects_after_task
         self.reset()
 
     def _set_state(self, state: State, num_filled: int | None = None) -> None:
@@ -92,8 +95,8 @@ class Buffer(RowStore):
         From then on every training step runs the same operations on the same memory, so that it
         can be captured as a CUDA graph.
         """
-        # Selection after a task changes the buffer between tasks only.
-        return self.selects_after_task or self._slots.has_static_count(self.num_seen_examples)
+        is_full = self._slots.has_static_count(self.num_seen_examples)
+        return self.changes_between_tasks or is_full
 
     def tensors(self) -> list[torch.Tensor]:
         """Returns all tensors of the buffer, including the state of its policy."""

@@ -74,7 +74,13 @@ class BalancedReplayModel(ContinualModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.buffer = Buffer(self.args.buffer_size, self.device)
+        self.buffer = self.make_buffer(self.args.buffer_size)
+
+    def make_buffer(self, size: int) -> Buffer:
+        """Returns an empty buffer for `refill`."""
+        buffer = Buffer(size, self.device)
+        buffer.changes_between_tasks = True
+        return buffer
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch and of a replay batch."""

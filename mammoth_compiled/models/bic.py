@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone
-from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.config.values import fraction
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.datasets.splits import take_rows
@@ -113,8 +112,8 @@ class BiC(BalancedReplayModel):
                 f"bic needs a validation image of each of {classes} classes and others to replay: "
                 f"--buffer_size must be at least {classes + 1}, got {size}"
             )
-        self.buffer = Buffer(size - held_out, self.device)
-        self.validation = Buffer(held_out, self.device)
+        self.buffer = self.make_buffer(size - held_out)
+        self.validation = self.make_buffer(held_out)
         self.teacher: MammothBackbone | None = None
         self.register_buffer("alpha", torch.ones(classes, device=self.device))
         self.register_buffer("beta", torch.zeros(classes, device=self.device))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mammoth_compiled import load_runner, train
+from mammoth_compiled import Buffer, load_runner, train
 from mammoth_compiled.models.balanced import balanced_rows
 
 
@@ -52,3 +52,10 @@ def test_a_replay_batch_of_another_size_compiles_in_the_first_task(tiny, graph_c
     train(model, dataset, after_task=lambda _: graphs.append(graph_counter.frame_count))
     assert graphs == graphs[:1] * 3
     assert buffers == [True] * 3
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("fdr", {"alpha": 1.0}), ("bic", {})])
+def test_steps_are_static_from_the_first_task_on(tiny, name, arguments):
+    model, _ = load_runner(name, "seq-tiny", {"buffer_size": 500, **arguments})
+    assert model.buffer.is_empty()
+    assert all(b.has_static_reads for b in vars(model).values() if isinstance(b, Buffer))
