@@ -42,7 +42,7 @@ def results_html(results: Any) -> str:
     speed = f"{results.images_per_second:,.0f}"
     final = html_table(["", *head, "images/s"], [[Cell(title), *cells, Cell(speed, sort=0.0)]])
     lines = [_line(getattr(results, key), name) for key, name in SETTINGS]
-    chart = line_chart("Accuracy", lines, x_label="tasks seen", y_label="%, mean over tasks seen")
+    chart = line_chart("Accuracy", lines, x_label="tasks seen", y_label="%")
     maps = [
         tag("figure", tag("figcaption", name, tag("small", " accuracy, %")), matrix_html(matrix))
         for key, name in SETTINGS

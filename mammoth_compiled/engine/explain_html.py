@@ -1,7 +1,10 @@
 """The page that `--explain --html` writes."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from mammoth_compiled.compiler.explain import Explanation
-from mammoth_compiled.compiler.pattern import effect_of
+from mammoth_compiled.compiler.pattern import Match, effect_of
 from mammoth_compiled.engine.explain import BackboneExplanation
 from mammoth_compiled.html import Cell, Markup, page, table, tag
 
@@ -35,21 +38,38 @@ def _entry(returnt: str, entry: Explanation) -> Markup:
             class_="note",
         )
     )
+    rows: list[list[Any]]
     if entry.breaks:
         rows = [[Cell(reason, class_="wrap")] for reason in entry.breaks]
         parts.append(table(["graph break"], rows))
     if replaced:
         rows = [
-            [m.pattern, tag("code", m.node), m.replacement, Cell(effect_of(m), class_="wrap")]
-            for m in replaced
+            [*_where(same), same[0].replacement, Cell(effect_of(same[0]), class_="wrap")]
+            for same in _grouped(replaced)
         ]
         parts.append(table(["matched", "at", "replaced by", "expected effect"], rows))
     if left:
-        rows = [[m.pattern, tag("code", m.node), Cell(m.reason, class_="wrap")] for m in left]
+        rows = [[*_where(same), Cell(same[0].reason, class_="wrap")] for same in _grouped(left)]
         parts.append(table(["matched", "at", "left unchanged, because"], rows))
     if not entry.matches:
         parts.append(tag("p", "No pattern matches: the graph is compiled as by Inductor."))
     return tag("section", *parts, class_="card")
+
+
+def _grouped(matches: Sequence[Match]) -> list[list[Match]]:
+    """Returns the matches of the same pattern with the same outcome together."""
+    groups: dict[tuple[str, str, str], list[Match]] = {}
+    for match in matches:
+        key = (match.pattern, match.replacement, match.reason)
+        groups.setdefault(key, []).append(match)
+    return list(groups.values())
+
+
+def _where(matches: Sequence[Match]) -> list[Any]:
+    """Returns the cells that say what was matched, and where."""
+    number = f"{len(matches)} x " if len(matches) > 1 else ""
+    nodes = tag("code", ", ".join(match.node for match in matches))
+    return [f"{number}{matches[0].pattern}", Cell(nodes, class_="wrap")]
 
 
 def _calls(explanation: BackboneExplanation) -> Markup:

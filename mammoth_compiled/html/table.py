@@ -14,6 +14,8 @@ from mammoth_compiled.html.markup import Markup, tag
 
 # Heat maps with more columns show their values only when pointed at.
 MAX_TEXT_COLUMNS = 12
+# With more columns, the values are rounded to whole numbers.
+MAX_EXACT_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def heat_table(
         full: The value with the full color.
     """
     shows_text = len(columns) <= MAX_TEXT_COLUMNS
+    is_exact = len(columns) <= MAX_EXACT_COLUMNS
+    density = "" if is_exact else " compact" if shows_text else " dense"
     body = []
     for name, row in zip(rows, values, strict=True):
         cells = []
@@ -121,10 +125,11 @@ def heat_table(
                 cells.append(tag("td", class_="empty"))
                 continue
             text = f"{100 * number:.1f}"
+            shown = text if is_exact else f"{100 * number:.0f}"
             cells.append(
                 tag(
                     "td",
-                    text if shows_text else None,
+                    shown if shows_text else None,
                     style=f"--v:{_clip(number / full if full else 0.0):.3f}",
                     title=f"{name}, {value}: {text} %",
                 )
@@ -137,7 +142,7 @@ def heat_table(
             "table",
             tag("thead", head),
             tag("tbody", *body),
-            class_=f"heatmap {color}" + ("" if shows_text else " dense"),
+            class_=f"heatmap {color}{density}",
         ),
         class_="scroll",
         tabindex=0,

@@ -28,7 +28,7 @@ def over_tasks(benchmark: Benchmark) -> Markup:
             f"{title} accuracy after each task",
             [series(method, name) for method in benchmark.methods],
             x_label="tasks seen",
-            y_label="%, mean over the tasks seen",
+            y_label="%",
         )
         for name, title in SETTINGS
     ]

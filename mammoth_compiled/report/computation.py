@@ -81,7 +81,7 @@ def throughput(benchmark: Benchmark) -> Markup:
 
 def _hardware(runs: Sequence[RecordedRun]) -> list[str]:
     """Returns the machines of the runs, each once."""
-    found = {}
+    found: dict[str, None] = {}
     for run in runs:
         about = run.content.get("hardware") or {}
         torch = (run.content.get("versions") or {}).get("torch", "")

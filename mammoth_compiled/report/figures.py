@@ -88,18 +88,23 @@ def _figures(benchmark: Benchmark) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(figure: "Figure", benchmark: Benchmark, name: str, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     methods = benchmark.methods
     figure.set_size_inches(5.2, 3.4 + (0.17 * len(methods) if len(methods) > 6 else 0))
     axes = figure.add_subplot()
     for i, method in enumerate(methods):
         line = series(method, name)
-        style = {"color": _COLORS[i % len(_COLORS)], "linestyle": _DASHES[i // len(_COLORS) % 3]}
+        style: dict[str, Any] = {
+            "color": _COLORS[i % len(_COLORS)],
+            "linestyle": _DASHES[i // len(_COLORS) % 3],
+        }
         axes.plot(line.x, [100 * y for y in line.y], marker="o", ms=3, label=line.label, **style)
         if line.low:
             low, high = ([100 * y for y in ends] for ends in (line.low, line.high))
             axes.fill_between(line.x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(ylim=(0, 100), xlabel="tasks seen", ylabel=f"{title} accuracy, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain(axes)
     if len(methods) > 1:
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)

@@ -66,7 +66,7 @@ class RecordedRun:
 
         Accuracies, forgetting and transfer are fractions, times are in seconds.
         """
-        found = {
+        found: dict[str, Any] = {
             "class_il": average((self.class_il or [[]])[-1]),
             "task_il": average((self.task_il or [[]])[-1]),
             "average_incremental_class_il": average_incremental(self.class_il),
