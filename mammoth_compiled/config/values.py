@@ -80,6 +80,10 @@ def fraction_or_count(text: str) -> float:
     return value
 
 
+def _is_class_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_COUNT))
+
+
 def class_list(text: str) -> str:
     """Checks comma-separated class ids and ranges of them, "4,2,0-1" for example.
 
@@ -88,7 +92,7 @@ def class_list(text: str) -> str:
     """
     for part in text.split(","):
         ends = part.strip().split("-")
-        if len(ends) > 2 or not all(end.isascii() and end.isdecimal() for end in ends):
+        if len(ends) > 2 or not all(_is_class_id(end) for end in ends):
             raise argparse.ArgumentTypeError(
                 f"must be class ids >= 0 and ranges, as in 4,2,0-1, got {shorten(text)}"
             )

@@ -33,6 +33,8 @@ BELOW = {
     values.positive_float: ["0", "-0.0", "-1"],
     values.non_negative_float: ["-1", "-1e-9"],
     values.fraction: ["-0.1", "1", "7"],
+    values.fraction_or_count: ["0", "-0.0", "-1", "1.5"],
+    values.class_list: ["-1", "1-", "1-2-3", "0,,1", "0,x", "0-1.5"],
 }
 INTEGERS = (values.positive_int, values.non_negative_int, values.seed_int, values.any_int)
 FLOATS = (
@@ -40,6 +42,7 @@ FLOATS = (
     values.non_negative_float,
     values.finite_float,
     values.fraction,
+    values.fraction_or_count,
 )
 
 TEXTS = (
