@@ -24,6 +24,8 @@ from mammoth_compiled.types import Evaluation
 
 # Seconds between two points of a task; a point costs all loggers together about a millisecond.
 INTERVAL = 1.0
+# Where it costs more, points are further apart: logging takes at most this share of the time.
+MAX_SHARE = 0.005
 
 
 class Log(Observer):
@@ -35,7 +37,8 @@ class Log(Observer):
         loggers: Where to write.
         directory: Directory of their files.
         name: Name of the run.
-        every: Steps whose mean loss is one point; None for those of about a second.
+        every: Steps whose mean loss is one point; None for those of a second, or of more where
+            logging would otherwise take more than `MAX_SHARE` of the time.
     """
 
     # Before checkpoints, which should not be newer than the log.
@@ -83,7 +86,7 @@ class Log(Observer):
         within = {} if run.resume_within is None else run.resume_within["within"]
         self._step = steps_before(run) + within.get("task_step", 0)
         self._images = self._num_losses = 0
-        self._loss_sum = 0.0
+        self._loss_sum, self._interval = 0.0, INTERVAL
         self._compiled = counters.read()
         resumed_at = None if run.resumed_from is None else self._step
         config = plain_arguments(run.config.to_namespace())
@@ -108,7 +111,7 @@ class Log(Observer):
             self._loss_sum += loss
             if self._num_losses == self._every:
                 self._log_training(run)
-        if self._every is None and time.perf_counter() - self._since >= INTERVAL:
+        if self._every is None and time.perf_counter() - self._since >= self._interval:
             self._log_training(run)
 
     def _log_training(self, run: Run) -> None:
@@ -150,8 +153,10 @@ class Log(Observer):
         )
 
     def _log(self, run: Run, step: int, values: Mapping[str, Any]) -> None:
+        started = time.perf_counter()
         point = Point(step, run.task + 1, run.epoch + 1, time.time(), _finite(values))
         self._call(lambda logger: logger.log(point))
+        self._interval = max(INTERVAL, (time.perf_counter() - started) / MAX_SHARE)
 
     def _call(self, write: Callable[[Logger], None]) -> None:
         """Calls every logger; one that fails is dropped, because it must not end the training."""

@@ -95,8 +95,18 @@ def test_by_default_a_point_a_second(logged, monkeypatch):
     memory, losses, _ = logged()
     assert sum("train/loss" in point.values for point in memory.points) == 3
     monkeypatch.setattr("mammoth_compiled.observers.log.INTERVAL", 0)
+    monkeypatch.setattr("mammoth_compiled.observers.log.MAX_SHARE", 1e9)
     memory, losses, _ = logged()
     assert sum("train/loss" in point.values for point in memory.points) == len(losses)
+
+
+def test_slow_loggers_are_called_less_often(logged, monkeypatch):
+    now = iter(range(10**6)).__next__  # every look at the clock takes a second
+    monkeypatch.setattr("mammoth_compiled.observers.log.time.perf_counter", now)
+    monkeypatch.setattr("mammoth_compiled.observers.log.MAX_SHARE", 1e-3)
+    memory, losses, _ = logged()
+    assert sum("train/loss" in point.values for point in memory.points) == 1 + 3
+    assert len(losses) == 18
 
 
 def test_loggers_change_no_numbers(run_tiny, tmp_path):
