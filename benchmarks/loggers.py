@@ -6,10 +6,12 @@ Training alternates between blocks of `--seconds` with CSV, JSONL, TensorBoard a
 (offline) on, one point a second as by default, and blocks with all of them off. Of each pair of
 neighboring blocks:
 
-* `overhead`: wall time of a step with loggers over that without, minus 1.
-* `cpu_overhead`: the same for the CPU time of this process and its children, the process of W&B;
-  other load on the machine affects it less.
-* `in_hooks`: share of the block that the training thread spends in the loggers.
+* `overhead`: wall time of a step with loggers over that without, minus 1. Only on a machine without
+  other load are its differences those of the loggers.
+* `in_hooks`: CPU time of the training thread in the loggers, per CPU time of that thread. It slows
+  steps down.
+* `beside`: CPU time of other threads and of the process of W&B, likewise. It slows steps down only
+  where no core is free.
 """
 
 import argparse
@@ -31,22 +33,24 @@ from mammoth_compiled.observers.log import Log
 LOGGERS = "csv,jsonl,tensorboard,wandb"
 
 
-def cpu_seconds():
-    """Returns the CPU time of this process and its children, s."""
+def seconds_beside():
+    """Returns the CPU time of all threads of this process but this one, and of its children, s."""
     children = [
         task
         for path in Path("/proc/self/task").glob("*/children")
         for task in path.read_text().split()
     ]
     stats = [path for child in children for path in Path(f"/proc/{child}/task").glob("*/schedstat")]
-    return time.process_time() + sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+    others = sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+    return time.process_time() - time.thread_time() + others
 
 
 class Switched(Observer):
     """Passes hooks to the loggers in every second block, and measures all blocks.
 
     Attributes:
-        blocks: Wall and CPU seconds per step, and share of the time in hooks; off and on by turns.
+        blocks: Wall time per step, and shares of the CPU time in hooks and beside; off and on by
+            turns.
     """
 
     def __init__(self, log, seconds, num_blocks):
@@ -63,12 +67,13 @@ class Switched(Observer):
         self.is_on, self.steps, self.in_hooks = is_on, 0, 0.0
         if is_on:
             self.call(self.log.begin_task, run)
-        self.started, self.cpu_started = time.perf_counter(), cpu_seconds()
+        self.started = time.perf_counter()
+        self.before = time.thread_time(), seconds_beside()
 
     def call(self, hook, *args):
-        before = time.perf_counter()
+        before = time.thread_time()
         hook(*args)
-        self.in_hooks += time.perf_counter() - before
+        self.in_hooks += time.thread_time() - before
 
     def read_losses(self, run, losses):
         if self.is_on:
@@ -86,8 +91,9 @@ class Switched(Observer):
             seconds = time.perf_counter() - self.started
         # The first block warms up.
         if self.blocks or not self.is_on:
-            cpu = cpu_seconds() - self.cpu_started
-            self.blocks.append((seconds / self.steps, cpu / self.steps, self.in_hooks / seconds))
+            cpu = time.thread_time() - self.before[0]
+            beside = seconds_beside() - self.before[1]
+            self.blocks.append((seconds / self.steps, self.in_hooks / cpu, beside / cpu))
         if len(self.blocks) > self.num_blocks:
             raise KeyboardInterrupt
         self.start(run, not self.is_on)
@@ -106,14 +112,14 @@ def measure(case, pairs, seconds):
         mc.train(*runner, observers=[blocks])
         compiled = runner[0].compute.compile
     off, on = blocks.blocks[2::2], blocks.blocks[1::2]
-    pairs = list(zip(on, off, strict=True))
     return {
         "compiled": compiled,
         "step_ms_off": spread([1e3 * wall for wall, _, _ in off]),
         "step_ms_on": spread([1e3 * wall for wall, _, _ in on]),
-        "overhead": spread([a[0] / b[0] - 1 for a, b in pairs]),
-        "cpu_overhead": spread([a[1] / b[1] - 1 for a, b in pairs]),
-        "in_hooks": spread([share for _, _, share in on]),
+        "overhead": spread([a[0] / b[0] - 1 for a, b in zip(on, off, strict=True)]),
+        "in_hooks": spread([share for _, share, _ in on]),
+        "beside": spread([share for _, _, share in on]),
+        "beside_off": spread([share for _, _, share in off]),
     }
 
 
@@ -128,10 +134,13 @@ def main():
     for case in args.cases:
         result = cases[case] = measure(case, args.pairs, args.seconds)
         print(f"{case}: step {result['step_ms_off']['median']:.3f} ms")
-        for name in ("overhead", "cpu_overhead", "in_hooks"):
+        for name in ("overhead", "in_hooks", "beside", "beside_off"):
             r = result[name]
             print(f"  {name} {r['median']:+.2%} [{r['p20']:+.2%}, {r['p80']:+.2%}]", flush=True)
-    print("written:", write_results("loggers", {"loggers": LOGGERS, "cases": cases}))
+    print(
+        "written:",
+        write_results("loggers", {"loggers": LOGGERS, "load": os.getloadavg()[1], "cases": cases}),
+    )
 
 
 if __name__ == "__main__":
