@@ -148,6 +148,6 @@ class DualPrompt(PromptModel):
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of the task minus the weighted cosine of its key, 0-d."""
         logits, (query,) = self.net(batch.inputs, returnt="full")
-        key = self.net.keys[self.net.task][None]
+        key = self.net.keys.index_select(0, self.net.task.view(1))  # `[task]` would be a host sync
         pull = self.args.key_weight * cosines(query, key).mean()
         return self.task_loss(logits, batch.labels) - pull
