@@ -6,6 +6,8 @@ from itertools import islice
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.engine.fitting import num_steps as num_steps_of
+from mammoth_compiled.engine.stages import count_tasks
 from mammoth_compiled.engine.step import EagerStep
 from mammoth_compiled.engine.train import DEBUG_BATCHES
 from mammoth_compiled.models.base import ContinualModel
@@ -32,9 +34,16 @@ def estimate(model: ContinualModel, dataset: ContinualDataset) -> str:
     images = next(iter(dataset.test_loaders[0]))[0][: config.experiment.batch_size]
     step_s = _step_seconds(model, dataset, loader)
     steps = [len(loader)]
-    steps += [len(dataset.meta_get_data_loaders()[0]) for _ in range(1, dataset.num_stages)]
+    num_tasks = count_tasks(config, dataset)
+    steps += [len(dataset.meta_get_data_loaders()[0]) for _ in range(1, num_tasks)]
+    steps = steps[config.training.start_from :]
     longest = DEBUG_BATCHES if config.experiment.debug_mode else max(steps)
-    num_steps = config.experiment.n_epochs * sum(min(count, longest) for count in steps)
+    per_task = [num_steps_of(config, min(count, longest)) for count in steps]
+    known = [count for count in per_task if count is not None]
+    if len(known) < len(per_task):
+        mode = config.training.fitting_mode
+        return f"steps of {1e3 * step_s:.1f} ms each; --fitting_mode {mode} decides how many"
+    num_steps = sum(known)
     model.compute.decide(config.compute.compile, model.net, images, num_steps)
     return (
         f"{num_steps:,} steps of {1e3 * step_s:.1f} ms each: about {_duration(num_steps * step_s)} "

@@ -28,8 +28,10 @@ from mammoth_compiled.result_html import results_html
 from mammoth_compiled.types import Evaluation
 
 # Attributes of an evaluation that are kept for each task.
-EVALUATED = ("class_il", "task_il", "loss", "top5", "ece", "recency_bias")
-EVALUATED += ("future_class_il", "future_task_il")
+EVALUATED = (
+    *("class_il", "task_il", "loss", "top5", "ece", "recency_bias"),
+    *("future_class_il", "future_task_il"),
+)
 # Lists with one entry per task that older files lack, and what stands for a missing entry.
 PER_TASK: dict[str, Any] = {
     "top5": [],

@@ -83,8 +83,12 @@ class ScoreCounts:
         """
         sums = torch.stack(self._tasks).tolist()
         tasks = [
-            TaskMeasures(*(value / images for value in row), images)
-            for row, images in zip(sums, self._images, strict=True)
+            TaskMeasures(
+                correct / images, correct_own / images, in_top5 / images, loss / images, images
+            )
+            for (correct, correct_own, in_top5, loss), images in zip(
+                sums, self._images, strict=True
+            )
         ]
         confusion = self._confusion.view(self._num_classes, -1).tolist()
         return tasks, confusion, [(n, correct, sure) for n, correct, sure in self._bins.tolist()]

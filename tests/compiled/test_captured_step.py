@@ -27,6 +27,7 @@ from mammoth_compiled import (
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.data import array_source, ready_batch
 from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
+from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.registry import models
@@ -474,3 +475,43 @@ def test_batch_of_two_parts_raises(model):
         pytest.raises(DataError, match=r"'seq-tiny'.*have 2 parts"),
     ):
         step(ready_batch(batch().tensors[:2]), 0)
+
+
+class KilledAfter(Observer):
+    """Ends the run after a step of its second task, as SIGKILL would, and counts replays."""
+
+    class Killed(BaseException):
+        pass
+
+    def __init__(self, step):
+        self.step = step
+
+    def end_step(self, run, loss, num_images):
+        if (run.task, run.task_step) == (1, self.step):
+            raise self.Killed
+
+
+def test_resumed_within_a_task_it_computes_the_same(run_tiny, monkeypatch, tmp_path):
+    steps = []
+
+    def captured_step(model, compute, cuda_graph):
+        steps.append(training_step(model, compute, cuda_graph, LogCapture(model)))
+        return steps[-1]
+
+    monkeypatch.setattr("mammoth_compiled.engine.train.training_step", captured_step)
+    args = {
+        **{"buffer_size": 9, "minibatch_size": 7, "n_epochs": 3, "optim_mom": 0.9},
+        **{"lr_scheduler": "cosine", "dataset": "seq-tiny-augmented"},
+    }
+    whole, _, _ = run_tiny("er", **args)
+    assert all(step.replays > 0 for step in steps)
+    args |= {"checkpoint_every": "1", "resume": 1, "checkpoint_path": str(tmp_path)}
+    # In the middle of an epoch with replays, and after its ragged last batch.
+    for killed_after in (8, 10):
+        with pytest.raises(KilledAfter.Killed):
+            run_tiny("er", observers=[KilledAfter(killed_after)], **args)
+        assert steps[-1].replays > 0 or killed_after == 10
+    resumed, _, results = run_tiny("er", **args)
+    assert results.notes["steps"] == 3 * 3 * 5
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
