@@ -48,6 +48,19 @@ def machine(name: str) -> str:
     )
 
 
+def loggers() -> str:
+    """CPU time of the loggers, per CPU time of the training thread."""
+    rows = []
+    for name, case in read("loggers")["cases"].items():
+        cells = [
+            f"{100 * r['median']:.2f} % [{100 * r['p20']:.2f}, {100 * r['p80']:.2f}]"
+            for r in (case["in_hooks"], case["beside"])
+        ]
+        rows.append([f"`{name}`", milliseconds(case["step_ms_off"]["median"]), *cells])
+    head = ["case", "step", "in the training thread", "in other threads and processes"]
+    return f"{table(head, rows)}\n\n{machine('loggers')}"
+
+
 def gpu_loops() -> str:
     """Training on a GPU: a plain loop against the captured step."""
     rows = []
