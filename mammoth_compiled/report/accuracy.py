@@ -53,6 +53,39 @@ def series(method: Method, name: str) -> Series:
     return Series(method.label, x, y, low, high)
 
 
+def within_tasks(benchmark: Benchmark) -> Markup | None:
+    """Returns charts of every evaluation; None if no run evaluated within tasks."""
+    methods = [m for m in benchmark.methods if any(run.content.get("curve") for run in m.complete)]
+    if not methods:
+        return None
+    charts = [
+        line_chart(
+            title,
+            [_evaluations(method, tasks) for method in methods],
+            x_label="evaluation",
+            y_label="Class-IL, %",
+        )
+        for title, tasks in (("First task", slice(1)), ("All tasks seen", slice(None)))
+    ]
+    return tag(
+        "section",
+        tag("h3", "Evaluations within tasks"),
+        tag(
+            "p", "A drop that the next evaluations make up for is the stability gap.", class_="note"
+        ),
+        legend([method.label for method in methods]) if len(methods) > 1 else None,
+        tag("div", *charts, class_="columns"),
+        class_="card charts",
+    )
+
+
+def _evaluations(method: Method, tasks: slice) -> Series:
+    """Returns the mean accuracy on some of the tasks at every evaluation."""
+    runs = [run.evaluations() for run in method.complete]
+    y = [average([average(row[tasks]) for row in rows]) for rows in zip(*runs, strict=False)]
+    return Series(method.label, range(1, len(y) + 1), y)
+
+
 def mean_forgetting(method: Method) -> list[float | None]:
     """Returns the mean over runs of the forgetting of each task but the last, Class-IL.
 

@@ -74,6 +74,7 @@ def _section(benchmark: Benchmark, index: int, has_title: bool) -> Markup:
     sections = [
         comparison.leaderboard(benchmark),
         accuracy.over_tasks(benchmark),
+        accuracy.within_tasks(benchmark),
         accuracy.forgetting_section(benchmark),
         accuracy.matrices(benchmark),
         accuracy.confusion_section(benchmark),

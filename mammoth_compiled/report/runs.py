@@ -61,6 +61,15 @@ class RecordedRun:
         """Number of tasks in the last evaluation."""
         return len(self.class_il[-1]) if self.class_il else 0
 
+    def evaluations(self) -> Matrix:
+        """Returns the Class-IL accuracies of all evaluations, within and after tasks, in order."""
+        rows: Matrix = []
+        for task, row in enumerate(self.class_il):
+            points = self.content.get("curve") or ()
+            rows += _matrix(point["class_il"] for point in points if point["task"] == task)
+            rows += [row] if row else []
+        return rows
+
     def measures(self) -> dict[str, float]:
         """Returns the figures that runs are compared by, of those that were recorded.
 

@@ -109,6 +109,19 @@ def test_confusion_matrices_of_few_and_of_many_classes(make_run):
     assert 'src="data:image/png;base64,' in page
 
 
+def test_evaluations_within_tasks(run_tiny, tmp_path):
+    *_, results = run_tiny("er", buffer_size=10, eval_every=2)
+    path = tmp_path / "results.json"
+    results.write_json(path)
+    (run,) = read_runs([path])
+    assert run.evaluations() == results.accuracies("class_il")
+    assert len(run.evaluations()) > 3
+    page = render([run])
+    assert "Evaluations within tasks" in page
+    last = f"er, {len(run.evaluations())}: {100 * run.class_il[-1][0]:.1f} %"
+    assert f"<title>{last}</title>" in page  # the accuracy on the first task
+
+
 def test_datasets_have_sections_of_their_own(make_run):
     page = render(read_runs([make_run("er", 0), make_run("er", 1, dataset="seq-other")]))
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["seq-other", "seq-tiny"]
