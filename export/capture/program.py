@@ -82,10 +82,11 @@ def capture(graph: NamedOutputs) -> ExportedProgram:
         except Exception as error:
             where = lines[-1] if lines and _fixes_batch(error) else ""
             # Dynamo understands some code that a plain trace does not, such as len(x).
-            program = _export_strictly(graph, example) if _fixes_batch(error) else None
-            if program is None:
+            strict = _export_strictly(graph, example) if _fixes_batch(error) else None
+            if strict is None:
                 # The chained traceback is pages of torch internals; the message has the gist.
                 raise ExportError(explain(error, graph.net, where=where)) from None
+            program = strict
     for node in program.graph.nodes:
         node.meta = {key: value for key, value in node.meta.items() if key == "val"}
     return program

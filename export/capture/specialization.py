@@ -18,20 +18,22 @@ def recorded_specializations() -> Iterator[list[str]]:
     symbol. It takes the number of the example, so that the program would fit no other batch size,
     and complains only after the capture, when the line is no longer known.
     """
-    original = SymNode.guard_int
+    original: Any = SymNode.guard_int
     lines: list[str] = []
 
     def guard_int(self: SymNode, *args: Any) -> int:
         where = user_line(traceback.extract_stack())
         if where:
             lines.append(where)
-        return original(self, *args)
+        number: int = original(self, *args)
+        return number
 
-    SymNode.guard_int = guard_int
+    patched: Any = SymNode
+    patched.guard_int = guard_int
     try:
         yield lines
     finally:
-        SymNode.guard_int = original
+        patched.guard_int = original
 
 
 def user_line(frames: Iterable[traceback.FrameSummary]) -> str:

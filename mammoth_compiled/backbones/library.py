@@ -36,7 +36,7 @@ class LibraryBackbone(MammothBackbone):
         self, body: nn.Module, feature_dim: int, num_classes: int, resize: Size | None = None
     ) -> None:
         super().__init__()
-        self.body = body
+        self.body: Any = body
         self.resize = resize
         self.feature_dim = feature_dim
         self.classifier = nn.Linear(feature_dim, num_classes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
     """
     if not Path(path).is_file():
         raise ConfigError(f"--pretrained {path}: no such file; valid: none, hub or a file")
+    content: Any
     try:
         if path.endswith(".safetensors"):
             content = load_file(path)

@@ -1,6 +1,7 @@
 """Copies vision transformers of torchvision and timm into ours, which methods can extend."""
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.library import LibraryBackbone
 from mammoth_compiled.backbones.vit import VisionTransformer
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.types import ReturnTypes
 
 # From torchvision's names to ours.
 _RENAMES = (
@@ -47,20 +49,20 @@ def as_vit(net: MammothBackbone) -> VisionTransformer:
     """
     if isinstance(net, VisionTransformer):
         return net
-    body = net.body if isinstance(net, LibraryBackbone) else None
     try:
-        copy = _copy(net, body) if body is not None else None
+        copy = _copy(net) if isinstance(net, LibraryBackbone) else None
     except (AttributeError, IndexError, KeyError, RuntimeError, ValueError):
         copy = None
     if copy is None or not _agree(net, copy):
-        name = type(net if body is None else body).__name__
+        name = type(getattr(net, "body", net)).__name__
         raise ConfigError(
             f"this model needs a plain vision transformer ({_VALID}), but the backbone is a {name}"
         )
     return copy
 
 
-def _copy(net: LibraryBackbone, body: nn.Module) -> VisionTransformer:
+def _copy(net: LibraryBackbone) -> VisionTransformer:
+    body: Any = net.body
     state = dict(body.state_dict())
     if isinstance(body, TorchvisionViT):
         for pattern, ours in _RENAMES:
@@ -68,9 +70,8 @@ def _copy(net: LibraryBackbone, body: nn.Module) -> VisionTransformer:
         num_heads = body.encoder.layers[0].self_attention.num_heads
         eps = body.encoder.ln.eps
     else:
-        blocks: nn.ModuleList = body.blocks  # type: ignore[assignment]
-        num_heads = blocks[0].attn.num_heads  # type: ignore[union-attr,assignment]
-        eps = blocks[0].norm1.eps  # type: ignore[union-attr]
+        num_heads = body.blocks[0].attn.num_heads
+        eps = body.blocks[0].norm1.eps
     state = _without_scales(state)
     patch = state["patch_embed.proj.weight"]
     side = net.resize or _image_size(body)
@@ -100,9 +101,9 @@ def _copy(net: LibraryBackbone, body: nn.Module) -> VisionTransformer:
     return copy.to(patch.device)
 
 
-def _image_size(body: nn.Module) -> tuple[int, ...]:
-    size = body.image_size if isinstance(body, TorchvisionViT) else body.patch_embed.img_size  # type: ignore[union-attr]
-    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)  # type: ignore[arg-type,return-value]
+def _image_size(body: Any) -> tuple[int, ...]:
+    size = body.image_size if isinstance(body, TorchvisionViT) else body.patch_embed.img_size
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
 
 
 def _without_scales(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -118,7 +119,7 @@ def _without_scales(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _agree(net: LibraryBackbone | MammothBackbone, copy: VisionTransformer) -> bool:
+def _agree(net: MammothBackbone, copy: VisionTransformer) -> bool:
     """Returns whether the copy computes the same features in eval mode."""
     training = [module for module in net.modules() if module.training]
     patch = copy.patch_embed.proj
@@ -127,8 +128,8 @@ def _agree(net: LibraryBackbone | MammothBackbone, copy: VisionTransformer) -> b
     images = images.view(1, patch.in_channels, height, width)
     net.eval()
     try:
-        expected = net.forward(images, returnt="features")  # type: ignore[arg-type]
-        found = copy.forward(images, returnt="features")  # type: ignore[arg-type]
+        expected = net.forward(images, returnt=ReturnTypes.FEATURES)
+        found = copy.forward(images, returnt=ReturnTypes.FEATURES)
         tolerance = 1e-3 * expected.abs().max().item()
         return bool(torch.allclose(found, expected, rtol=1e-3, atol=tolerance))
     finally:

@@ -20,7 +20,13 @@ from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.extended import CosinePrototypes, images_of_task
 from mammoth_compiled.registry import register_model
 
-_SETTING = {"n_epochs": 20, "batch_size": 48, "lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4}
+_SETTING: dict[str, Any] = {
+    "n_epochs": 20,
+    "batch_size": 48,
+    "lr": 0.01,
+    "optim_mom": 0.9,
+    "optim_wd": 5e-4,
+}
 _SETTING |= {"lr_scheduler": "cosine", "source": "LAMDA-PILOT, exps/aper_adapter.json"}
 
 

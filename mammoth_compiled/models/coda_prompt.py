@@ -25,7 +25,12 @@ from mammoth_compiled.models.prompts import PromptedViT, PromptModel, check_laye
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-_SETTING = {"lr": 0.001, "lr_scheduler": "cosine", "batch_size": 128, "n_epochs": 20}
+_SETTING: dict[str, Any] = {
+    "lr": 0.001,
+    "lr_scheduler": "cosine",
+    "batch_size": 128,
+    "n_epochs": 20,
+}
 _SETTING |= {"source": "CODA-Prompt repository, configs/*_prompt.yaml"}
 
 

@@ -21,7 +21,7 @@ from mammoth_compiled.models.prompts import PromptedViT, PromptModel, check_laye
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-_SETTING = {"lr": 0.0028, "clip_grad": 1.0, "batch_size": 24, "n_epochs": 5}
+_SETTING: dict[str, Any] = {"lr": 0.0028, "clip_grad": 1.0, "batch_size": 24, "n_epochs": 5}
 _SETTING |= {"source": "Wang et al. 2022 (learning rate 0.03 per 256 images)"}
 
 
@@ -107,7 +107,7 @@ class DualPrompt(PromptModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         """Adds the arguments of the prompts, and Adam as default."""
-        blocks = {"type": non_negative_int, "nargs": "+", "metavar": "BLOCK"}
+        blocks: dict[str, Any] = {"type": non_negative_int, "nargs": "+", "metavar": "BLOCK"}
         parser.add_argument(
             "--general_layers", default=[0, 1], help="Blocks with the general prompt.", **blocks
         )

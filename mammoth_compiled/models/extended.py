@@ -27,6 +27,7 @@ class ExtendedModel(ContinualModel):
 
     RESET_OPTIMIZER: ClassVar[bool] = True
 
+    net: Any  # what `extend` returns
     current: torch.Tensor
 
     def __init__(

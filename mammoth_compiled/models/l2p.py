@@ -25,7 +25,7 @@ from mammoth_compiled.models.prompts import PromptedViT, PromptModel, cosines
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-_SETTING = {"lr": 0.001875, "clip_grad": 1.0, "batch_size": 16, "n_epochs": 5}
+_SETTING: dict[str, Any] = {"lr": 0.001875, "clip_grad": 1.0, "batch_size": 16, "n_epochs": 5}
 _SETTING |= {"source": "Wang et al. 2022 (learning rate 0.03 per 256 images)"}
 
 
@@ -79,7 +79,7 @@ class L2P(PromptModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         """Adds the arguments of the pool, and Adam as default."""
-        count = {"type": positive_int, "metavar": "N"}
+        count: dict[str, Any] = {"type": positive_int, "metavar": "N"}
         parser.add_argument("--pool_size", default=10, help="Prompts in the pool.", **count)
         parser.add_argument("--prompt_length", default=5, help="Tokens of a prompt.", **count)
         parser.add_argument("--top_k", default=5, help="Prompts for an image.", **count)

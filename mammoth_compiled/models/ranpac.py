@@ -24,7 +24,13 @@ from mammoth_compiled.registry import register_model
 RIDGES = [10.0**exponent for exponent in range(-8, 9)]
 # The share of a task's images that chooses the ridge.
 VALIDATION = 0.2
-_SETTING = {"n_epochs": 20, "batch_size": 48, "lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4}
+_SETTING: dict[str, Any] = {
+    "n_epochs": 20,
+    "batch_size": 48,
+    "lr": 0.01,
+    "optim_mom": 0.9,
+    "optim_wd": 5e-4,
+}
 _SETTING |= {"lr_scheduler": "cosine", "source": "RanPAC repository, args/*_publish.csv"}
 
 

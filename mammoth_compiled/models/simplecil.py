@@ -17,7 +17,11 @@ from mammoth_compiled.models.features import width_of_features
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-_SETTING = {"source": "Zhou et al. 2023, arXiv 2303.07338", "n_epochs": 1, "batch_size": 64}
+_SETTING: dict[str, Any] = {
+    "source": "Zhou et al. 2023, arXiv 2303.07338",
+    "n_epochs": 1,
+    "batch_size": 64,
+}
 
 
 @register_model("simplecil")

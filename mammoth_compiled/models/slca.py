@@ -21,7 +21,7 @@ from mammoth_compiled.types import Batch
 
 SAMPLES_PER_CLASS = 256
 TEMPERATURE = 0.1  # of the normalized logits
-_SETTING = {"lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4, "batch_size": 128}
+_SETTING: dict[str, Any] = {"lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4, "batch_size": 128}
 _SETTING |= {"lr_scheduler": "multistep", "source": "SLCA repository, exps/slca_*.json"}
 _LONG = {**_SETTING, "n_epochs": 50, "lr_milestones": [40]}
 
