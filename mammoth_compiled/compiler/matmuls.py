@@ -8,13 +8,15 @@ import torch
 from torch.fx import Node
 from torch.nn import functional as F
 
-from mammoth_compiled.compiler.nodes import example, is_call
+from mammoth_compiled.compiler.nodes import argument, example, is_call, source
 
 _MATMUL = (torch.bmm, torch.matmul, operator.matmul)
 _MATMUL_NAMES = ("bmm", "matmul", "__matmul__")
 _MULTIPLY = (operator.mul, operator.imul, torch.mul)
 _DIVIDE = (operator.truediv, operator.itruediv, torch.div)
 _DIVIDE_NAMES = ("div", "div_")
+_ADD = (operator.add, operator.iadd, torch.add)
+_ADD_NAMES = ("add", "add_")
 _SWAP = (torch.transpose, torch.swapaxes)
 
 
@@ -86,6 +88,40 @@ def strip_scale(node: Any) -> tuple[list[Node], Any, float]:
         stripped.append(node)
         node, scale = below, scale * factor
     return stripped, node, scale
+
+
+def strip_dropout(node: Any) -> tuple[list[Node], Any]:
+    """Strips dropout that changes nothing: with probability 0, or in eval mode.
+
+    Returns:
+        The stripped nodes, and the node below them.
+    """
+    stripped: list[Node] = []
+    while is_call(node, (F.dropout, torch.dropout), ("dropout",)):
+        probability, training = argument(node, 1, "p"), argument(node, 2, "training")
+        if probability != 0 and training is not False:
+            break
+        stripped.append(node)
+        node = source(node)
+    return stripped, node
+
+
+def is_sum_with_matmul(node: Any) -> bool:
+    """Returns whether a node adds something to the result of a matrix multiplication.
+
+    Views between the sums, as in windowed attention with a bias and a mask, are looked through.
+    """
+    for _ in range(8):
+        if is_call(node, _ADD, _ADD_NAMES):
+            left = strip_scale(node.args[0])[1]
+            if as_matmul(left) is not None:
+                return True
+            node = left
+        elif is_call(node, (), ("view", "reshape", "unsqueeze")):
+            node = source(node)
+        else:
+            return False
+    return False
 
 
 def _einsum(equation: Any, left: Any, right: Any) -> MatMul | None:

@@ -93,6 +93,10 @@ SPELLINGS = {
     ),
     "negative scale": lambda m, q, k, v: (q @ k.mT * -0.5).softmax(-1) @ v,
     "fewer keys than queries": lambda m, q, k, v: (q @ k[:, :3].mT).softmax(-1) @ v[:, :3],
+    "dropout of nothing": lambda m, q, k, v: F.dropout((q @ k.mT).softmax(-1), 0.0) @ v,
+    "dropout in eval mode": lambda m, q, k, v: (
+        F.dropout(F.dropout((q @ k.mT).softmax(-1), 0.3, training=False), p=0.0) @ v
+    ),
     "used afterwards": lambda m, q, k, v: (lambda y: y + y.mean())((q @ k.mT).softmax(-1) @ v),
 }
 HEADS = {
@@ -128,7 +132,9 @@ def test_every_spelling_is_replaced_after_export(exported, spelling):
 LEFT_ALONE = {
     "softmax over the queries": lambda m, q, k, v: (q @ k.mT).softmax(1) @ v,
     "masked": lambda m, q, k, v: (q @ k.mT + torch.ones(N, N).tril()).softmax(-1) @ v,
-    "dropout": lambda m, q, k, v: F.dropout((q @ k.mT).softmax(-1), 0.0) @ v,
+    "masked between views": lambda m, q, k, v: (
+        ((q @ k.mT + 1.0).view(1, B, N, N) + torch.ones(N, N).tril()).view(B, N, N).softmax(-1) @ v
+    ),
     "weights used": lambda m, q, k, v: (lambda w: w @ v + w.mean())((q @ k.mT).softmax(-1)),
     "scores used": lambda m, q, k, v: (lambda s: s.softmax(-1) @ v + s.mean())(q @ k.mT),
     "scores changed in place": lambda m, q, k, v: (lambda s: (s.mul_(2.0), s.softmax(-1) @ v)[1])(
@@ -168,6 +174,23 @@ def test_scores_changed_in_place_are_scaled_after_export(exported):
     formula = LEFT_ALONE["scores changed in place"]
     (match,) = replaced_after_export(exported, formula, torch.randn(B, N, D))
     assert match.reason == ""
+
+
+@pytest.mark.parametrize("name", ["masked", "masked between views"])
+def test_masks_are_named(name):
+    (match,) = replaced(LEFT_ALONE[name], torch.randn(B, N, D))
+    assert match.reason == "a bias or mask is added to its scores"
+
+
+def test_dropout_is_left_alone():
+    net, matches = Attention(lambda m, q, k, v: F.dropout((q @ k.mT).softmax(-1), 0.5) @ v), []
+
+    def backend(graph, _):
+        matches.extend(apply_patterns(graph.graph))
+        return graph
+
+    torch.compile(net, backend=backend, fullgraph=True)(torch.randn(B, N, D))
+    assert matches == []
 
 
 @pytest.mark.parametrize("method", ["mT", "transpose"])

@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from mammoth_compiled.compiler.autotune import select
 from mammoth_compiled.compiler.layouts import autocast_dtype, cast
-from mammoth_compiled.compiler.matmuls import MatMul, as_matmul, is_softmax, strip_scale
+from mammoth_compiled.compiler.matmuls import (
+    MatMul,
+    as_matmul,
+    is_softmax,
+    is_sum_with_matmul,
+    strip_dropout,
+    strip_scale,
+)
 from mammoth_compiled.compiler.nodes import argument, example, has_dynamic_sizes, source
 from mammoth_compiled.compiler.pattern import (
     DYNAMIC_SIZE,
@@ -35,16 +42,18 @@ def attention(graph: Graph) -> Iterable[Match]:
     """
     for last in list(graph.nodes):
         outer = as_matmul(last)
-        if outer is None or not is_softmax(outer.left):
+        dropouts, softmax = strip_dropout(None if outer is None else outer.left)
+        if outer is None or not is_softmax(softmax):
             continue
-        softmax = outer.left
         scaling, scores, scale = strip_scale(source(softmax))
         inner = as_matmul(scores)
         if inner is None:
+            if is_sum_with_matmul(scores):
+                yield Match("attention", last.name, "a bias or mask is added to its scores")
             continue
         # From the last to the first; each is used by the one before it only.
-        between = [softmax, *scaling, scores]
-        reason = _why_not(outer, inner, between)
+        between = [*dropouts, softmax, *scaling, scores]
+        reason = _why_not(outer, inner, softmax, between)
         best = None
         if not reason:
             best, reason = _select(outer, inner, scale)
@@ -55,9 +64,8 @@ def attention(graph: Graph) -> Iterable[Match]:
                 graph.erase_node(node)
 
 
-def _why_not(outer: MatMul, inner: MatMul, between: list[Node]) -> str:
+def _why_not(outer: MatMul, inner: MatMul, softmax: Node, between: list[Node]) -> str:
     """Returns why the graph does not allow a replacement, whatever the implementation."""
-    softmax = between[0]
     query, key, value = example(inner.left), example(inner.right), example(outer.right)
     if query is None or key is None or value is None or outer.right_transposed:
         return "its shapes are unknown or its values are transposed"
