@@ -190,6 +190,8 @@ class ContinualDataset:
             DataError: If a split lacks `data` or `targets`, has labels outside the classes or no
                 image of the task, or its images do not have the declared shape.
         """
+        if self.c_task < 0 and self.config.protocol.validation is not None:
+            say("data: accuracies are those on validation images, not on the test set")
         self.c_task += 1
         train, tests = load_stage(self)
         batch_size = self.config.experiment.batch_size

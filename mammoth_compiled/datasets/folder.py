@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,6 +80,12 @@ class SequentialFolder(SequentialImageFiles):
         """Returns the files of the folder."""
         _, train, test = self._split
         return train, test
+
+    def determined_by(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the arguments that determine images and labels, those of the split among them."""
+        names = ("image_size", "test_fraction", "split_seed")
+        own = {name: args[name] for name in names if name in args}
+        return {**super().determined_by(args), **own}
 
     def get_transform(self) -> Any:  # type: ignore[override]  # depends on --image_size
         """Returns the training transform of replayed images, float tensors in [0, 1]."""

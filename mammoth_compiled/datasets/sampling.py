@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-# One stream of random numbers for each purpose: adding a flag must not change what others choose.
+# One stream of random numbers for each purpose, so that the choices are independent.
 _PURPOSES = ("validation", "labels", "noise", "blurry", "disjoint", "test")
 Purpose = Literal["validation", "labels", "noise", "blurry", "disjoint", "test"]
 

@@ -10,7 +10,7 @@ from dataset_files import build_dataset, write_image
 from PIL import Image
 
 from mammoth_compiled import export_bundle, load_runner, train
-from mammoth_compiled.errors import ConfigError, DataError
+from mammoth_compiled.errors import CheckpointError, ConfigError, DataError
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -205,6 +205,19 @@ def test_images_of_any_size_and_mode(tmp_path):
     assert images.shape == (8, 8, 8, 3)
     assert (images[targets < 7] == 200).all()
     assert (images[targets == 7] == 255).all()
+
+
+def test_resume_refuses_another_split(tmp_path):
+    write_tree(tmp_path / "photos", 4)
+    args = {"data_dir": str(tmp_path / "photos"), "image_size": 8, "backbone": "mnistmlp"}
+    args |= {"n_epochs": 1, "compile": "off", "checkpoint_path": str(tmp_path / "saved")}
+    train(*load_runner("sgd", "seq-folder", {**args, "savecheck": "last"}))
+    (path,) = (tmp_path / "saved").glob("*.pt")
+    changed = {**args, "split_seed": 1, "loadcheck": str(path)}
+    with pytest.raises(
+        CheckpointError, match="from split_seed 0, this run has 1: use --split_seed"
+    ):
+        train(*load_runner("sgd", "seq-folder", changed))
 
 
 def test_replay_augments_at_the_size_of_the_images(tmp_path):

@@ -78,6 +78,14 @@ def test_validation_images_replace_the_test_set(load):
         assert sorted(mine) == sorted(image.tobytes() for image in whole.data[task_rows])
 
 
+def test_a_run_says_that_it_validates(load, capsys):
+    stages(load(validation=3))
+    line = "data: accuracies are those on validation images, not on the test set\n"
+    assert capsys.readouterr().out == line
+    stages(load())
+    assert capsys.readouterr().out == ""
+
+
 def test_validation_images_do_not_depend_on_the_class_order(load):
     def held_out(**flags):
         dataset = load(validation=0.2, **flags)
