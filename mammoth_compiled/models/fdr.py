@@ -17,6 +17,7 @@ from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 _SOURCE = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
+_OWN = "63 % class-IL with alpha 3, 37 % with alpha 1, seq-fmnist-mini, buffer 200, one seed"
 _CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32, "source": _SOURCE}
 _MNIST = {"batch_size": 128, "minibatch_size": 128, "source": _SOURCE}
 
@@ -61,8 +62,8 @@ class FDR(BalancedReplayModel):
             {"lr": 0.1, **_MNIST, "buffer_size": 500, "alpha": 0.2},
             {"lr": 0.03, **_MNIST, "buffer_size": 200, "alpha": 0.5},
         ],
-        "seq-fmnist": {"buffer_size": 500, "alpha": 1.0},
-        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 1.0},
+        "seq-fmnist": {"buffer_size": 500, "alpha": 3.0, "source": _OWN},
+        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 3.0, "source": _OWN},
     }
 
     @staticmethod

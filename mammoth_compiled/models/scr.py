@@ -110,8 +110,11 @@ class SCR(RehearsalModel):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns minus the squared distances to the means of the classes, [B, K].
 
-        They are -inf for classes without stored images.
+        They are -inf for classes without stored images. While the buffer is empty these are the
+        logits.
         """
+        if self.buffer.is_empty():
+            return super().forward(x)
         means, has_mean = self.class_means()
         features = F.normalize(self.net(x, returnt="features"))
         scores = 2 * features @ means.T - 2

@@ -156,14 +156,19 @@ class SLDA(ContinualModel):
             self._computed_at = now
             eps = self.args.shrinkage
             identity = torch.eye(len(self.scatter), dtype=torch.float64, device=self.device)
-            covariance = (1 - eps) * self.scatter / self.counts.sum() + eps * identity
+            covariance = (1 - eps) * self.scatter / self.counts.sum().clamp(min=1) + eps * identity
             weights = torch.linalg.solve(covariance, self.means.T)
             biases = -0.5 * (self.means * weights.T).sum(1)
             self._classifier = weights, biases.masked_fill(self.counts == 0, -torch.inf)
         return self._classifier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the scores of the classes, [B, K]; -inf for one without images."""
+        """Returns the scores of the classes, [B, K]; -inf for one without images.
+
+        While the backbone trains these are the logits.
+        """
+        if self._trains() and not self._task_ended:
+            return super().forward(x)
         weights, biases = self.classifier()
         features = self.net(x, returnt="features").double()
         return (features @ weights + biases).float()

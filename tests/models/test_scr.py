@@ -59,3 +59,9 @@ def test_projection_learns_and_the_classifier_does_not(run_tiny):
     assert model.net.classifier.weight.grad is None
     assert all(p.grad is not None for p in model.projection.parameters())
     assert len(model.opt.param_groups[0]["params"]) == len(list(model.parameters()))
+
+
+def test_logits_are_the_scores_while_the_buffer_is_empty(run_tiny):
+    args = {"buffer_size": 20, "buffer_policy": "herding", "eval_every": 2}
+    _, _, results = run_tiny("scr", **args)
+    assert math.isfinite(results.curve[0]["loss"])

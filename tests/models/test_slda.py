@@ -1,5 +1,6 @@
 """Streaming linear discriminant analysis."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -55,3 +56,9 @@ def test_backbone_is_frozen_after_the_base_task(tiny, base_training):
     assert same == [not base_training, True, True]
     # Each image counts once, whatever the number of epochs.
     assert counts == [[18.0] * (2 * task) + [0.0] * (6 - 2 * task) for task in (1, 2, 3)]
+
+
+def test_logits_are_the_scores_while_the_backbone_trains(run_tiny):
+    _, _, results = run_tiny("slda", eval_every=2)
+    assert len(results.curve) >= 4
+    assert all(math.isfinite(point["loss"]) for point in results.curve)
