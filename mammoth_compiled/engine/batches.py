@@ -20,7 +20,8 @@ class Batches:
 
     Args:
         loader: A `TaskLoader`, or an iterable of materialized batches.
-        can_save: Whether checkpoints within epochs are wanted; it costs some microseconds a batch.
+        can_save: Whether checkpoints within epochs are wanted; the random state is then compared
+            before and after each batch.
     """
 
     def __init__(self, loader: Any, can_save: bool = False) -> None:

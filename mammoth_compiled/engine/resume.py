@@ -113,6 +113,11 @@ def resume(run: Run) -> None:
 def _restore(run: Run, path: Path, saved: dict[str, Any]) -> None:
     _check_same_kind(run, path, saved)
     if "within" in saved:
+        if run.config.training.inference_only:
+            raise CheckpointError(
+                f"{path} was saved within a task, but --inference_only evaluates finished tasks: "
+                "use a checkpoint whose name has no step"
+            )
         steps, task = saved["within"]["task_step"], saved["tasks_done"] + 1
         run.resume_messages.append(f"continues task {task} after {steps:,} steps")
         # Later, `TaskPosition` restores the rest.

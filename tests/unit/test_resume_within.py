@@ -232,6 +232,14 @@ def test_damaged_beginning_is_refused(run, run_tiny, tmp_path):
         run_tiny("er", loadcheck=str(path), **ARGS, **ARGS_OF["er"])
 
 
+def test_inference_needs_a_finished_task(run, run_tiny, tmp_path):
+    run("er", 3)
+    (path,) = (tmp_path / "saved").glob("*.pt")
+    args = {**ARGS, **ARGS_OF["er"], "inference_only": 1}
+    with pytest.raises(CheckpointError, match="was saved within a task, but --inference_only"):
+        run_tiny("er", loadcheck=str(path), **args)
+
+
 def test_batches_of_a_users_loader():
     loader = [[torch.full((2,), i)] for i in range(4)]
     batches = Batches(loader, can_save=True)
