@@ -1,6 +1,7 @@
 """python -m mammoth_compiled.export: exports a checkpoint; shows, verifies or updates a bundle."""
 
 import argparse
+import contextlib
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -234,7 +235,8 @@ def _open(args: argparse.Namespace) -> str:
         sys.stdout.flush()
         if not args.no_browser:
             webbrowser.open(address)
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
     return ""
 
 

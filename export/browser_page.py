@@ -52,7 +52,7 @@ def make_server(
         return http.server.ThreadingHTTPServer(
             ("127.0.0.1", port), partial(_Handler, roots=roots, made=made)
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ExportError(f"cannot serve on port {port}: {error}. Give another --port") from error
 
 

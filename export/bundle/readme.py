@@ -28,7 +28,9 @@ def render_readme(manifest: Manifest) -> str:
         "same facts in\nmachine-readable form."
     )
     machines = sorted({str(f.latency["machine"]) for f in manifest.files if f.latency})
-    measured = [f"The time of a call with one image was measured on {'; '.join(machines)}."]
+    measured = [
+        f"The time of a call with one image was measured during export on {'; '.join(machines)}."
+    ]
     sections = [
         f"# {manifest.name}: a trained image classifier",
         about,

@@ -159,6 +159,24 @@ def test_open_needs_npm_or_the_installed_runtime(small_bundle, tmp_path, monkeyp
     assert runtime_directory() == directory  # installed once
 
 
+@pytest.mark.parametrize("opens", [True, False])
+def test_open_prints_the_address_and_opens_it(small_bundle, tmp_path, monkeypatch, capsys, opens):
+    def stop(server):
+        raise KeyboardInterrupt
+
+    opened = []
+    monkeypatch.setattr(browser_page, "runtime_directory", lambda: tmp_path)
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", stop)
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    words = ["open", str(small_bundle[1]), *([] if opens else ["--no_browser"])]
+    assert command.main(words) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    address = captured.out.split()[1]
+    assert address.startswith("http://127.0.0.1:")
+    assert opened == ([address] if opens else [])
+
+
 def test_a_port_in_use_raises(small_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(browser_page, "runtime_directory", lambda: tmp_path)
     with (
@@ -166,3 +184,5 @@ def test_a_port_in_use_raises(small_bundle, tmp_path, monkeypatch):
         pytest.raises(ExportError, match="Give another --port"),
     ):
         make_server(small_bundle[1], server.server_port)
+    with pytest.raises(ExportError, match="port must be 0-65535"):
+        make_server(small_bundle[1], 99_999)
