@@ -1,6 +1,6 @@
 """Adapters beside the MLPs of a vision transformer, trained on the first task or on each.
 
-Source: Chen et al. 2022, "AdaptFormer", arXiv 2205.13535, equations 4 and 5.
+Source: Chen et al. 2022, "AdaptFormer", arXiv 2205.13535.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """APER with adapters: class means of original and tuned features.
 
 Source: Zhou et al. 2023, "Revisiting Class-Incremental Learning with Pre-Trained Models",
-arXiv 2303.07338, equations 5 and 6 (called ADAM in its first version).
+arXiv 2303.07338; called ADAM in its first version.
 
 Deviation: adapters have no dropout.
 """
@@ -27,7 +27,10 @@ _SETTING: dict[str, Any] = {
     "optim_mom": 0.9,
     "optim_wd": 5e-4,
 }
-_SETTING |= {"lr_scheduler": "cosine", "source": "LAMDA-PILOT, exps/aper_adapter.json"}
+_SETTING |= {
+    "lr_scheduler": "cosine",
+    "source": "LAMDA-PILOT repository, exps (APER with adapters)",
+}
 
 
 @register_model("aper")

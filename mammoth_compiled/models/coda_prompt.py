@@ -1,7 +1,7 @@
 """CODA-Prompt: prompts as weighted sums of components.
 
 Source: Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-based Prompting for
-Rehearsal-Free Continual Learning", arXiv 2211.13218, equations 3 to 7.
+Rehearsal-Free Continual Learning", arXiv 2211.13218.
 
 Deviation: new components are made orthogonal to the earlier ones exactly, by QR decomposition.
 """
@@ -31,7 +31,7 @@ _SETTING: dict[str, Any] = {
     "batch_size": 128,
     "n_epochs": 20,
 }
-_SETTING |= {"source": "CODA-Prompt repository, configs/*_prompt.yaml"}
+_SETTING |= {"source": "CODA-Prompt repository"}
 
 
 class ComposedViT(PromptedViT):

@@ -1,7 +1,7 @@
 """DualPrompt: general and task-specific prompts as keys and values of the attention.
 
 Source: Wang et al. 2022, "DualPrompt: Complementary Prompting for Rehearsal-free Continual
-Learning", arXiv 2204.04799, equations 2 to 6.
+Learning", arXiv 2204.04799.
 """
 
 from argparse import ArgumentParser

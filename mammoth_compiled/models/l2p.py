@@ -1,7 +1,6 @@
 """L2P: prompts from a pool, in front of the tokens.
 
-Source: Wang et al. 2022, "Learning to Prompt for Continual Learning", arXiv 2112.08654, equations 3
-to 5.
+Source: Wang et al. 2022, "Learning to Prompt for Continual Learning", arXiv 2112.08654.
 
 Deviation: prompts are always chosen for each image. The authors' code can also choose those that a
 batch prefers, also for testing, which makes results depend on the batches.

@@ -1,7 +1,7 @@
 """RanPAC: ridge regression on random nonlinear features.
 
 Source: McDonnell et al. 2023, "RanPAC: Random Projections and Pre-trained Models for Continual
-Learning", arXiv 2307.02251, equations 5 and 6.
+Learning", arXiv 2307.02251.
 """
 
 from argparse import ArgumentParser

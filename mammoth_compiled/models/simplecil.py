@@ -1,7 +1,7 @@
 """SimpleCIL: class means of frozen features.
 
 Source: Zhou et al. 2023, "Revisiting Class-Incremental Learning with Pre-Trained Models",
-arXiv 2303.07338, equation 4.
+arXiv 2303.07338.
 """
 
 from typing import Any, ClassVar

@@ -1,7 +1,7 @@
 """SLCA: slow learning of the backbone, and classifier alignment.
 
 Source: Zhang et al. 2023, "SLCA: Slow Learner with Classifier Alignment for Continual Learning on a
-Pre-trained Model", arXiv 2303.05118, equations 1 to 4.
+Pre-trained Model", arXiv 2303.05118.
 """
 
 from argparse import ArgumentParser
@@ -22,7 +22,7 @@ from mammoth_compiled.types import Batch
 SAMPLES_PER_CLASS = 256
 TEMPERATURE = 0.1  # of the normalized logits
 _SETTING: dict[str, Any] = {"lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4, "batch_size": 128}
-_SETTING |= {"lr_scheduler": "multistep", "source": "SLCA repository, exps/slca_*.json"}
+_SETTING |= {"lr_scheduler": "multistep", "source": "SLCA repository"}
 _LONG = {**_SETTING, "n_epochs": 50, "lr_milestones": [40]}
 
 

@@ -1,0 +1,199 @@
+"""EASE: an adapter for each task, and class prototypes in the features of all of them.
+
+Source: Zhou et al. 2024, "Expandable Subspace Ensemble for Pre-Trained Model-Based
+Class-Incremental Learning", arXiv 2403.12030.
+
+Deviation: adapters have no dropout.
+"""
+
+from argparse import ArgumentParser
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mammoth_compiled.backbones.base import MammothBackbone, select_return
+from mammoth_compiled.backbones.vit import Adapter, VisionTransformer
+from mammoth_compiled.backbones.vit_conversion import as_vit
+from mammoth_compiled.config import non_negative_float, positive_int
+from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.models.adapters import EXAMPLE_VIT, SCALE
+from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.extended import ExtendedModel, freeze, images_of_task
+from mammoth_compiled.registry import register_model
+from mammoth_compiled.types import Batch, ReturnTypes
+
+_SETTING: dict[str, Any] = {"n_epochs": 20, "batch_size": 48, "optim_mom": 0.9, "optim_wd": 5e-4}
+_SETTING |= {"lr_scheduler": "cosine", "lr": 0.025, "source": "LAMDA-PILOT repository, exps (EASE)"}
+
+
+class SubspaceViT(MammothBackbone):
+    """A frozen vision transformer with adapters of all tasks, which run side by side.
+
+    In training it computes with the current task's adapters and a linear head; in eval mode with
+    those of all tasks, [B, T, D], at the cost of T transformers, and with prototypes.
+
+    Args:
+        vit: The transformer.
+        hidden: r, units of an adapter.
+        num_classes: K.
+        num_tasks: T.
+
+    Attributes:
+        down: First layers of the current adapters with bias, [depth, D + 1, r].
+        up: Their second layers with bias, [depth, r + 1, D].
+        all_down: Those of all tasks, [T, depth, D + 1, r].
+        all_up: Likewise, [T, depth, r + 1, D].
+        scorer: Weighted, normalized prototypes, [K, T, D].
+    """
+
+    all_down: torch.Tensor
+    all_up: torch.Tensor
+    scorer: torch.Tensor
+
+    def __init__(
+        self, vit: VisionTransformer, hidden: int, num_classes: int, num_tasks: int
+    ) -> None:
+        super().__init__()
+        freeze(vit)
+        self.vit = vit
+        depth, width = len(vit.blocks), vit.feature_dim
+        self.head = nn.Linear(width, num_classes)
+        self.down = nn.Parameter(torch.zeros(depth, width + 1, hidden))
+        self.up = nn.Parameter(torch.zeros(depth, hidden + 1, width))
+        self.register_buffer("all_down", torch.zeros(num_tasks, *self.down.shape))
+        self.register_buffer("all_up", torch.zeros(num_tasks, *self.up.shape))
+        self.register_buffer("scorer", torch.zeros(num_classes, num_tasks, width))
+
+    def begin_task(self) -> None:
+        """Draws new adapters, which return 0."""
+        width = self.down.shape[1] - 1
+        self.down[:, :-1].uniform_(-(width**-0.5), width**-0.5)
+        self.down[:, -1].zero_()
+        self.up.zero_()
+
+    def end_task(self, task: int) -> None:
+        """Keeps the current adapters as those of a task."""
+        self.all_down[task] = self.down
+        self.all_up[task] = self.up
+
+    def _encode(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Returns class tokens, [B, T, D], with adapters [T, depth, ...]."""
+        tokens = self.vit.embed(x)
+        num_sets = down.shape[0]
+        copies = tokens[:, None].expand(-1, num_sets, -1, -1).flatten(0, 1)
+
+        def adapter(layer: int) -> Adapter:
+            def apply(x: torch.Tensor) -> torch.Tensor:
+                x = x.unflatten(0, (-1, num_sets))
+                inner = F.relu(x @ down[:, layer, :-1] + down[:, layer, -1:])
+                return SCALE * (inner @ up[:, layer, :-1] + up[:, layer, -1:]).flatten(0, 1)
+
+            return apply
+
+        adapters = [adapter(layer) for layer in range(len(self.vit.blocks))]
+        return self.vit.encode(copies, adapters=adapters)[:, 0].unflatten(0, (-1, num_sets))
+
+    def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
+        """Returns scores, [B, K], features, [B, T * D] ([B, D] in training), or both."""
+        if self.training:
+            features = self._encode(x, self.down[None], self.up[None]).flatten(1)
+            return select_return(self.head(features), features, returnt)
+        parts = self._encode(x, self.all_down, self.all_up)
+        scores = F.normalize(parts, dim=2).flatten(1) @ self.scorer.flatten(1).T
+        return select_return(scores, parts.flatten(1), returnt)
+
+
+@register_model("ease")
+class EASE(ExtendedModel):
+    """Trains adapters for each task alone; a class scores mostly in the features of its own task.
+
+    The score of a class is the cosine with its prototype in the features of its task, plus
+    alpha / t times the sum of those in the features of the other t tasks seen. Prototypes of old
+    classes in new features are a mean of new classes' prototypes, weighted by how similar the
+    classes are in the features of the old one's task.
+
+    Attributes:
+        prototypes: Mean features of each class with the adapters of each task, [K, T, D].
+        task_of_class: The task of each class, -1 if not seen yet, int64, [K].
+    """
+
+    net: SubspaceViT
+
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**EXAMPLE_VIT, "adapter_dim": 4}
+    DEFAULTS: ClassVar[dict[str, Settings]] = {
+        "seq-cifar100": _SETTING,
+        "seq-cifar100-224": _SETTING,
+        "seq-imagenet-r": {**_SETTING, "lr": 0.05, "batch_size": 16, "optim_wd": 5e-3},
+    }
+
+    prototypes: torch.Tensor
+    task_of_class: torch.Tensor
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser) -> ArgumentParser:
+        """Adds `--adapter_dim` and `--other_weight`."""
+        parser.add_argument(
+            "--adapter_dim", type=positive_int, default=64, help="Units of each adapter."
+        )
+        parser.add_argument(
+            "--other_weight",
+            type=non_negative_float,
+            default=0.1,
+            help="Weight of the mean score in the features of other tasks, alpha.",
+        )
+        return parser
+
+    @staticmethod
+    def extend(backbone: MammothBackbone, args: Any, dataset: ContinualDataset) -> SubspaceViT:
+        """Returns the transformer with adapters for all tasks.
+
+        Raises:
+            ConfigError: If the backbone is no vision transformer.
+        """
+        sizes = (args.adapter_dim, dataset.N_CLASSES, dataset.N_TASKS)
+        return SubspaceViT(as_vit(backbone), *sizes)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("prototypes", torch.zeros_like(self.net.scorer))
+        unseen = torch.full((self.num_classes,), -1, device=self.device)
+        self.register_buffer("task_of_class", unseen)
+
+    @torch.no_grad()
+    def begin_task(self, dataset: ContinualDataset) -> None:
+        """Starts new adapters."""
+        super().begin_task(dataset)
+        self.net.begin_task()
+
+    def training_loss(self, batch: Batch) -> torch.Tensor:
+        """Returns the loss among the classes of the task, 0-d."""
+        return self.task_loss(self.net(batch.inputs), batch.labels)
+
+    @torch.no_grad()
+    def end_task(self, dataset: ContinualDataset) -> None:
+        """Computes the prototypes of new classes, and those of old classes in new features."""
+        task = dataset.c_task
+        self.net.end_task(task)
+        sums = torch.zeros_like(self.prototypes)
+        counts = torch.zeros(self.num_classes, device=self.device)
+        for features, labels in images_of_task(self, dataset):
+            sums.index_add_(0, labels, features.unflatten(1, (self.n_tasks, -1)))
+            counts.index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
+        new = self.current
+        self.prototypes[new] = sums[new] / counts[new].clamp(min=1)[:, None, None]
+        self.task_of_class[new] = task
+        for old in ((self.task_of_class >= 0) & ~new).nonzero()[:, 0].tolist():
+            own = int(self.task_of_class[old])
+            similarity = F.cosine_similarity(self.prototypes[old, own], self.prototypes[new, own])
+            self.prototypes[old, task] = similarity.softmax(0) @ self.prototypes[new, task]
+        weights = self.weights(task)[:, :, None]
+        self.net.scorer.copy_(F.normalize(self.prototypes, dim=2) * weights)
+
+    def weights(self, task: int) -> torch.Tensor:
+        """Returns the weight of each class's score with the adapters of each task, [K, T]."""
+        tasks = torch.arange(self.n_tasks, device=self.device)
+        is_own = tasks == self.task_of_class[:, None]
+        is_other = (tasks <= task) & ~is_own & (self.task_of_class >= 0)[:, None]
+        return is_own + self.args.other_weight / max(1, task) * is_other
