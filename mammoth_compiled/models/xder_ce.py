@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.config import non_negative_float
+from mammoth_compiled.config import boolean, non_negative_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.balanced import BalancedReplayModel
 from mammoth_compiled.models.base import Settings
@@ -119,6 +119,12 @@ class XDERCE(BalancedReplayModel):
                 required=default is None,
                 help=text,
             )
+        group.add_argument(
+            "--past_constraint",
+            type=boolean,
+            default=False,
+            help="Constrain probabilities of past classes likewise, on the stream.",
+        )
         return parser
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -139,6 +145,8 @@ class XDERCE(BalancedReplayModel):
         args = self.args
         logits = self.net(batch.inputs)
         loss = self.loss(logits[:, first:end], batch.labels - first)
+        if args.past_constraint and first > 0:
+            loss = loss + args.constr_eta * self.past_violation(logits, first, end)
         self._replayed = ()
         if not self.buffer.is_empty():
             self._replayed = self._draw(), self._draw()
@@ -163,7 +171,24 @@ class XDERCE(BalancedReplayModel):
             end: First class of the later tasks.
         """
         own = logits.masked_fill(~self._same_task[labels], -torch.inf).amax(1)
-        violation = (logits[:, end:].amax(1) + self.args.constr_margin - own).relu()
+        return self._mean_violation(logits[:, end:].amax(1), own)
+
+    def past_violation(self, logits: torch.Tensor, first: int, end: int) -> torch.Tensor:
+        """Returns the mean violation of the same constraint by classes of earlier tasks, 0-d.
+
+        It holds for probabilities of stream images, of which those of earlier tasks are constant.
+
+        Args:
+            logits: [B, K].
+            first: First class of the task.
+            end: First class of the later tasks.
+        """
+        probabilities = logits[:, :end].softmax(1)
+        past = probabilities[:, :first].amax(1).detach()
+        return self._mean_violation(past, probabilities[:, first:].amax(1))
+
+    def _mean_violation(self, other: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        violation = (other + self.args.constr_margin - own).relu()
         return violation.sum() / (violation > 0).sum().clamp(min=1)
 
     def _draw(self) -> tuple[torch.Tensor, ...]:

@@ -51,6 +51,24 @@ def test_violation_compares_future_classes_with_the_own_task(model_and_batch):
     torch.testing.assert_close(violation, torch.tensor((1.5 + 1.5) / 2))
 
 
+def test_past_classes_may_be_constrained_too(model_and_batch):
+    model, batch = model_and_batch
+    model.args.constr_margin = 0.5
+    # Probabilities 3/8 of class 0 and 1/8 of each of the own classes 2 and 3; 5/8 own, 1/8 past.
+    logits = torch.tensor([[3.0, 3, 1, 1, 1, 1], [1.0, 1, 5, 1, 1, 1]]).log()
+    violation = model.past_violation(logits, first=2, end=4)
+    torch.testing.assert_close(violation, torch.tensor(0.375 + 0.5 - 0.125))
+    model.net.eval()
+    model.buffer.reset()
+    model.args.past_constraint = True
+    with torch.no_grad():
+        logits = model.net(batch.inputs)
+        violations = model.future_violation(logits, batch.labels, end=4)
+        violations += model.past_violation(logits, first=2, end=4)
+        expected = F.cross_entropy(logits[:, 2:4], batch.labels - 2) + 0.1 * violations
+        torch.testing.assert_close(model.training_loss(batch), expected)
+
+
 def test_loss_is_the_sum_of_the_terms(model_and_batch, monkeypatch):
     model, batch = model_and_batch
     model.net.eval()
