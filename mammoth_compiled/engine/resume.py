@@ -200,6 +200,6 @@ def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:
 
 def _remedy(name: str, value: Any) -> str:
     """Returns how to give an argument the value that it had."""
-    if value is None or value is False:
+    if value is None:
         return f"leave --{name} out"
     return f"use --{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
