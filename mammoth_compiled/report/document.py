@@ -8,7 +8,7 @@ from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import write_atomically
 from mammoth_compiled.html import Markup, page, tag
 from mammoth_compiled.report import accuracy, comparison, computation
-from mammoth_compiled.report.groups import Benchmark, group
+from mammoth_compiled.report.groups import MAX_METHODS, Benchmark, group
 from mammoth_compiled.report.runs import RecordedRun, read_runs
 
 
@@ -71,14 +71,18 @@ def grouped(runs: Sequence[RecordedRun]) -> list[Benchmark]:
 
 
 def _section(benchmark: Benchmark, index: int, has_title: bool) -> Markup:
+    best = benchmark.best()
+    number = len(benchmark.methods)
+    cut = f"Figures and tests show the best {MAX_METHODS} of {number} methods (Class-IL)."
     sections = [
         comparison.leaderboard(benchmark),
-        accuracy.over_tasks(benchmark),
-        accuracy.within_tasks(benchmark),
-        accuracy.forgetting_section(benchmark),
-        accuracy.matrices(benchmark),
-        accuracy.confusion_section(benchmark),
-        comparison.paired_tests(benchmark),
+        tag("p", cut, class_="note") if number > MAX_METHODS else None,
+        accuracy.over_tasks(best),
+        accuracy.within_tasks(best),
+        accuracy.forgetting_section(best),
+        accuracy.matrices(best),
+        accuracy.confusion_section(best),
+        comparison.paired_tests(best),
         computation.throughput(benchmark),
         comparison.configuration(benchmark),
         computation.list_of_runs(benchmark),

@@ -48,7 +48,7 @@ def write_figures(benchmarks: Sequence[Benchmark], directory: str | os.PathLike[
         Path(directory).mkdir(parents=True, exist_ok=True)
         with mpl.rc_context({"font.size": 9, "svg.hashsalt": "mammoth", "axes.axisbelow": True}):
             for benchmark in benchmarks:
-                for name, draw in _figures(benchmark):
+                for name, draw in _figures(benchmark.best()):
                     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
                     draw(figure)
                     stem = _file_name(f"{benchmark.dataset}-{name}")

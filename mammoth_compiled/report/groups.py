@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,9 @@ from mammoth_compiled.report.statistics import Summary, summarize
 # Arguments that do not change what a run computes.
 NOT_COMPARED = {field.name for section in (FilesConfig, LoggingConfig) for field in fields(section)}
 NOT_COMPARED |= {"seed"}
+
+# Figures and tests show so many methods: there are 6 colors with 3 kinds of dashes.
+MAX_METHODS = 18
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Benchmark:
     def num_tasks(self) -> int:
         """Number of tasks."""
         return max((run.num_tasks for run in self.runs), default=0)
+
+    def best(self) -> "Benchmark":
+        """Returns it with the best `MAX_METHODS` methods only."""
+        return replace(self, methods=self.methods[:MAX_METHODS])
 
     def differences(self) -> dict[str, list[Any]]:
         """Returns the arguments in which methods differ, with their value per method.

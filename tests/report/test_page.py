@@ -109,6 +109,15 @@ def test_confusion_matrices_of_few_and_of_many_classes(make_run):
     assert 'src="data:image/png;base64,' in page
 
 
+def test_figures_show_the_best_of_many_methods(make_run):
+    runs = [make_run("er", 0, buffer_size=size) for size in range(20)]
+    page = render(read_runs(runs))
+    assert "Figures and tests show the best 18 of 20 methods" in page
+    assert page.count('class="series ') == 2 * 18
+    leaderboard = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    assert leaderboard.count("<tr>") == 20
+
+
 def test_evaluations_within_tasks(run_tiny, tmp_path):
     *_, results = run_tiny("er", buffer_size=10, eval_every=2)
     path = tmp_path / "results.json"
