@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from mammoth_compiled.backbones.base import MammothBackbone, select_return
+from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters
 from mammoth_compiled.models.features import outputs
-from mammoth_compiled.types import ReturnTypes
+
+# Arguments for tests and examples: a transformer for images of 8x8 pixels.
+EXAMPLE_VIT = {"backbone": "vit-tiny", "width": 24, "depth": 2, "patch_size": 4, "lr": 0.05}
 
 
 class ExtendedModel(ContinualModel):
@@ -79,54 +81,6 @@ class ExtendedModel(ContinualModel):
         return self.loss(logits.masked_fill(~self.current, -torch.inf), labels)
 
 
-class HeadedNet(MammothBackbone):
-    """A backbone with another head on its features.
-
-    Args:
-        body: The backbone.
-        head: Computes scores, [B, K], from features, [B, F].
-    """
-
-    def __init__(self, body: MammothBackbone, head: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.head = head
-
-    def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
-        """Returns scores, [B, K], features, [B, F], or both."""
-        features = self.body(x, returnt=ReturnTypes.FEATURES)
-        if returnt == ReturnTypes.FEATURES:
-            return features
-        return select_return(self.head(features), features, returnt)
-
-
-class CosinePrototypes(nn.Module):
-    """Scores classes by the cosine between features and the mean features of the class.
-
-    Args:
-        num_classes: K.
-        feature_dim: F.
-
-    Attributes:
-        sums: Sum of the features of each class, in the direction of their mean, [K, F].
-    """
-
-    sums: torch.Tensor
-
-    def __init__(self, num_classes: int, feature_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("sums", torch.zeros(num_classes, feature_dim))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns the cosines, [B, K], for features [B, F]; 0 for a class without images."""
-        normalize = nn.functional.normalize
-        return normalize(features) @ normalize(self.sums).T
-
-    def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Adds images: features [B, F], class ids int64 [B]."""
-        self.sums.index_add_(0, labels, features)
-
-
 def replace_backbone(backbone: MammothBackbone, net: MammothBackbone) -> MammothBackbone:
     """Lets a network run in place of a backbone: on its device, compiled as it would be."""
     runner = backbone.__dict__.get("_runner")
@@ -135,12 +89,6 @@ def replace_backbone(backbone: MammothBackbone, net: MammothBackbone) -> Mammoth
     if runner is not None:
         net.set_runner(runner.for_copy(net))
     return net
-
-
-def freeze(module: nn.Module) -> None:
-    """Turns off the gradients of all parameters of a module."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
 
 
 def images_of_task(

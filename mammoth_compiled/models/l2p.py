@@ -10,57 +10,22 @@ from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone
-from mammoth_compiled.backbones.vit import VisionTransformer
 from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_float, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.adapters import EXAMPLE_VIT
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.prompts import PromptedViT, PromptModel, cosines
+from mammoth_compiled.models.extended import EXAMPLE_VIT
+from mammoth_compiled.models.networks.pooled import PooledViT
+from mammoth_compiled.models.networks.prompted import cosines
+from mammoth_compiled.models.prompts import PromptModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 _SETTING: dict[str, Any] = {"lr": 0.001875, "clip_grad": 1.0, "batch_size": 16, "n_epochs": 5}
 _SETTING |= {"source": "Wang et al. 2022 (learning rate 0.03 per 256 images)"}
-
-
-class PooledViT(PromptedViT):
-    """Puts the prompts with the keys nearest to the query in front of the tokens.
-
-    Args:
-        vit: The transformer.
-        num_classes: K.
-        num_tasks: T.
-        pool_size: P, prompts in the pool.
-        length: Tokens of a prompt.
-        top_k: Prompts chosen for an image.
-    """
-
-    def __init__(
-        self,
-        vit: VisionTransformer,
-        num_classes: int,
-        num_tasks: int,
-        pool_size: int,
-        length: int,
-        top_k: int,
-    ) -> None:
-        super().__init__(vit, num_classes, num_tasks)
-        self.top_k = top_k
-        width = vit.feature_dim
-        self.prompts = nn.Parameter(torch.empty(pool_size, length, width).uniform_(-1, 1))
-        self.keys = nn.Parameter(torch.empty(pool_size, width).uniform_(-1, 1))
-
-    def prompted(self, tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        """Returns the mean of the prompts' own tokens after the last block, [B, D]."""
-        chosen = cosines(query, self.keys).topk(self.top_k).indices
-        prompts = self.prompts[chosen].flatten(1, 2)
-        encoded = self.vit.encode(torch.cat((prompts, tokens), 1))
-        return encoded[:, : prompts.shape[1]].mean(1)
 
 
 @register_model("l2p")

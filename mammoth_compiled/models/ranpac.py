@@ -8,20 +8,25 @@ from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_int, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.adapters import EXAMPLE_VIT, AdaptedViT, FirstTaskModel
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import HeadedNet, freeze, images_of_task
+from mammoth_compiled.models.extended import EXAMPLE_VIT, images_of_task
 from mammoth_compiled.models.features import width_of_features
+from mammoth_compiled.models.first_task import FirstTaskModel
+from mammoth_compiled.models.networks.adapted import AdaptedViT
+from mammoth_compiled.models.networks.headed import HeadedNet, freeze
+from mammoth_compiled.models.networks.random_projection import (
+    RIDGES,
+    RandomProjection,
+    ridge_errors,
+)
 from mammoth_compiled.registry import register_model
 
-RIDGES = [10.0**exponent for exponent in range(-8, 9)]
 # The share of a task's images that chooses the ridge.
 VALIDATION = 0.2
 _SETTING: dict[str, Any] = {
@@ -32,32 +37,6 @@ _SETTING: dict[str, Any] = {
     "optim_wd": 5e-4,
 }
 _SETTING |= {"lr_scheduler": "cosine", "source": "RanPAC repository, args/*_publish.csv"}
-
-
-class RandomProjection(nn.Module):
-    """Scores `relu(f P) W` of features f, with a random P that stays.
-
-    Args:
-        num_classes: K.
-        feature_dim: F.
-        projection_dim: M, columns of P.
-    """
-
-    projection: torch.Tensor
-    weights: torch.Tensor
-
-    def __init__(self, num_classes: int, feature_dim: int, projection_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("projection", torch.randn(feature_dim, projection_dim))
-        self.register_buffer("weights", torch.zeros(projection_dim, num_classes))
-
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns h = relu(f P), [B, M]."""
-        return F.relu(features @ self.projection)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns scores, [B, K], for features [B, F]."""
-        return self.project(features) @ self.weights
 
 
 @register_model("ranpac")
@@ -132,28 +111,3 @@ class RanPAC(FirstTaskModel):
         regularized = self.gram.double()
         regularized.diagonal().add_(ridge)
         self.net.head.weights.copy_(torch.linalg.solve(regularized, self.moments.double()))
-
-
-def ridge_errors(
-    fit: torch.Tensor, targets: torch.Tensor, held_out: torch.Tensor, expected: torch.Tensor
-) -> torch.Tensor:
-    """Returns the mean squared error on held-out rows for each of RIDGES, float64, [17].
-
-    One eigendecomposition serves them all: of the smaller one of X X^T and X^T X.
-
-    Args:
-        fit: X, [n, M].
-        targets: Their one-hot classes, [n, K].
-        held_out: [m, M].
-        expected: Their one-hot classes, [m, K].
-    """
-    x, y, rows = fit.double(), targets.double(), held_out.double()
-    if len(x) <= x.shape[1]:
-        values, vectors = torch.linalg.eigh(x @ x.T)
-        left, right = rows @ (x.T @ vectors), vectors.T @ y
-    else:
-        values, vectors = torch.linalg.eigh(x.T @ x)
-        left, right = rows @ vectors, vectors.T @ (x.T @ y)
-    values = values.clamp(min=0)[:, None]
-    predictions = [left @ (right / (values + ridge)) for ridge in RIDGES]
-    return torch.stack([F.mse_loss(p, expected.double()) for p in predictions])

@@ -14,8 +14,10 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_int, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Parameters, Settings
-from mammoth_compiled.models.extended import ExtendedModel, HeadedNet, images_of_task
+from mammoth_compiled.models.extended import ExtendedModel, images_of_task
 from mammoth_compiled.models.features import width_of_features
+from mammoth_compiled.models.gaussians import ClassGaussians
+from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -31,9 +33,7 @@ class SLCA(ExtendedModel):
     """Fine-tunes the backbone slowly, then trains the head on samples of Gaussians per class.
 
     Attributes:
-        means: Mean features of each class, [K, F].
-        factors: Cholesky factor of the covariance of each class, [K, F, F]; 236 MB for 100 classes
-            of a ViT-B.
+        gaussians: Those of the features of each class.
         task_of_class: The task of each class, int64, [K].
         unaligned: The head as it was before its alignment, with which training continues.
     """
@@ -45,8 +45,6 @@ class SLCA(ExtendedModel):
         "seq-cub200": _LONG,
     }
 
-    means: torch.Tensor
-    factors: torch.Tensor
     task_of_class: torch.Tensor
 
     @staticmethod
@@ -75,8 +73,7 @@ class SLCA(ExtendedModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         head, k, width = self.net.head, self.num_classes, self.net.head.in_features
-        self.register_buffer("means", torch.zeros(k, width, device=self.device))
-        self.register_buffer("factors", torch.zeros(k, width, width, device=self.device))
+        self.gaussians = ClassGaussians(k, width).to(self.device)
         self.register_buffer("task_of_class", torch.zeros(k, dtype=torch.long, device=self.device))
         self.unaligned = nn.Linear(width, k, device=self.device)
         self.unaligned.requires_grad_(False)
@@ -100,27 +97,16 @@ class SLCA(ExtendedModel):
 
     def end_task(self, dataset: ContinualDataset) -> None:
         """Computes the Gaussians of the task's classes, and aligns the head to all."""
-        self._fit_gaussians(dataset)
+        parts, labels = zip(*images_of_task(self, dataset), strict=True)
+        self.gaussians.fit(torch.cat(parts), torch.cat(labels))
         self.unaligned.load_state_dict(self.net.head.state_dict())
         if dataset.c_task > 0:
             self._align(dataset.c_task)
 
-    @torch.no_grad()
-    def _fit_gaussians(self, dataset: ContinualDataset) -> None:
-        parts, class_ids = zip(*images_of_task(self, dataset), strict=True)
-        features, labels = torch.cat(parts), torch.cat(class_ids)
-        for k in labels.unique().tolist():
-            x = features[labels == k].double()
-            centered = x - x.mean(0)
-            covariance = centered.T @ centered / max(1, len(x) - 1)
-            covariance.diagonal().add_(1e-4)
-            self.means[k] = x.mean(0)
-            self.factors[k] = torch.linalg.cholesky(covariance)
-
     def _align(self, task: int) -> None:
         """Trains the head on samples of all classes seen."""
         epochs, head = self.args.alignment_epochs, self.net.head
-        seen = (self.factors.diagonal(dim1=1, dim2=2)[:, 0] > 0).nonzero()[:, 0]
+        seen = self.gaussians.is_fitted.nonzero()[:, 0]
         optimizer = torch.optim.SGD(head.parameters(), self.args.lr, 0.9, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
         for _ in range(epochs):
@@ -137,13 +123,12 @@ class SLCA(ExtendedModel):
     def samples(self, k: int, task: int) -> torch.Tensor:
         """Returns features drawn for class k after a task, [256, F]; older means shrink more."""
         scale = 0.9 + 0.1 * (self.task_of_class[k] + 1) / (task + 1)
-        noise = torch.randn(SAMPLES_PER_CLASS, self.means.shape[1], device=self.device)
-        return self.means[k] * scale + noise @ self.factors[k].T
+        return self.gaussians.draw(k, SAMPLES_PER_CLASS, scale)
 
     def alignment_loss(self, logits: torch.Tensor, labels: torch.Tensor, task: int) -> torch.Tensor:
         """Returns the loss of logits [B, K] divided by their mean norm over the tasks, 0-d."""
         squares = logits.new_zeros(len(logits), self.n_tasks)
         squares = squares.index_add(1, self.task_of_class, logits.square())
         norm = squares[:, : task + 1].add(1e-12).sqrt().mean(1, keepdim=True)
-        is_seen = self.factors.diagonal(dim1=1, dim2=2)[:, 0] > 0
-        return self.loss((logits / norm / TEMPERATURE).masked_fill(~is_seen, -torch.inf), labels)
+        unseen = ~self.gaussians.is_fitted
+        return self.loss((logits / norm / TEMPERATURE).masked_fill(unseen, -torch.inf), labels)

@@ -5,7 +5,7 @@ import torch
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.inflora import LowRankQKV, grown_space
+from mammoth_compiled.models.networks.low_rank import LowRankQKV, grown_space
 from mammoth_compiled.registry import models
 
 ARGS = {**models["inflora"].target.EXAMPLE_ARGS, "seed": 0, "compile": "off"}

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.ranpac import RIDGES, ridge_errors
+from mammoth_compiled.models.networks.random_projection import RIDGES, ridge_errors
 from mammoth_compiled.registry import models
 
 ARGS = models["ranpac"].target.EXAMPLE_ARGS

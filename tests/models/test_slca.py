@@ -25,21 +25,21 @@ def test_gaussians_are_those_of_the_features(tiny, run_tiny):
     images, labels = (torch.from_numpy(part) for part in tiny.images(18, seed=1))
     model.net.body.conv.eval()
     for k in (0, 5):
-        covariance = model.factors[k] @ model.factors[k].T
+        covariance = model.gaussians.factors[k] @ model.gaussians.factors[k].T
         assert torch.allclose(covariance, covariance.T)
         assert (covariance.diagonal() >= 1e-4).all()
     with torch.no_grad():
         inputs = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
         features = model.net.eval()(inputs, returnt="features")[labels == 5]
-    torch.testing.assert_close(model.means[5], features.mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.gaussians.means[5], features.mean(0), rtol=1e-3, atol=1e-3)
     expected = features.T.cov() + 1e-4 * torch.eye(64)
-    found = model.factors[5] @ model.factors[5].T
+    found = model.gaussians.factors[5] @ model.gaussians.factors[5].T
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_samples_of_older_classes_shrink(model):
-    model.means[0] = 100.0
-    model.factors[0] = torch.eye(64)
+    model.gaussians.means[0] = 100.0
+    model.gaussians.factors[0] = torch.eye(64)
     model.task_of_class[0] = 1
     drawn = model.samples(0, task=3)
     assert drawn.shape == (256, 64)
@@ -49,7 +49,7 @@ def test_samples_of_older_classes_shrink(model):
 
 def test_alignment_divides_logits_by_their_mean_norm_over_tasks(model):
     model.task_of_class.copy_(torch.tensor([0, 0, 1, 1, 2, 2]))
-    model.factors[:4] = torch.eye(64)
+    model.gaussians.factors[:4] = torch.eye(64)
     logits = torch.tensor([[3.0, 4.0, 5.0, 12.0, 99.0, 99.0]])
     expected = F.cross_entropy(logits[:, :4] / ((5 + 13) / 2) / 0.1, torch.tensor([3]))
     found = model.alignment_loss(logits, torch.tensor([3]), task=1)
