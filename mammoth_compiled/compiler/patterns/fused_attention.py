@@ -25,13 +25,16 @@ from mammoth_compiled.kernels.runtime.tiles import representative_size
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _FUSED = "it is torch's fused attention already"
 _MODULE = F.multi_head_attention_forward
-_MODULE_NAMES = ("query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight")
-_MODULE_NAMES += ("in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p")
-_MODULE_NAMES += ("out_proj_weight", "out_proj_bias", "training", "key_padding_mask")
-_MODULE_NAMES += ("need_weights", "attn_mask")
+_MODULE_NAMES = (
+    *("query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight"),
+    *("in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight"),
+    *("out_proj_bias", "training", "key_padding_mask", "need_weights", "attn_mask"),
+)
 # Arguments of nn.MultiheadAttention that the replacement does not compute.
-_UNSUPPORTED = ("bias_k", "add_zero_attn", "key_padding_mask", "need_weights", "attn_mask")
-_UNSUPPORTED += ("use_separate_proj_weight", "static_k", "static_v")
+_UNSUPPORTED = (
+    *("bias_k", "add_zero_attn", "key_padding_mask", "need_weights", "attn_mask"),
+    *("use_separate_proj_weight", "static_k", "static_v"),
+)
 
 
 def self_attention(

@@ -60,13 +60,17 @@ class LowRankViT(MammothBackbone):
         freeze(vit)
         self.vit = vit
         self.head = nn.Linear(vit.feature_dim, num_classes)
-        for block in vit.blocks:
+        for block in self._blocks:
             block.attn.qkv = LowRankQKV(block.attn.qkv, rank)
+
+    @property
+    def _blocks(self) -> list[Any]:
+        return list(self.vit.blocks)
 
     @property
     def updates(self) -> list[LowRankQKV]:
         """The layers with updates, one for each block."""
-        return [block.attn.qkv for block in self.vit.blocks]
+        return [block.attn.qkv for block in self._blocks]
 
     def forward(self, x: torch.Tensor, returnt: ReturnTypes = ReturnTypes.OUT) -> Any:
         """Returns logits, [B, K], features, [B, D], or both."""
@@ -76,7 +80,7 @@ class LowRankViT(MammothBackbone):
     def grams(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields the sum of x x^T over the tokens in front of each attention, [D, D]."""
         tokens = self.vit.embed(x)
-        for block in self.vit.blocks:
+        for block in self._blocks:
             inputs = block.norm1(tokens).flatten(0, 1)
             yield inputs.T @ inputs
             tokens = block(tokens)
