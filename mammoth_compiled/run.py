@@ -14,6 +14,7 @@ from mammoth_compiled.console import begin_output, discard_output, output_failur
 from mammoth_compiled.errors import ConfigError, MammothError, OutputError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.files import write_atomically
+from mammoth_compiled.launch import is_launched, launched_rank
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import signals_end_process
 
@@ -42,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
         return SUCCESS
     file = read_config_file(command["config"]) if "config" in command else {}
     resolutions = resolve_experiments(rest, file, command.get("seeds"))
+    if is_launched() and (len(resolutions) > 1 or "dry_run" in command):
+        raise ConfigError("torchrun: give one seed and one configuration, without --dry_run")
     if len(resolutions) > 1 and not {"explain", "show_config", "dry_run"} & set(command):
         from mammoth_compiled.sweep.runs import run_side_by_side
 
@@ -103,7 +106,9 @@ def main() -> None:
             if output_failure() and code == SUCCESS:
                 raise OutputError(f"cannot write to standard output: {output_failure()}")
         except MammothError as error:
-            _report(f"error: {' '.join(str(error).split())}")
+            # All ranks find the same mistakes in arguments; one of them is enough to say so.
+            if not (launched_rank() and isinstance(error, ConfigError)):
+                _report(f"error: {' '.join(str(error).split())}")
             code = NO_OUTPUT if isinstance(error, OutputError) else ERROR
         except KeyboardInterrupt:
             _report("interrupted")

@@ -1,13 +1,16 @@
 """train: the training loop with the usual observers; run_experiment: a whole run."""
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 
+from mammoth_compiled import distributed
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import quiet
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.device import set_base_path
+from mammoth_compiled.device import get_device, set_base_path
 from mammoth_compiled.engine import Observer, Run, run_tasks
+from mammoth_compiled.engine.ranks import shared_arguments
 from mammoth_compiled.engine.run_folder import errors_in_log, folder_of, run_folder
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.observers import command_line_observers, default_observers
@@ -57,7 +60,10 @@ def train(
     watching = [*default_observers(config), *observers]
     if after_task is not None:
         watching.append(_AfterTask(after_task))
-    with quiet(config.logging.quiet), errors_in_log(folder_of(config)):
+    if distributed.rank():  # the first rank speaks and writes for all
+        watching = []
+    is_quiet = config.logging.quiet or bool(distributed.rank())
+    with quiet(is_quiet), errors_in_log(folder_of(config)):
         return run_tasks(model, dataset, config, watching)
 
 
@@ -72,7 +78,13 @@ def run_experiment(args: Namespace, observers: Iterable[Observer] = ()) -> Resul
         MammothError: If an argument is invalid or the run fails.
     """
     set_base_path(args.data_dir)  # user-defined datasets read their files from there
-    with quiet(args.quiet), run_folder(RunConfig.from_namespace(args)) as args.out:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.session(get_device(args.device).type))
+        if distributed.rank() == 0:
+            config = RunConfig.from_namespace(args)
+            stack.enter_context(quiet(args.quiet))
+            args.out = stack.enter_context(run_folder(config))
+        shared_arguments(args)
         # Before the model is built: an observer raises at once if it cannot write its output.
         watching = command_line_observers(RunConfig.from_namespace(args))
         return train(*build(args), observers=[*watching, *observers])

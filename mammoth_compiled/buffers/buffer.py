@@ -11,6 +11,7 @@ from mammoth_compiled.buffers.rows import ATTRIBUTES, check_labels, to_rows
 from mammoth_compiled.buffers.slots import FilledSlots
 from mammoth_compiled.buffers.store import RowStore
 from mammoth_compiled.data.transforms import apply_transform
+from mammoth_compiled.distributed import gathered, num_ranks, part
 from mammoth_compiled.errors import ConfigError
 
 
@@ -147,6 +148,8 @@ class Buffer(RowStore):
         """
         values = (examples, labels, logits, task_labels, true_labels)
         rows = to_rows({**dict(zip(ATTRIBUTES, values, strict=True)), **columns})
+        if num_ranks() > 1:
+            rows = {name: gathered(value.to(self.device)) for name, value in rows.items()}
         if self._policy.choose is None:
             self.num_seen_examples += len(rows["examples"])
             return
@@ -212,7 +215,7 @@ class Buffer(RowStore):
 
         Returns:
             examples, [M, ...], and every other attribute that holds data, in the order of
-            `attributes`.
+            `attributes`. In a step of data-parallel training, the part of this rank.
 
         Raises:
             ValueError: If the buffer is empty or `size` is not positive.
@@ -224,7 +227,9 @@ class Buffer(RowStore):
         size = self._slots.count(self.num_seen_examples, limit=size)
         index = self._slots.sample(size, self.num_seen_examples, self.device)
         data = self.get_data_by_index(index, transform, device)
-        return (index.to(data[0].device), *data) if return_index else data
+        if return_index:
+            data = (index.to(data[0].device), *data)
+        return tuple(map(part, data))
 
     def get_data_by_index(
         self, indexes: torch.Tensor, transform: Any = None, device: str | torch.device | None = None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.buffers.rows import ATTRIBUTES, allocate, check_rows
+from mammoth_compiled.distributed import gathered
 
 
 class RowStore:
@@ -108,7 +109,7 @@ class RowStore:
                 raise ValueError(
                     f"update: {name} must have shape {list(expected)}, got {list(rows.shape)}"
                 )
-            store.index_copy_(0, index, rows)
+            store.index_copy_(0, gathered(index), gathered(rows))
 
     def serialize(self, out_device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
         """Returns the attributes that hold data by name, [N, ...], on a device."""

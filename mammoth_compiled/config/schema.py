@@ -98,6 +98,9 @@ class ComputeConfig:
     deterministic: bool = _argument(
         False, "Use deterministic algorithms only, so that the same seed gives the same bits."
     )
+    sync_batchnorm: bool = _argument(
+        False, "With torchrun: batch norm over the images of all processes, in eager mode."
+    )
     num_workers: int | None = _argument(
         None,
         "DataLoader workers, used only when the dataset cannot be read from memory.",

@@ -21,6 +21,8 @@ def validate(config: RunConfig) -> None:
     optimizer, compute, files = config.optimizer, config.compute, config.files
     _check_directories(config)
     device = get_device(compute.device)
+    if compute.sync_batchnorm and compute.compile == "on":
+        raise ConfigError("--sync_batchnorm runs the backbone in eager mode: give --compile off")
     if compute.amp == "fp16" and device.type == "cpu":
         raise ConfigError("--amp fp16 needs a GPU; valid on the CPU: off, bf16")
     if optimizer.optim_nesterov and not (optimizer.optimizer == "sgd" and optimizer.optim_mom > 0):

@@ -1,11 +1,13 @@
 """Accuracy and other measures on the test images of all tasks seen so far."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 
 from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.distributed import num_ranks, rank
 from mammoth_compiled.engine.score_counts import ScoreCounts
 from mammoth_compiled.metrics import expected_calibration_error, recency_bias
 from mammoth_compiled.models.base import ContinualModel
@@ -113,13 +115,17 @@ def _count(
         for task, batches in enumerate(tasks, first):
             all_scores, all_labels = [], []
             loss = torch.zeros((), dtype=torch.float64, device=model.device)
-            for inputs, labels, *_ in batches:
+            # Each rank of data-parallel training takes every so many batches.
+            for inputs, labels, *_ in islice(batches, rank(), None, num_ranks()):
                 inputs, labels = inputs.to(model.device), labels.to(model.device)
                 scores = score(inputs)
                 loss += loss_function(scores, labels) * len(labels)
                 all_scores.append(scores)
                 all_labels.append(labels)
             own = dataset.get_offsets(task)
+            if not all_scores:  # fewer batches than ranks
+                all_scores = [torch.zeros(0, dataset.N_CLASSES, device=model.device)]
+                all_labels = [torch.zeros(0, dtype=torch.int64, device=model.device)]
             counts.add(
                 torch.cat(all_scores),
                 torch.cat(all_labels),
@@ -130,4 +136,6 @@ def _count(
             )
     finally:
         model.net.train(was_training)
+    if num_ranks() > 1:
+        counts.add_up_over_ranks()
     return counts

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from mammoth_compiled.distributed import add_up_
+
 # Bins of the confidence for the calibration error, as in the paper.
 NUM_BINS = 15
 
@@ -74,6 +76,13 @@ class ScoreCounts:
         index = torch.bucketize(confidence, self._bounds)
         rows = torch.stack([torch.ones_like(confidence), is_correct, confidence], 1)
         self._bins.index_add_(0, index, rows.to(torch.float64))
+
+    def add_up_over_ranks(self) -> None:
+        """Adds up the counts of all ranks, each of which has counted other images."""
+        images = torch.tensor(self._images, device=self._bins.device)
+        tasks = torch.stack(self._tasks)
+        add_up_((tasks, images, self._confusion, self._bins))
+        self._tasks, self._images = list(tasks), images.tolist()
 
     def read(self) -> tuple[list[TaskMeasures], list[list[int]], list[tuple[float, float, float]]]:
         """Returns the measures of each task, the confusion matrix, [K, K], and the bins.

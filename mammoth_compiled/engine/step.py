@@ -5,6 +5,7 @@ from typing import NamedTuple, Self
 import torch
 
 from mammoth_compiled.data import LazyBatch
+from mammoth_compiled.distributed import divided, part
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.syncs import record_host_syncs
 from mammoth_compiled.errors import DataError
@@ -88,6 +89,6 @@ class EagerStep:
                 f"image), but have {len(batch)} parts"
             )
         num_images = len(batch[1])
-        with self.compute.step(num_images):
-            loss = self.model.meta_observe(*batch, epoch=epoch)
+        with self.compute.step(num_images), divided(num_images):
+            loss = self.model.meta_observe(*map(part, batch), epoch=epoch)
         return StepResult(loss, num_images)

@@ -11,6 +11,7 @@ from mammoth_compiled.compiler import counters
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
+from mammoth_compiled.distributed import from_main, share
 from mammoth_compiled.engine.batches import Batches
 from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.engine.clock import TaskClock
@@ -29,6 +30,12 @@ from mammoth_compiled.engine.notes import (
 from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.engine.observer import Observer, Observers, Run
 from mammoth_compiled.engine.position import TaskPosition
+from mammoth_compiled.engine.ranks import (
+    StopAgreement,
+    check_model,
+    synchronize,
+    trained_together,
+)
 from mammoth_compiled.engine.resume import begin_task, resume
 from mammoth_compiled.engine.schedule import schedule
 from mammoth_compiled.engine.stages import count_tasks, evaluate_again, skip_task
@@ -75,7 +82,8 @@ def run_tasks(
     watching = Observers(observers)
     dataset.reset()
     model.net.to(model.device)
-    compute.declare(model.net_batch_sizes())
+    check_model(model, config)
+    compute.declare(map(share, model.net_batch_sizes()))
     if model.device.type == "cpu":
         keep_freed_memory()
     try:
@@ -145,8 +153,10 @@ def _train_task(run: Run, observers: Observers, evaluations: Evaluations) -> Non
     observers.notify("begin_task", run)
     num_images = 0
     if not run.config.training.inference_only:
-        num_images = _fit(run, observers, evaluations, clock, losses, loader)
+        with trained_together(run):
+            num_images = _fit(run, observers, evaluations, clock, losses, loader)
     model.meta_end_task(dataset)
+    synchronize(model)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
     evaluation = evaluations.after_task(clock)
@@ -176,6 +186,7 @@ def _fit(
         training_step(model, run.compute, config.compute.cuda_graph) as step,
     ):
         batches = Batches(loader, can_save=run.saves_within)
+        agree_to_stop = StopAgreement(run)
         fitting = FITTING_MODES[config.training.fitting_mode](run, clock)
         position = run.position = TaskPosition(run, clock, batches, fitting, losses, rates)
         for epoch in fitting.epochs(first=position.first_epoch):
@@ -189,6 +200,7 @@ def _fit(
                 result = step(lazy, epoch)
                 losses.add(result.loss)
                 position.num_images += result.num_images
+                agree_to_stop()
                 evaluations.after_step(clock)
                 observers.notify("end_step", run, *result)
                 _stop_if_asked(run)
@@ -226,3 +238,6 @@ def _decide_compile(run: Run) -> None:
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
     steps_per_task = run.num_steps or UNKNOWN_EPOCHS * run.steps_per_epoch
     run.compute.decide(run.config.compute.compile, net, images, steps_per_task * run.num_tasks)
+    run.compute.compile = from_main(run.compute.compile)
+    if run.config.compute.sync_batchnorm:
+        run.compute.compile, run.compute.reason = False, "--sync_batchnorm"

@@ -121,6 +121,7 @@ class AGEM(RehearsalModel):
         with torch.enable_grad():
             loss = self.loss(self.net(inputs), labels)
             reference = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        self.average_over_ranks(reference)
         project([p.grad for p in parameters if p.grad is not None], reference)
 
     def net_batch_sizes(self) -> set[int]:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,6 +15,7 @@ from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import get_device
+from mammoth_compiled.distributed import average_, num_ranks
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.hooks import TaskHooks
 from mammoth_compiled.models.optimizers import Parameters, build_optimizer, flat_parameters
@@ -248,6 +249,19 @@ class ContinualModel(TaskHooks):
         result: Any = self.observe(inputs, labels, not_aug_inputs, **given)
         return result["loss"] if isinstance(result, dict) else result
 
+    def get_gradients(self) -> list[torch.Tensor]:
+        """Returns the gradients of all parameters that the optimizer updates and that have one."""
+        parameters = flat_parameters(self.opt.param_groups)
+        return [p.grad for p in parameters if p.grad is not None]
+
+    def average_over_ranks(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Averages tensors in place over the ranks of data-parallel training.
+
+        A step's gradients and loss are averaged by `observe`. Call this for what else a step
+        computes from its own rows and changes weights with, such as a gradient on replayed images.
+        """
+        average_(tensors)
+
     def observe(
         self,
         inputs: torch.Tensor,
@@ -272,6 +286,9 @@ class ContinualModel(TaskHooks):
         self.opt.zero_grad()
         loss = self.training_loss(batch)
         self.scaler.scale(loss).backward()
+        loss = loss.detach()
+        if num_ranks() > 1:
+            average_([*self.get_gradients(), loss])
         reads_grads = type(self).after_backward is not ContinualModel.after_backward
         if self._clip_grad or reads_grads:
             self.scaler.unscale_(self.opt)
@@ -283,7 +300,7 @@ class ContinualModel(TaskHooks):
         self.scaler.update()
         with torch.no_grad():
             self.after_step(batch)
-        return loss.detach()
+        return loss
 
 
 @functools.cache

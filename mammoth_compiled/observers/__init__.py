@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from mammoth_compiled.config.schema import RunConfig
+from mammoth_compiled.distributed import rank
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.plugins import import_submodules
 
@@ -47,6 +48,8 @@ def observer_classes() -> list[type[Observer]]:
 
 
 def _from_config(config: RunConfig, command_line_only: bool) -> Iterator[Observer]:
+    if rank():  # the first rank of data-parallel training speaks and writes for all
+        return
     for cls in observer_classes():
         if command_line_only == cls.COMMAND_LINE_ONLY:
             observer = cls.from_config(config)
