@@ -9,21 +9,26 @@ from mammoth_compiled.compat.rename import rename
 from mammoth_compiled.exit_codes import ERROR
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m mammoth_compiled.compat",
+        description="Renames the imports of models and datasets that were written for Mammoth.",
+    )
+    result.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Mammoth's files.")
+    result.add_argument(
+        "--out", type=Path, metavar="DIR", help="Write the files to this folder (default: print)."
+    )
+    return result
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints or writes renamed files and returns the exit code.
 
     Args:
         argv: Arguments; None takes those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mammoth_compiled.compat",
-        description="Renames the imports of models and datasets that were written for Mammoth.",
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Mammoth's files.")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="Write the files to this folder (default: print)."
-    )
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     for path in args.files:
         try:
             siblings = {other.stem for other in args.files if other.parent == path.parent}
