@@ -39,7 +39,15 @@ def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
         arguments.setdefault("num_classes", info.num_classes)
     try:
         net: MammothBackbone = target(**arguments)
+        if weights and not set(weights) & set(net.state_dict()):
+            raise CheckpointError(
+                f"{path} holds a network that its model built around backbone {name!r}, such as "
+                "one with prompts or another head: export it in the run, with --export, or with "
+                "export_bundle(model, ...)"
+            )
         net.load_state_dict(weights)
+    except CheckpointError:  # is a ValueError too
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the weights of {path} do not fit backbone {name!r} with {arguments}: {error}"

@@ -16,6 +16,7 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import __main__ as command
 from mammoth_compiled.export import load_bundle
 from mammoth_compiled.export.images import read_images
+from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.registry import backbones
 from mammoth_compiled.types import DatasetInfo
 
@@ -114,6 +115,13 @@ def test_export_of_a_checkpoint(tmp_path, capsys):
         torch.testing.assert_close(
             bundle(images, "both"), net(images, "both"), rtol=1e-4, atol=1e-5
         )
+
+
+def test_checkpoint_of_an_extended_backbone(tmp_path, capsys):
+    net = HeadedNet(build(), torch.nn.Linear(16, 4))
+    assert command.main([checkpoint(tmp_path, net), str(tmp_path / "bundle")]) == 2
+    assert "its model built around backbone 'cnn'" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_options_and_update(tmp_path, capsys):
