@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from mammoth_compiled.backbones import MammothBackbone
+from mammoth_compiled.backbones.pretrained import LATER
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import CheckpointError, RegistryError
 from mammoth_compiled.registry import backbones
@@ -37,6 +38,9 @@ def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
     arguments: dict[str, Any] = dict(given)
     if "num_classes" in inspect.signature(target).parameters:
         arguments.setdefault("num_classes", info.num_classes)
+    is_ours = target.__module__.startswith("mammoth_compiled.")
+    if is_ours and arguments.get("pretrained", "none") != "none":
+        arguments["pretrained"] = LATER  # the checkpoint has the weights
     try:
         net: MammothBackbone = target(**arguments)
         if weights and not set(weights) & set(net.state_dict()):

@@ -10,6 +10,8 @@ from torch import nn
 
 from mammoth_compiled.errors import ConfigError
 
+# A value of `--pretrained`: the network for pretrained weights, which are loaded afterwards.
+LATER = "later"
 # Where files keep the weights among other things, and what they may put before each name.
 _NESTS = ("state_dict", "model", "model_state_dict", "net")
 _PREFIXES = ("module.", "body.", "backbone.")

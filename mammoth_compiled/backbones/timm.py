@@ -14,7 +14,7 @@ from mammoth_compiled.backbones.library import (
     parse_arguments,
     unknown_network,
 )
-from mammoth_compiled.backbones.pretrained import read_weights
+from mammoth_compiled.backbones.pretrained import LATER, read_weights
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.registry import register_backbone_family
 
@@ -93,6 +93,8 @@ def _check_patches(net: Any, size: Size) -> None:
 
 def _weights(pretrained: str) -> dict[str, Any]:
     """Returns the arguments of `timm.create_model` for pretrained weights."""
+    if pretrained == LATER:
+        return {}
     if pretrained == "hub":
         return {"pretrained": True}
     overlay = {"state_dict": read_weights(pretrained)}

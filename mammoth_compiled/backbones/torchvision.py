@@ -16,7 +16,12 @@ from mammoth_compiled.backbones.library import (
     parse_arguments,
     unknown_network,
 )
-from mammoth_compiled.backbones.pretrained import adapt_first_conv, load_pretrained, read_weights
+from mammoth_compiled.backbones.pretrained import (
+    LATER,
+    adapt_first_conv,
+    load_pretrained,
+    read_weights,
+)
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.registry import register_backbone_family
 
@@ -60,7 +65,7 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
         """
         arguments = parse_arguments(f"tv:{known}", net_args)
         weights = _read(known, pretrained)
-        side = resize or (None if weights is None else _pretraining_side(known))
+        side = resize or (None if pretrained == "none" else _pretraining_side(known))
 
         def make(size: Size) -> nn.Module:
             net = _body(known, size, arguments)
@@ -111,7 +116,7 @@ def _read(name: str, pretrained: str) -> dict[str, torch.Tensor] | None:
     Raises:
         ConfigError: If they cannot be read or downloaded.
     """
-    if pretrained == "none":
+    if pretrained in ("none", LATER):
         return None
     if pretrained != "hub":
         return read_weights(pretrained)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
-from mammoth_compiled.backbones.pretrained import load_pretrained, read_weights
+from mammoth_compiled.backbones.pretrained import LATER, load_pretrained, read_weights
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.registry import register_backbone
 from mammoth_compiled.signatures import Minimum
@@ -226,7 +226,7 @@ def vit_tiny(
     net = VisionTransformer(
         num_classes, width, depth, num_heads, patch_size, input_size, in_channels
     )
-    if pretrained != "none":
+    if pretrained not in ("none", LATER):
         own = {k: v for k, v in net.state_dict().items() if k.startswith("classifier.")}
         given = read_weights(pretrained)
         same_head = all(k in given and given[k].shape == v.shape for k, v in own.items())

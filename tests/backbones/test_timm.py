@@ -39,6 +39,9 @@ def test_weights_from_a_file_are_adapted(tmp_path):
     images = torch.rand(2, 3, 160, 160)
     expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
     torch.testing.assert_close(net.body(images), expected)
+    later = build("timm:test_vit", pretrained="later").eval()
+    assert later.resize == net.resize
+    later.load_state_dict(net.state_dict())
     # Position embeddings are interpolated for images of another size.
     assert build("timm:test_vit", pretrained=str(path), resize=32).body.pos_embed.shape[1] == 5
 

@@ -73,7 +73,12 @@ def test_weights_from_a_file_fit_any_head_and_number_of_channels(tmp_path):
 def test_pretrained_networks_see_the_size_they_were_trained_on(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), path)
-    assert build("shufflenet_v2_x0_5", pretrained=str(path)).resize == (224, 224)
+    net = build("shufflenet_v2_x0_5", pretrained=str(path))
+    assert net.resize == (224, 224)
+    # A network to load such weights into needs no file.
+    later = build("shufflenet_v2_x0_5", pretrained="later")
+    assert later.resize == net.resize
+    later.load_state_dict(net.state_dict())
 
 
 @pytest.mark.parametrize(

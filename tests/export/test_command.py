@@ -15,6 +15,7 @@ from mammoth_compiled.device import random_state
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import __main__ as command
 from mammoth_compiled.export import load_bundle
+from mammoth_compiled.export.checkpoint import load_backbone
 from mammoth_compiled.export.images import read_images
 from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.registry import backbones
@@ -115,6 +116,16 @@ def test_export_of_a_checkpoint(tmp_path, capsys):
         torch.testing.assert_close(
             bundle(images, "both"), net(images, "both"), rtol=1e-4, atol=1e-5
         )
+
+
+def test_checkpoint_of_a_pretrained_backbone_needs_its_file_no_more(tmp_path):
+    arguments = {"width": 6, "depth": 1, "patch_size": 4, "in_channels": 1, "input_size": (8, 8)}
+    net = backbones["vit-tiny"].target(num_classes=4, **arguments).eval()
+    given = {**arguments, "input_size": [8, 8], "pretrained": "gone.pt"}
+    path = checkpoint(tmp_path, net, "vit-tiny", given)
+    _, found, _ = load_backbone(path)
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(found.eval()(images), net(images))
 
 
 def test_checkpoint_of_an_extended_backbone(tmp_path, capsys):
