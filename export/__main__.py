@@ -3,24 +3,11 @@
 import argparse
 import contextlib
 import sys
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
-from mammoth_compiled.export.browser_page import make_server
-from mammoth_compiled.export.bundle.manifest_reader import read_manifest
-from mammoth_compiled.export.bundle.readme import render_readme
-from mammoth_compiled.export.bundle.summary import report
-from mammoth_compiled.export.capture.options import Head
-from mammoth_compiled.export.checkpoint import load_backbone
-from mammoth_compiled.export.export import export_bundle
-from mammoth_compiled.export.formats import FORMATS, default_formats, runtimes
-from mammoth_compiled.export.images import read_images
-from mammoth_compiled.export.serving import LAYOUTS
-from mammoth_compiled.export.update import update_bundle
-from mammoth_compiled.export.verify import verify_bundle
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import signals_end_process
 
@@ -52,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Without a command, the first argument is a checkpoint to export.
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
         argv.insert(0, "export")
-    args = _parser().parse_args(argv)
+    args = _parser(argv[0] if argv else "").parse_args(argv)
     with signals_end_process():
         try:
             for spec in args.plugins:
@@ -68,7 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return SUCCESS
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Returns the parser.
+
+    Args:
+        command: The only command whose arguments are added, because those of some name formats and
+            importing these takes seconds; None adds all.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m mammoth_compiled.export",
         description="Exports trained backbones, and verifies every file against eager mode.",
@@ -76,17 +69,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_export(
-        commands.add_parser("export", help="Export the backbone of a checkpoint (default).")
-    )
-    _add_show(commands.add_parser("show", help="Print what a bundle contains and how to run it."))
-    _add_open(commands.add_parser("open", help="Show a bundle in the browser, on this machine."))
-    _add_verify(commands.add_parser("verify", help="Verify a bundle on this machine."))
-    _add_update(commands.add_parser("update", help="Replace the weights of a bundle."))
+    for name, add_arguments, text in (
+        ("export", _add_export, "Export the backbone of a checkpoint (default)."),
+        ("show", _add_show, "Print what a bundle contains and how to run it."),
+        ("open", _add_open, "Show a bundle in the browser, on this machine."),
+        ("verify", _add_verify, "Verify a bundle on this machine."),
+        ("update", _add_update, "Replace the weights of a bundle."),
+    ):
+        subparser = commands.add_parser(name, help=text)
+        if command in (None, name):
+            add_arguments(subparser)
     return parser
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
+    from mammoth_compiled.export.capture.options import Head
+    from mammoth_compiled.export.formats import FORMATS, default_formats
+    from mammoth_compiled.export.serving import LAYOUTS
+
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run.")
     add("directory", metavar="DIR", help="Output directory: new, empty or a bundle.")
@@ -150,6 +150,8 @@ def _add_open(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
+    from mammoth_compiled.export.formats import runtimes
+
     parser.add_argument("directory", metavar="DIR", help="Bundle.")
     parser.add_argument(
         "--runtime",
@@ -192,6 +194,12 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> str:
+    from mammoth_compiled.export.bundle.summary import report
+    from mammoth_compiled.export.checkpoint import load_backbone
+    from mammoth_compiled.export.export import export_bundle
+    from mammoth_compiled.export.images import read_images
+    from mammoth_compiled.export.serving import LAYOUTS
+
     name, net, info = load_backbone(args.checkpoint)
     path = export_bundle(
         net,
@@ -216,6 +224,9 @@ def _export(args: argparse.Namespace) -> str:
 
 
 def _show(args: argparse.Namespace) -> str:
+    from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+    from mammoth_compiled.export.bundle.readme import render_readme
+
     text = render_readme(read_manifest(Path(args.directory)))
     if not sys.stdout.isatty():
         return text.rstrip()
@@ -229,6 +240,10 @@ def _show(args: argparse.Namespace) -> str:
 
 
 def _open(args: argparse.Namespace) -> str:
+    import webbrowser
+
+    from mammoth_compiled.export.browser_page import make_server
+
     with make_server(args.directory, args.port, args.samples) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
         sys.stdout.write(f"{args.directory}: {address} (Ctrl-C ends it)\n")
@@ -241,6 +256,8 @@ def _open(args: argparse.Namespace) -> str:
 
 
 def _verify(args: argparse.Namespace) -> str:
+    from mammoth_compiled.export.verify import verify_bundle
+
     results = verify_bundle(args.directory, args.runtime, args.device)
     lines = [f"{result.path:<22} {result.text}" for result in results]
     count = sum(result.checked for result in results)
@@ -248,6 +265,11 @@ def _verify(args: argparse.Namespace) -> str:
 
 
 def _update(args: argparse.Namespace) -> str:
+    from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+    from mammoth_compiled.export.bundle.summary import report
+    from mammoth_compiled.export.images import read_images
+    from mammoth_compiled.export.update import update_bundle
+
     calibration = None
     if args.calibration:
         calibration = read_images(args.calibration, read_manifest(Path(args.directory)).info)

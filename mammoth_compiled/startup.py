@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from mammoth_compiled.exit_codes import INTERRUPTED
 
-COMMANDS = ("mammoth_compiled.run", "mammoth_compiled.export")
+COMMANDS = tuple(
+    f"mammoth_compiled.{name}" for name in ("run", "export", "report", "sweep", "compat")
+)
 
 
 def end_with_one_line(number: int, frame: object) -> NoReturn:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.compat.rename import rename
-from mammoth_compiled.exit_codes import ERROR
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
+from mammoth_compiled.signals import signals_end_process
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,10 +26,21 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints or writes renamed files and returns the exit code.
 
+    It is 0 on success, 2 after an error, and 130 after Ctrl-C.
+
     Args:
         argv: Arguments; None takes those of the process.
     """
     args = parser().parse_args(argv)
+    with signals_end_process():
+        try:
+            return _rename(args)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return INTERRUPTED
+
+
+def _rename(args: argparse.Namespace) -> int:
     for path in args.files:
         try:
             siblings = {other.stem for other in args.files if other.parent == path.parent}
@@ -46,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{path}: {import_} has no counterpart here: remove the import, or, for a file "
                 "next to this one, rename both with one command\n"
             )
-    return 0
+    return SUCCESS
 
 
 if __name__ == "__main__":

@@ -90,10 +90,19 @@ def test_second_signal_ends_at_once(start, tmp_path, number):
     assert err == ""
 
 
-@pytest.mark.parametrize("module", ["mammoth_compiled.run", "mammoth_compiled.export"])
-def test_interrupt_while_modules_are_imported(start, tmp_path, module):
-    (tmp_path / "tqdm.py").write_text("import time; print('importing', flush=True); time.sleep(99)")
-    process = start(*RUN, module=module, PYTHONPATH=str(tmp_path))
+@pytest.mark.parametrize(
+    ("command", "words", "imported"),
+    [
+        ("run", RUN, "tqdm"),
+        ("export", ("export", "checkpoint.pt", "bundle"), "tqdm"),
+        ("report", ("runs",), "numpy"),
+        ("sweep", ("sweep.yaml",), "numpy"),
+    ],
+)
+def test_interrupt_while_modules_are_imported(start, tmp_path, command, words, imported):
+    slow = "import time; print('importing', flush=True); time.sleep(99)"
+    (tmp_path / f"{imported}.py").write_text(slow)
+    process = start(*words, module=f"mammoth_compiled.{command}", PYTHONPATH=str(tmp_path))
     wait_for(process, "importing")
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == "interrupted\n"

@@ -22,6 +22,24 @@ def test_torch_is_not_imported(run_python, flag):
     assert result.stdout.splitlines()[-1] == "0 []"
 
 
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__")
+except SystemExit as exit:
+    print(exit.code, sorted({"torch", "onnx", "pandas", "matplotlib", "ray"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("command", ["export", "report", "sweep", "compat"])
+def test_help_of_other_commands_imports_no_torch(run_python, command):
+    result = run_python("-c", HELP, f"mammoth_compiled.{command}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"usage: python -m mammoth_compiled.{command}")
+    assert result.stdout.splitlines()[-1] == "0 []"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_read_from_source_are_those_registered(kind):
     registered = {

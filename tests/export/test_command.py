@@ -256,7 +256,7 @@ def test_failed_parity_raises_one_line(tmp_path, capsys, monkeypatch):
     def differs(*args, **kwargs):
         raise ExportError("the export differs from eager:\n  output 'out'")
 
-    monkeypatch.setattr(command, "export_bundle", differs)
+    monkeypatch.setattr("mammoth_compiled.export.export.export_bundle", differs)
     assert command.main([checkpoint(tmp_path, build()), str(tmp_path / "bundle")]) == 2
     assert capsys.readouterr().err == "error: the export differs from eager: output 'out'\n"
 

@@ -134,6 +134,7 @@ def test_signals_outside_training_end_the_process(handlers):
         (["python", "-m", "mammoth_compiled.run", "--list"], True),
         (["python", "-X", "dev", "-m", "mammoth_compiled.run"], True),
         (["python", "-m", "mammoth_compiled.export", "verify"], True),
+        (["python", "-m", "mammoth_compiled.report", "runs"], True),
         (["python", "program.py", "mammoth_compiled.run"], False),
         (["python", "-m", "mammoth_compiled.exporting"], False),
         (["python", "-m"], False),
