@@ -15,6 +15,7 @@ from mammoth_compiled.config import RunConfig, resolve
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import computes_bf16, get_device, set_seed
 from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.engine.whole_step import WholeStep
 from mammoth_compiled.errors import ConfigError, ContractError, shorten
 from mammoth_compiled.memory import check_fits, limited_allocations
 from mammoth_compiled.models.base import ContinualModel
@@ -75,6 +76,8 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
         )
     compute = Compute(device, config.compute.amp)
     compute.attach(net)
+    if config.compute.whole_step:
+        compute.whole_step = WholeStep(compute)
     # Before the model is built, so that its optimizer and buffer are on the same device.
     net.to(device)
     model = _build_model(args, config, net, dataset)

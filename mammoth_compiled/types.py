@@ -58,6 +58,8 @@ class Batch:
             in its buffer; otherwise None.
         true_labels: Class ids without noise, int64, [B], if `--noise_rate` replaced some of
             `labels`; otherwise None. For measuring and for the buffer, not for training.
+        replay: What `ContinualModel.draw` drew, by a name of its choice: images to replay,
+            [M, C, H, W], and what was stored with them, [M, ...]; None before.
 
     Example:
         >>> import torch
@@ -71,6 +73,7 @@ class Batch:
     not_aug_inputs: torch.Tensor
     logits: torch.Tensor | None = None
     true_labels: torch.Tensor | None = None
+    replay: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,9 @@ class Buffer(RowStore):
         self, indexes: torch.Tensor, transform: Any = None, device: str | torch.device | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Returns the rows with the given indices, int64, [M]; see `get_data`."""
+        if torch.compiler.is_compiling():
+            # A graph would freeze how many rows are filled.
+            raise RuntimeError("training_loss reads the buffer: read it in draw(batch)")
         target = self.device if device is None else torch.device(device)
         index = torch.as_tensor(indexes, device=self.device)
         examples, *others = (getattr(self, name)[index].to(target) for name in self.used_attributes)

@@ -88,6 +88,10 @@ class ComputeConfig:
     cuda_graph: Literal["auto", "off"] = _argument(
         "auto", "Capture the training step as a CUDA graph where possible."
     )
+    whole_step: bool = _argument(
+        False,
+        "Compile forward, loss and backward of a training step as one graph where possible.",
+    )
     amp: Literal["off", "bf16", "fp16"] = _argument(
         "off", "Automatic mixed precision for the backbone."
     )

@@ -16,7 +16,7 @@ from mammoth_compiled.results import plain_arguments
 
 # Arguments that change where a run computes and writes, but not what it computes.
 FREE = {field.name for section in (FilesConfig, LoggingConfig) for field in fields(section)}
-FREE |= {"device", "compile", "cuda_graph", "num_workers"}
+FREE |= {"device", "compile", "cuda_graph", "whole_step", "num_workers"}
 # Nor do these change the training of the tasks in a checkpoint.
 FREE |= {"stop_after", "inference_only", "eval_future", "eval_every", "eval_epochs"}
 

@@ -18,6 +18,8 @@ from mammoth_compiled.engine.forward import NetRunner
 # only the first few such sizes are: each graph takes seconds, and user code may pass any size.
 UNDECLARED_STEPS = 20
 MAX_UNDECLARED_SIZES = 4
+# In the kinds of calls: a whole training step, and that none is compiled.
+WHOLE, WHOLE_OFF = "step ", "no step"
 
 
 class Compute:
@@ -43,7 +45,11 @@ class Compute:
         full_batch: Images in a full batch of the stream, 0 before the first step.
         has_compiled: Whether any call was to run compiled so far.
         disabled_because: Why compiling was stopped for good, "" if it was not.
+        whole_step: Computes loss and gradients of a step in one graph, for `--whole_step`; else
+            None. See `engine.whole_step.WholeStep`.
     """
+
+    whole_step: Any = None
 
     def __init__(self, device: torch.device, amp: str = "off", compile: bool = False) -> None:
         self.device = device
@@ -155,6 +161,42 @@ class Compute:
         compiles = is_known and steps > 0
         self.has_compiled |= compiles
         return compiles
+
+    def compiles_step(self, kind: str, may_be_new: bool) -> bool:
+        """Returns whether a whole training step runs as one graph; the step counts as made.
+
+        As with calls, the first step of a kind does not. At most MAX_UNDECLARED_SIZES kinds are
+        compiled.
+
+        Args:
+            kind: Shapes of what the step computes with.
+            may_be_new: Whether to accept a kind that was not made before.
+        """
+        steps = self._steps_with.get(kind, 0)
+        if not self.compile or self._eager_step or self._this_step is None:
+            return False
+        num_compiled = sum(k.startswith(WHOLE) and n > 1 for k, n in self._steps_with.items())
+        is_full = steps == 1 and num_compiled == MAX_UNDECLARED_SIZES
+        if WHOLE_OFF in self._steps_with or is_full or not (steps or may_be_new):
+            return False
+        self._this_step.add(kind)
+        self.has_compiled |= steps > 0
+        return steps > 0
+
+    def disable_whole_step(self, model: nn.Module, reason: str) -> None:
+        """Compiles the backbone alone from now on, also after a resume.
+
+        Args:
+            model: The model whose step it is.
+            reason: Why, to follow "because".
+        """
+        self._steps_with[WHOLE_OFF] = 1
+        warnings.warn(
+            f"{type(model).__name__}: the training step is not one compiled graph, because "
+            f"{reason}. Training continues with the backbone compiled alone: same results, slower. "
+            "To silence this, leave out --whole_step",
+            stacklevel=4,
+        )
 
     def _learn(self, batch_size: int, steps: int) -> bool:
         """Adds an undeclared batch size that keeps recurring; returns whether it was added."""

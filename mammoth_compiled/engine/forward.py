@@ -50,6 +50,11 @@ class NetRunner:
         # Host state that the first training call changed; None before it.
         self._suspects: set[str] | None = None
 
+    @property
+    def is_inspecting(self) -> bool:
+        """Whether the next training call runs eagerly, to see whether it changes host state."""
+        return bool(self._suspects)
+
     def for_copy(self, net: MammothBackbone) -> "NetRunner":
         """Returns a runner for a copy of the backbone, under the same policy."""
         return NetRunner(net, self.policy)

@@ -199,6 +199,13 @@ class ContinualModel(TaskHooks):
         logits: torch.Tensor = self.net(x)
         return logits
 
+    def draw(self, batch: Batch) -> None:
+        """Draws what is replayed into `batch.replay`, if the model defines it.
+
+        With `--whole_step` it is called before `training_loss`, which is then compiled and must not
+        read a buffer. Otherwise `training_loss` calls it if `batch.replay` is None.
+        """
+
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of one batch, 0-d.
 
@@ -284,9 +291,7 @@ class ContinualModel(TaskHooks):
         """
         batch = Batch(inputs, labels, not_aug_inputs, true_labels=true_labels)
         self.opt.zero_grad()
-        loss = self.training_loss(batch)
-        self.scaler.scale(loss).backward()
-        loss = loss.detach()
+        loss = self._backward(batch)
         if num_ranks() > 1:
             average_([*self.get_gradients(), loss])
         reads_grads = type(self).after_backward is not ContinualModel.after_backward
@@ -301,6 +306,15 @@ class ContinualModel(TaskHooks):
         with torch.no_grad():
             self.after_step(batch)
         return loss
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Computes the loss, detached, and its gradients, in one graph if the run asks for it."""
+        whole_step = getattr(self.compute, "whole_step", None)
+        loss: torch.Tensor | None = None if whole_step is None else whole_step(self, batch)
+        if loss is None:
+            loss = self.training_loss(batch)
+            self.scaler.scale(loss).backward()
+        return loss.detach()
 
 
 @functools.cache

@@ -30,6 +30,8 @@ class DER(RehearsalModel):
         "domain-il",
         "general-continual",
     ]
+    # What is replayed to, in the order of the draws.
+    TARGETS: ClassVar[tuple[str, ...]] = ("logits",)
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {**_CIFAR, "buffer_size": 500, "alpha": 0.3, "source": _DER},
@@ -51,21 +53,27 @@ class DER(RehearsalModel):
         )
         return parser
 
+    def draw(self, batch: Batch) -> None:
+        """Draws images for each target on its own, unless the buffer is empty."""
+        empty = self.buffer.is_empty()
+        batch.replay = {} if empty else {name: self._replay(name) for name in self.TARGETS}
+
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of the batch plus the replay loss, 0-d."""
         batch.logits = self.net(batch.inputs)
         loss = self.loss(batch.logits, batch.labels)
-        if not self.buffer.is_empty():
-            loss = loss + self.replay_loss()
-        return loss
+        if batch.replay is None:
+            self.draw(batch)
+        return loss + self.replay_loss(batch) if batch.replay else loss
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch and of a replay batch."""
         return {self.args.batch_size, self.args.minibatch_size}
 
-    def replay_loss(self) -> torch.Tensor:
+    def replay_loss(self, batch: Batch) -> torch.Tensor:
         """Returns alpha times the mean squared error to the stored logits, 0-d."""
-        inputs, logits = self._replay("logits")
+        assert batch.replay
+        inputs, logits = batch.replay["logits"]
         return self.args.alpha * F.mse_loss(self.net(inputs), logits)
 
     def _replay(self, target: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,6 +90,7 @@ class DER(RehearsalModel):
 class DERpp(DER):
     """DER++: DER plus a cross-entropy loss on replayed labels (eq. 6)."""
 
+    TARGETS: ClassVar[tuple[str, ...]] = ("labels", "logits")
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**DER.EXAMPLE_ARGS, "beta": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": [
@@ -106,10 +115,11 @@ class DERpp(DER):
         )
         return parser
 
-    def replay_loss(self) -> torch.Tensor:
+    def replay_loss(self, batch: Batch) -> torch.Tensor:
         """Returns DER's replay loss plus beta times the loss on a second draw's labels, 0-d."""
-        inputs, labels = self._replay("labels")
-        return super().replay_loss() + self.args.beta * self.loss(self.net(inputs), labels)
+        assert batch.replay
+        inputs, labels = batch.replay["labels"]
+        return super().replay_loss(batch) + self.args.beta * self.loss(self.net(inputs), labels)
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns labels and logits."""

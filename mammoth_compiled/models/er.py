@@ -47,11 +47,16 @@ class ER(RehearsalModel):
         "seq-fmnist-mini": {"buffer_size": 500},
     }
 
+    def draw(self, batch: Batch) -> None:
+        """Draws images and their labels, unless the buffer is empty."""
+        batch.replay = {} if self.buffer.is_empty() else {"labels": self.replay(batch)}
+
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the mean loss over the stream batch and the replayed images, 0-d."""
         inputs, labels = batch.inputs, batch.labels
-        if not self.buffer.is_empty():
-            images, classes = self.replay(batch)
+        if batch.replay is None:
+            self.draw(batch)
+        for images, classes in (batch.replay or {}).values():
             inputs = torch.cat((inputs, images))
             labels = torch.cat((labels, classes))
         return self.loss(self.net(inputs), labels)
