@@ -70,10 +70,9 @@ class WholeStep:
                     batch.replay,
                 )
         except Exception as error:  # user code may raise anything; without this object it shows
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            compute.disable_whole_step(model, f"tracing it failed: {(lines or [repr(error)])[0]}")
+            compute.disable_whole_step(model, f"tracing it failed: {_cause(error)}")
             return None
-        _set_gradients(parameters, gradients, tensors)
+        set_gradients(parameters, gradients, tensors)
         if outcome.recompiles_often:
             compute.disable_whole_step(
                 model,
@@ -113,6 +112,13 @@ def _step_function(model: ContinualModel) -> Callable[..., Any]:
     return step
 
 
+def _cause(error: Exception) -> str:
+    """Returns what went wrong, in one line; Dynamo says it behind a general explanation."""
+    text = str(error).strip() or type(error).__name__
+    _, _, context = text.partition("Developer debug context:")
+    return (context.strip() or text).splitlines()[0]
+
+
 def _obstacle(model: ContinualModel, parameters: Sequence[torch.Tensor]) -> str:
     """Returns what a graph of forward and backward would leave out, "" if nothing."""
     if model.scaler.is_enabled():
@@ -123,7 +129,7 @@ def _obstacle(model: ContinualModel, parameters: Sequence[torch.Tensor]) -> str:
     return ""
 
 
-def _set_gradients(
+def set_gradients(
     parameters: Sequence[torch.Tensor],
     gradients: Sequence[torch.Tensor | None],
     inputs: Sequence[torch.Tensor],

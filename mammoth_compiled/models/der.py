@@ -64,16 +64,19 @@ class DER(RehearsalModel):
         loss = self.loss(batch.logits, batch.labels)
         if batch.replay is None:
             self.draw(batch)
-        return loss + self.replay_loss(batch) if batch.replay else loss
+        return loss + self.replay_loss(batch.replay) if batch.replay else loss
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch and of a replay batch."""
         return {self.args.batch_size, self.args.minibatch_size}
 
-    def replay_loss(self, batch: Batch) -> torch.Tensor:
-        """Returns alpha times the mean squared error to the stored logits, 0-d."""
-        assert batch.replay
-        inputs, logits = batch.replay["logits"]
+    def replay_loss(self, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Returns alpha times the mean squared error to the stored logits, 0-d.
+
+        Args:
+            replay: See `Batch.replay`.
+        """
+        inputs, logits = replay["logits"]
         return self.args.alpha * F.mse_loss(self.net(inputs), logits)
 
     def _replay(self, target: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,11 +118,10 @@ class DERpp(DER):
         )
         return parser
 
-    def replay_loss(self, batch: Batch) -> torch.Tensor:
+    def replay_loss(self, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """Returns DER's replay loss plus beta times the loss on a second draw's labels, 0-d."""
-        assert batch.replay
-        inputs, labels = batch.replay["labels"]
-        return super().replay_loss(batch) + self.args.beta * self.loss(self.net(inputs), labels)
+        inputs, labels = replay["labels"]
+        return super().replay_loss(replay) + self.args.beta * self.loss(self.net(inputs), labels)
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns labels and logits."""
