@@ -19,7 +19,8 @@ training: fitting_mode n_iters n_minutes early_stopping_patience early_stopping_
     start_from stop_after inference_only eval_future eval_every eval_epochs
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
     lr_gamma
-compute: device compile cuda_graph whole_step amp precision deterministic num_workers
+compute: device compile cuda_graph whole_step amp precision deterministic sync_batchnorm
+    num_workers
 files: out data_dir savecheck checkpoint_path checkpoint_every ckpt_name loadcheck resume export
     formats export_variants export_each_task results_path
 logging: log log_dir log_every nowand quiet notes
