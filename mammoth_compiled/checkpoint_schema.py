@@ -126,6 +126,7 @@ ADDED_RESULTS: dict[str, Check] = {
     "future_class_il": ACCURACIES,
     "future_task_il": ACCURACIES,
     "peak_memory": list_of(COUNT),
+    "class_names": NAMES,
     "curve": list_of(
         record(
             task=COUNT,

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,17 @@ TASK_MEASURES = (
     *("train_images", "peak_memory"),
 )
 KINDS = ("accuracy", "task", "curve")
+
+
+def plain_arguments(args: Namespace) -> dict[str, Any]:
+    """Returns the arguments that JSON and checkpoints can represent."""
+    return {name: value for name, value in vars(args).items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def to_json(content: dict[str, Any]) -> str:

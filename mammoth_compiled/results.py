@@ -1,7 +1,6 @@
 """Results: what a run measured."""
 
 import platform
-from argparse import Namespace
 from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,9 +22,11 @@ from mammoth_compiled.metrics import (
     per_class_accuracy,
     worst_case_accuracy,
 )
-from mammoth_compiled.result_formats import hardware, read_json, rows_of, to_json
+from mammoth_compiled.result_formats import hardware, plain_arguments, read_json, rows_of, to_json
 from mammoth_compiled.result_html import results_html
 from mammoth_compiled.types import Evaluation
+
+__all__ = ["EVALUATED", "PER_TASK", "Results", "plain_arguments"]
 
 # Attributes of an evaluation that are kept for each task.
 EVALUATED = (
@@ -77,6 +78,7 @@ class Results:
             of the process since its start on a CPU.
         curve: The evaluations within tasks (`--eval_every`, `--eval_epochs`), each a dictionary of
             `task` and `epoch` (from 0), `step` of the task (from 1), `class_il`, `task_il`, `loss`.
+        class_names: The name of each class id, also of classes not seen yet.
         notes: Decisions and counters of the run: `compile`, `compiler`, `step`.
         interrupted: True if the user interrupted the run.
     """
@@ -100,6 +102,7 @@ class Results:
     future_task_il: Matrix = field(default_factory=list)
     peak_memory: list[int] = field(default_factory=list)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -292,14 +295,3 @@ class Results:
             "hardware": hardware(),
         }
         write_atomically(Path(path), to_json(content).encode())
-
-
-def plain_arguments(args: Namespace) -> dict[str, Any]:
-    """Returns the arguments that JSON and checkpoints can represent."""
-    return {name: value for name, value in vars(args).items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))

@@ -41,19 +41,23 @@ def num_graphs() -> int:
 
 
 def failed_guard(num_graphs: int) -> str:
-    """Returns a guard whose failure caused one of the last compilations.
+    """Returns the first guard whose failure caused one of the last compilations, "" if none did."""
+    return next(iter(failed_guards(num_graphs)), "")
+
+
+def failed_guards(num_graphs: int) -> list[str]:
+    """Returns the guards whose failure caused the last compilations, each once.
 
     Args:
-        num_graphs: How many compilations to look at, the newest first.
-
-    Returns:
-        The guard; "" if none of them was a recompilation.
+        num_graphs: How many compilations to look at. Dynamo remembers the last 64.
     """
-    for metrics in utils.get_compilation_metrics()[-num_graphs:]:
+    found: dict[str, None] = {}
+    for metrics in utils.get_compilation_metrics()[-num_graphs:] if num_graphs else ():
         if metrics.recompile_reason:
             first_line = metrics.recompile_reason.splitlines()[0]
-            return first_line.partition("#")[0].partition(": ")[2].strip() or first_line
-    return ""
+            guard = first_line.partition("#")[0].partition(": ")[2].strip() or first_line
+            found[guard] = None
+    return list(found)
 
 
 def read() -> Counters:

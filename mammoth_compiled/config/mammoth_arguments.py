@@ -30,6 +30,11 @@ EXPANDED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "2": {"compile": "off", "amp": "bf16"},
         "3": {"compile": "on", "amp": "bf16"},
     },
+    "early_stopping": {
+        "": {"fitting_mode": "early_stopping"},
+        "0": {},
+        "1": {"fitting_mode": "early_stopping"},
+    },
     "disable_log": {"0": {}, "1": {"out": "off"}},
     "distributed": {"no": {}},
     "save_checkpoint_mode": {"safe": {}},
@@ -129,6 +134,6 @@ def _replacement(
     if name in ABSENT:
         raise ConfigError(f"argument {original}: Mammoth's argument has none here; {ABSENT[name]}")
     if name in EXPANDED:
-        valid = ", ".join(EXPANDED[name])
+        valid = ", ".join(filter(None, EXPANDED[name]))
         raise ConfigError(f"argument {original}: must be one of {valid}, got {shorten(value)}")
     return None

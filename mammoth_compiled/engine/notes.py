@@ -2,6 +2,7 @@
 
 import warnings
 
+from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.counters import Counters
 from mammoth_compiled.engine.compute import UNDECLARED_STEPS
 from mammoth_compiled.engine.numerics import resolve_precision
@@ -10,7 +11,13 @@ from mammoth_compiled.engine.step import EagerStep
 
 
 def note_decisions(run: Run) -> None:
-    """Records whether the backbone is compiled, which may have failed meanwhile, and precision."""
+    """Records whether the backbone is compiled, which may have failed meanwhile, and precision.
+
+    Also the names of the classes, which some datasets know only once they have read their files.
+    """
+    dataset = run.dataset
+    names = dataset.protocol.class_names(dataset.CLASS_NAMES, dataset.N_CLASSES)
+    run.results.class_names = list(names)
     precision = resolve_precision(run.config.compute.precision, run.model.device)
     run.results.notes |= {"compile": run.compute.compile, "precision": precision}
 
@@ -27,6 +34,7 @@ def note_compiler(run: Run, total: Counters, after_first_task: Counters) -> None
         run.results.notes["compiler"] = {
             "graphs": total.graphs,
             "graphs_after_first_task": after_first_task.graphs,
+            "guards_after_first_task": counters.failed_guards(after_first_task.graphs),
             "graph_breaks": total.graph_breaks,
             "seconds": total.seconds,
         }

@@ -102,6 +102,7 @@ def heat_table(
     corner: str = "",
     color: str = "heat",
     full: float = 1.0,
+    titles: Sequence[Any] | None = None,
 ) -> Markup:
     """Returns a heat map of fractions, shown in percent.
 
@@ -112,6 +113,7 @@ def heat_table(
         corner: The name of the names of the rows.
         color: The color of the cells: `heat` or `loss`.
         full: The value with the full color.
+        titles: The names of the columns where a cell is described; None takes `columns`.
     """
     shows_text = len(columns) <= MAX_TEXT_COLUMNS
     is_exact = len(columns) <= MAX_EXACT_COLUMNS
@@ -119,7 +121,7 @@ def heat_table(
     body = []
     for name, row in zip(rows, values, strict=True):
         cells = []
-        for column, value in enumerate(columns):
+        for column, title in enumerate(columns if titles is None else titles):
             number = row[column] if column < len(row) else None
             if number is None or math.isnan(number):
                 cells.append(tag("td", class_="empty"))
@@ -131,7 +133,7 @@ def heat_table(
                     "td",
                     shown if shows_text else None,
                     style=f"--v:{_clip(number / full if full else 0.0):.3f}",
-                    title=f"{name}, {value}: {text} %",
+                    title=f"{name}, {title}: {text} %",
                 )
             )
         body.append(tag("tr", tag("th", name, scope="row"), *cells))

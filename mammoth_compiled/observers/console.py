@@ -65,6 +65,8 @@ class Console(Observer):
                 f"{run.first_task + 1}, "
                 f"{compiler['graph_breaks']} graph breaks"
             )
+            for guard in compiler.get("guards_after_first_task", ()):
+                say(f"compile: recompiled because this guard failed: {guard}")
         if step := notes.get("step"):
             captured = f"CUDA graph: {step['replayed']:,} of {step['total']:,} steps replayed"
             if step["reason"]:

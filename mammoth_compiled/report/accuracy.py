@@ -162,7 +162,7 @@ def confusion(method: Method) -> list[list[float]]:
 def confusion_section(benchmark: Benchmark) -> Markup | None:
     """Returns the confusion matrices of all methods; None if no run recorded one."""
     maps = [
-        tag("figure", tag("figcaption", method.label), _confusion_map(matrix))
+        tag("figure", tag("figcaption", method.label), _confusion_map(method, matrix))
         for method in benchmark.methods
         if (matrix := confusion(method))
     ]
@@ -177,11 +177,25 @@ def confusion_section(benchmark: Benchmark) -> Markup | None:
     )
 
 
-def _confusion_map(matrix: Sequence[Sequence[float]]) -> Markup:
+def class_labels(method: Method, num_classes: int) -> list[str]:
+    """Returns the number and the name of each class.
+
+    The name is left out if runs do not agree on it, because their classes come in another order.
+    """
+    names = [run.content.get("class_names") or [] for run in method.complete]
+    shared = names[0] if all(other == names[0] for other in names) else []
+    labels = [str(k) for k in range(num_classes)]
+    if len(shared) < num_classes or shared[:num_classes] == labels:
+        return labels
+    return [f"{k} {name}" for k, name in zip(labels, shared, strict=False)]
+
+
+def _confusion_map(method: Method, matrix: Sequence[Sequence[float]]) -> Markup:
     if len(matrix) > _MAX_NAMED_CLASSES:
         return pixel_map(matrix, f"Confusion matrix of {len(matrix)} classes")
-    names = range(len(matrix))
-    return heat_table(names, names, matrix, corner="class")
+    labels = class_labels(method, len(matrix))
+    heatmap = heat_table(labels, range(len(matrix)), matrix, corner="class", titles=labels)
+    return _named(heatmap) if " " in labels[0] else heatmap
 
 
 def _named(heatmap: Markup) -> Markup:

@@ -75,8 +75,24 @@ def throughput(benchmark: Benchmark) -> Markup:
             class_="note",
         ),
         tag("div", table(["method", *(c[0] for c in columns)], rows, sortable=True), class_="wide"),
+        _guards(benchmark),
         class_="card",
     )
+
+
+def _guards(benchmark: Benchmark) -> Markup | None:
+    """Returns the guards that failed after the first task; None if there were none."""
+    found: dict[tuple[str, str], None] = {}
+    for method in benchmark.methods:
+        for run in method.complete:
+            compiler = run.notes.get("compiler")
+            guards = compiler.get("guards_after_first_task") if isinstance(compiler, dict) else ()
+            found |= dict.fromkeys((method.label, str(guard)) for guard in guards or ())
+    if not found:
+        return None
+    items = [tag("li", label, ": ", tag("code", guard)) for label, guard in found]
+    title = "Guards that failed after the first task, so that a graph was compiled again:"
+    return tag("div", tag("p", title, class_="note"), tag("ul", *items))
 
 
 def _hardware(runs: Sequence[RecordedRun]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.report.accuracy import confusion, mean_forgetting, series
+from mammoth_compiled.report.accuracy import class_labels, confusion, mean_forgetting, series
 from mammoth_compiled.report.groups import Benchmark, Method
 from mammoth_compiled.result_html import SETTINGS
 
@@ -79,7 +79,7 @@ def _figures(benchmark: Benchmark) -> Iterator[tuple[str, Any]]:
                 lambda f, m=method, n=name, t=title: _matrix(f, m, n, t),
             )
         if shares := confusion(method):
-            names = [str(k) for k in range(len(shares))]
+            names = class_labels(method, len(shares))
             title = f"{method.label}: confusion, % of the true class"
             yield (
                 f"confusion-{method.label}",

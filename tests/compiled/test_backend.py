@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.compiler import counters
@@ -62,9 +63,28 @@ def test_compiled_run_follows_eager(tiny):
     notes = compiled.notes["compiler"]
     assert notes["graphs"] > 0
     assert notes["graphs_after_first_task"] == 0
+    assert notes["guards_after_first_task"] == []
     assert notes["graph_breaks"] == 0
     assert notes["seconds"] > 0
     assert "compiler" not in eager.notes
+
+
+def test_guards_that_failed_are_named():
+    class Scaled(nn.Module):
+        factor = 1
+
+        def forward(self, x):
+            return x * self.factor
+
+    net = Scaled()
+    compiled = torch.compile(net, backend="eager", dynamic=False)
+    for factor in (1, 2, 1):
+        net.factor = factor
+        compiled(torch.ones(2))
+    (guard,) = counters.failed_guards(2)
+    assert "factor" in guard
+    assert counters.failed_guard(2) == guard
+    assert counters.failed_guards(0) == []
 
 
 TWICE = """

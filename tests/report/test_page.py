@@ -103,10 +103,29 @@ def test_confusion_matrices_of_few_and_of_many_classes(make_run):
     page = render(read_runs([few]))
     assert "Confusion after the last task" in page
     assert re.search(r'title="0, 0: 75\.0 %"', page)
+    names = ["cat", "dog", "owl"]
+    named = [
+        make_run("si", s, changes={"confusion": [[3, 1], [0, 4]], "class_names": names})
+        for s in (0, 1)
+    ]
+    page = render(read_runs(named))
+    assert re.search(r'title="0 cat, 1 dog: 25\.0 %"', page)
+    assert '<th scope="row">1 dog</th>' in page
+    other = make_run("si", 2, changes={"confusion": [[3, 1], [0, 4]], "class_names": names[::-1]})
+    assert "dog" not in render(read_runs([*named, other]))
     identity = [[float(i == j) for j in range(100)] for i in range(100)]
     many = make_run("der", 0, changes={"confusion": identity})
     page = render(read_runs([many]))
     assert 'src="data:image/png;base64,' in page
+
+
+def test_guards_that_failed_after_the_first_task(make_run):
+    compiler = {"graphs": 3, "graphs_after_first_task": 1, "guards_after_first_task": ["x < 3"]}
+    page = render(
+        read_runs([make_run("er", s, changes={"notes": {"compiler": compiler}}) for s in (0, 1)])
+    )
+    assert page.count("er: <code>x &lt; 3</code>") == 1
+    assert "Guards that failed" not in render(read_runs([make_run("er", 2)]))
 
 
 def test_figures_show_the_best_of_many_methods(make_run):

@@ -20,6 +20,8 @@ KNOWN = {"lr", "data_dir", "lr_scheduler", "lr_gamma", "compile", "amp", "precis
         (["--nowand", "1", "--lr", "1"], ["--lr", "1"]),
         (["--load_best_args", "--lr", "1"], ["--lr", "1"]),
         (["--distributed", "no"], []),
+        (["--early_stopping", "--lr", "1"], ["--fitting_mode", "early_stopping", "--lr", "1"]),
+        (["--early_stopping", "0"], []),
         (["--unknown", "1"], ["--unknown", "1"]),
         (["--base_path"], ["--data_dir"]),
     ],

@@ -299,3 +299,11 @@ def test_files_without_results_raise(tmp_path, text, message):
         Results.read_json(path)
     with pytest.raises(MammothError, match=r"cannot read .*missing\.json: No such file"):
         Results.read_json(tmp_path / "missing.json")
+
+
+def test_class_names_follow_the_order_of_the_classes(run_tiny, tmp_path):
+    _, dataset, results = run_tiny(custom_class_order="5,4,3,2,1,0")
+    assert results.class_names == ["5", "4", "3", "2", "1", "0"]
+    assert tuple(results.class_names) == dataset.info().class_names
+    results.write_json(tmp_path / "results.json")
+    assert Results.read_json(tmp_path / "results.json").class_names == results.class_names
