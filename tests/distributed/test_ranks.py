@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,9 @@ def test_the_command_line(tmp_path):
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("task 1/5, epoch"):
+        if line.startswith("compile: off"):
             break
+    time.sleep(1)  # some steps
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=120)
     output = "".join(lines) + rest
