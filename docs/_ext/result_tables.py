@@ -164,6 +164,23 @@ def compile_auto() -> str:
     return "\n\n".join([table(head, rows), machine("compile_auto")])
 
 
+def whole_step() -> str:
+    """One training step on a CPU: the backbone compiled alone, and forward to backward."""
+    rows = []
+    for name, row in read("whole_step")["steps"].items():
+        cpu = row["cpu_ms"]
+        rows.append(
+            [
+                f"`{name}`",
+                milliseconds(cpu["backbone"]["median"]),
+                milliseconds(cpu["whole"]["median"]),
+                times(row["cpu_speedup"]),
+            ]
+        )
+    head = ["model and backbone, batch 32", "backbone alone", "whole step", "speedup"]
+    return "\n\n".join([table(head, rows), machine("whole_step")])
+
+
 def compile_pays() -> str:
     """One training step on a CPU: eager, channels-last and compiled."""
     rows = []
