@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammoth_compiled.errors import MammothError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
+from mammoth_compiled.console import begin_output, say
+from mammoth_compiled.errors import MammothError, OutputError
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import signals_end_process
 
@@ -23,7 +24,8 @@ _EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    It is 0 on success, 2 after an error, and 130 after Ctrl-C, each with one line.
+    It is 0 on success, 2 after an error, 1 if standard output cannot be written, and 130 after
+    Ctrl-C, each with one line.
 
     Raises:
         SystemExit: With 128 + n, after another signal n that ends a process.
@@ -45,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for spec in args.plugins:
                 import_plugin(spec)
             if text := commands[args.command](args):
-                sys.stdout.write(text + "\n")
+                begin_output()
+                say(text)
+        except OutputError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return NO_OUTPUT
         except MammothError as error:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
             return ERROR

@@ -110,8 +110,18 @@ class Bundle:
             )
         interface = opened.manifest.interface
         device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
-        values = opened.runs[returnt](inputs.check_input(x, interface))
-        outputs = [values[name].to(device) for name in interface.entries[returnt]]
+        images = inputs.check_input(x, interface)
+        values = opened.runs[returnt](images)
+        names = interface.entries[returnt]
+        for name in names:
+            expected = (len(images), *interface.outputs[name])
+            if name not in values or values[name].shape != expected:
+                raise ExportError(
+                    f"the model in {self.path} does not give {name!r} of shape {list(expected)}, "
+                    "as its manifest says. It is damaged: export again",
+                    "damaged",
+                )
+        outputs = [values[name].to(device) for name in names]
         if returnt == ReturnTypes.FULL:
             return outputs[0], outputs[1:]
         return tuple(outputs) if returnt == ReturnTypes.BOTH else outputs[0]
@@ -132,7 +142,7 @@ class Bundle:
         Raises:
             ExportError: If shape or dtype differ, or the training data is unknown.
         """
-        return inputs.preprocess(images, self.interface, self.info)
+        return inputs.preprocess(images, self.interface, self.info, self.manifest.scale)
 
     def reload(self) -> bool:
         """Opens the bundle again if it changed on disk, as after `update_bundle`.

@@ -12,7 +12,7 @@ import torch
 
 from mammoth_compiled.backbones import Contract, probe
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export.bundle.directory import check_target, replace_atomically
+from mammoth_compiled.export.bundle.directory import check_target, recover, replace_atomically
 from mammoth_compiled.export.bundle.finalize import finalize_bundle
 from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest import File, Manifest
@@ -72,6 +72,7 @@ def update_bundle(
         CheckpointError: If the checkpoint cannot be read.
     """
     directory = Path(bundle)
+    recover(directory)
     old = read_manifest(directory)
     with ThreadPoolExecutor() as pool:
         list(pool.map(partial(check_file, directory), old.files))

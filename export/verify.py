@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export.bundle.directory import recover
 from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
-from mammoth_compiled.export.formats import runtime_name, runtime_of
+from mammoth_compiled.export.formats import FORMATS, runtime_name, runtime_of
 from mammoth_compiled.export.load import parse_device
 from mammoth_compiled.export.parity.compare import ReferenceBatch, compare
 from mammoth_compiled.export.parity.measure import open_model
@@ -54,11 +55,14 @@ def verify_bundle(
             not work.
     """
     directory = Path(bundle)
+    recover(directory)
     manifest = read_manifest(directory)
     device = parse_device(device)
     required = None if runtimes is None else [runtime_name(name) for name in runtimes]
     for file in manifest.files:
-        check_file(directory, file)
+        path = check_file(directory, file)
+        if file.format in FORMATS:
+            FORMATS[file.format].check_content(path)
     golden = _read_golden(directory, manifest)
     missing = set(required or ()) - {file.format for file in manifest.models}
     if missing:
@@ -98,6 +102,11 @@ def _compare_variant(
     worst = 0.0
     for name in file.outputs:
         size = (values[name].cpu() - golden.outputs[name]).abs().max().item()
+        if name not in file.parity:
+            raise ExportError(
+                f"the manifest does not say how much {file.path} may differ: export again",
+                "damaged",
+            )
         limit = 1.5 * max(file.parity[name].bound, file.parity[name].size)
         if not size <= limit:
             raise ExportError(
@@ -110,15 +119,30 @@ def _compare_variant(
 
 def _read_golden(directory: Path, manifest: Manifest) -> ReferenceBatch:
     interface = manifest.interface
+    if not manifest.golden_input:
+        raise ExportError(f"the bundle {directory} has no golden outputs: export again", "missing")
     images = _read_array(directory, manifest.golden_input)
     outputs = {name: _read_array(directory, path) for name, path in manifest.golden_outputs.items()}
-    if images.dtype != interface.dtype or images.shape[1:] != interface.item_shape:
+    if (
+        images.dtype != interface.dtype
+        or images.shape[1:] != interface.item_shape
+        or len(images) == 0
+    ):
         raise ExportError(f"{manifest.golden_input} is not an input of this bundle", "damaged")
+    for name, values in outputs.items():
+        if values.shape != (len(images), *interface.outputs[name]):
+            raise ExportError(
+                f"{manifest.golden_outputs[name]} is not {name!r} of {len(images)} images",
+                "damaged",
+            )
     return ReferenceBatch("golden", images, outputs)
 
 
 def _read_array(directory: Path, path: str) -> torch.Tensor:
     try:
-        return torch.from_numpy(np.load(directory / path, allow_pickle=False))
-    except (ValueError, TypeError, EOFError) as error:
+        # Mapped, so that a header that claims a huge array does not allocate it.
+        with np.errstate(over="raise"):
+            mapped = np.load(directory / path, mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(np.array(mapped))
+    except (ValueError, TypeError, EOFError, OSError, ArithmeticError, MemoryError) as error:
         raise ExportError(f"{directory / path} is no NumPy file: {error}", "damaged") from error

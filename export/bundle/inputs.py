@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.capture.interface import Interface, dtype_name
@@ -15,10 +16,7 @@ def check_input(x: torch.Tensor | np.ndarray, interface: Interface) -> torch.Ten
     Raises:
         ExportError: Code `contract`; says what the bundle takes.
     """
-    if not isinstance(x, (torch.Tensor, np.ndarray)):
-        raise ExportError(
-            f"x must be a torch tensor or a numpy array, not {type(x).__name__}", "contract"
-        )
+    _check_array(x, "x")
     shape, dtype = interface.item_shape, dtype_name(x.dtype)
     if dtype != dtype_name(interface.dtype) or x.ndim != 4 or tuple(x.shape[1:]) != shape:
         hint = ""
@@ -32,13 +30,13 @@ def check_input(x: torch.Tensor | np.ndarray, interface: Interface) -> torch.Ten
             "contract",
         )
     if isinstance(x, torch.Tensor):
-        return x.detach()
+        return x.detach().resolve_conj().resolve_neg()
     # Copied if needed: torch cannot share memory that is read-only or has negative strides.
     return torch.from_numpy(np.require(x, requirements=["C", "W"]))
 
 
 def preprocess(
-    images: torch.Tensor | np.ndarray, interface: Interface, info: DatasetInfo
+    images: torch.Tensor | np.ndarray, interface: Interface, info: DatasetInfo, scale: float = SCALE
 ) -> torch.Tensor:
     """Turns stored images into the input of a bundle; see `Bundle.preprocess`."""
     if not info.mean:
@@ -46,10 +44,13 @@ def preprocess(
             "this bundle does not say how its images were normalized. Give export_bundle an "
             "info=DatasetInfo(...)"
         )
-    pixels = torch.as_tensor(images, device="cpu")
+    _check_array(images, "images")
+    if dtype_name(images.dtype) != "uint8":
+        raise ExportError(f"images must be uint8, values 0 to 255, not {images.dtype}", "contract")
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    pixels = images.detach().to("cpu")
     channels, height, width = interface.input_shape
-    if pixels.dtype != torch.uint8:
-        raise ExportError(f"images must be uint8, values 0 to 255, not {pixels.dtype}", "contract")
     if pixels.dim() == 4 and pixels.shape[1:] == (height, width, channels):
         # If both layouts fit, the images are taken as [B, C, H, W], torch's own layout.
         if pixels.shape[1:] != (channels, height, width):
@@ -62,8 +63,36 @@ def preprocess(
         )
     if interface.pixels:
         return pixels.permute(0, 2, 3, 1).contiguous()
-    scaled = pixels.contiguous().to(torch.float32) * SCALE
+    scaled = pixels.contiguous().to(torch.float32) * scale
     return (scaled - _per_channel(info.mean)) / _per_channel(info.std)
+
+
+def _check_array(x: object, name: str) -> None:
+    """Refuses what is not an array of numbers in memory."""
+    if not isinstance(x, (torch.Tensor, np.ndarray)):
+        raise ExportError(
+            f"{name} must be a torch tensor or a numpy array, not {type(x).__name__}", "contract"
+        )
+    kind = ""
+    if isinstance(x, np.ma.MaskedArray):
+        kind = "masked"
+    elif isinstance(x, torch.Tensor):
+        if x.is_nested:
+            kind = "nested"
+        elif x.layout != torch.strided:
+            kind = str(x.layout).removeprefix("torch.").removeprefix("_")
+        elif x.is_quantized:
+            kind = "quantized"
+        elif x.device.type not in ("cpu", "cuda"):
+            kind = f"on the device {str(x.device)!r}"
+        elif isinstance(x, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(x):
+            kind = "without values (inside torch.export, torch.compile, vmap or grad)"
+    if kind:
+        raise ExportError(
+            f"{name} is {kind}; accepted are numpy arrays and dense (strided) torch tensors on the "
+            "CPU or a GPU. Convert it, for example with x.to_dense() or torch.stack",
+            "contract",
+        )
 
 
 def _per_channel(values: tuple[float, ...]) -> torch.Tensor:

@@ -78,6 +78,7 @@ class Manifest:
         info: The data the backbone was trained on; `name` is empty if the data is unknown.
         class_ids: The class id of each column of `out`.
         options: What the graph computes besides the backbone.
+        scale: Factor that turns stored pixels into [0, 1].
         files: All files except the manifest itself.
         golden_input: Path of the golden input.
         golden_outputs: Output name to the path of its values in eager mode.
@@ -90,6 +91,7 @@ class Manifest:
     info: DatasetInfo
     class_ids: tuple[int, ...]
     options: Options
+    scale: float = SCALE
     files: tuple[File, ...] = ()
     golden_input: str = ""
     golden_outputs: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -110,7 +112,7 @@ class Manifest:
         info = self.info
         preprocessing = {
             "folded": self.interface.pixels,
-            "scale": SCALE,
+            "scale": self.scale,
             "mean": list(info.mean),
             "std": list(info.std),
         }

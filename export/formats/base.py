@@ -67,6 +67,13 @@ class Format(ABC):
             ExportError: If a weight is absent or has another size.
         """
 
+    def check_content(self, path: Path) -> None:  # noqa: B027 (optional)
+        """Checks that a file whose hash is right can be read; files that can be run need not.
+
+        Raises:
+            ExportError: Code `damaged`.
+        """
+
     def check_installed(self) -> None:  # noqa: B027 (optional)
         """Checks that the packages needed to write and verify the format are installed.
 

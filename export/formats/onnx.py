@@ -29,6 +29,7 @@ from mammoth_compiled.export.storage.weights import weight_bytes, writable_bytes
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 FILE_NAME = "model.onnx"
 OPSET = 20
@@ -76,6 +77,7 @@ class Onnx(RunnableFormat):
     ) -> Run:
         """Opens a session; see `RunnableFormat`."""
         session = open_session(path, device)
+        _check_signature(session, path, outputs)
 
         def run(images: torch.Tensor) -> dict[str, torch.Tensor]:
             values = run_session(session, {INPUT: images.cpu().numpy()})
@@ -118,6 +120,20 @@ class Onnx(RunnableFormat):
     def example(self, manifest: Manifest) -> str:
         """Returns how to run the model with ONNX Runtime and Triton, in several languages."""
         return onnx_snippets(manifest)
+
+
+def _check_signature(
+    session: "onnxruntime.InferenceSession", path: Path, outputs: Sequence[str]
+) -> None:
+    """Refuses a model that has another input, or lacks an output."""
+    found = {output.name: output.type for output in session.get_outputs()}
+    if [i.name for i in session.get_inputs()] != [INPUT] or any(
+        found.get(name) != "tensor(float)" for name in outputs
+    ):
+        raise ExportError(
+            f"{path} has other inputs or outputs than the manifest says: export the bundle again",
+            "damaged",
+        )
 
 
 def to_proto(source: Source) -> "onnx.ModelProto":

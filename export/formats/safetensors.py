@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.bundle.manifest import File
 from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats.base import Format, register_format
@@ -35,6 +36,19 @@ class Safetensors(Format):
         }
         (directory / FILE_NAME).write_bytes(save(state, metadata={"format": "pt"}))
         return [File(FILE_NAME, self.name)]
+
+    def check_content(self, path: Path) -> None:
+        """Reads the header and every value; see `Format`."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as weights:
+                values = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ExportError(f"{path} is no safetensors file: {error}", "damaged") from error
+        for name, value in values.items():
+            if value.isnan().any():  # infinite values may be a mask
+                raise ExportError(f"{path}: weight {name!r} holds NaN", "damaged")
 
     def replace_weights(
         self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle, load_bundle
@@ -212,6 +214,61 @@ def test_damaged_model_with_a_matching_hash_raises(copied, rehash, runtime, name
         load_bundle(copied, runtime=runtime)
     assert caught.value.code == "damaged"
     assert "\n" not in str(caught.value)
+
+
+WRONG_INPUTS = {
+    "a list": lambda x: x.tolist(),
+    "None": lambda x: None,
+    "an image": lambda x: Image.new("RGB", (6, 8)),
+    "sparse": lambda x: x.to_sparse(),
+    "sparse_csr": lambda x: x[0, 0].to_sparse_csr(),
+    "nested": lambda x: torch.nested.nested_tensor([x[0], x[1]]),
+    "mkldnn": lambda x: x.to_mkldnn(),
+    "meta": lambda x: x.to("meta"),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+    "fake": lambda x: FakeTensorMode().from_tensor(x),
+    "masked": lambda x: np.ma.masked_array(x.numpy()),
+    "complex": lambda x: x.to(torch.complex64),
+    "half": lambda x: x.half(),
+    "objects": lambda x: x.numpy().astype(object),
+    "texts": lambda x: x.numpy().astype(str),
+    "records": lambda x: np.zeros(3, dtype=[("x", "<f4")]),
+    "big-endian": lambda x: x.numpy().astype(">f4"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("runtime", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", WRONG_INPUTS)
+def test_wrong_input_raises(small_bundle, kind, runtime):
+    bundle = load_bundle(small_bundle[1], runtime=runtime)
+    wrong = WRONG_INPUTS[kind](IMAGES)
+    for call in (bundle, bundle.preprocess):
+        with pytest.raises(
+            ExportError, match=r"float32 \[B|accepted are|array, not|uint8"
+        ) as caught:
+            call(wrong)
+        assert caught.value.code == "contract"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.requires_grad_(),
+        lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+        lambda x: x[:, :1].expand(-1, 3, -1, -1),
+        lambda x: torch.nn.Parameter(x),
+        lambda x: x.numpy()[:, :, ::-1],
+        lambda x: torch.view_as_complex(torch.stack([x, x], -1)).conj().imag,
+        lambda x: np.asfortranarray(x.numpy()),
+    ],
+)
+def test_any_strides_are_accepted(small_bundle, change):
+    bundle = load_bundle(small_bundle[1])
+    x = change(IMAGES.clone())
+    plain = x.detach().tolist() if isinstance(x, torch.Tensor) else x.tolist()
+    plain = np.array(plain, dtype=np.float32)
+    torch.testing.assert_close(bundle(x), bundle(plain), rtol=1e-5, atol=1e-6)
 
 
 def test_unknown_or_missing_device_raises(small_bundle):

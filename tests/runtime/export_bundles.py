@@ -45,7 +45,7 @@ def main() -> None:
         folder / "plain",
         info=INFO,
         samples=images,
-        formats=backends,
+        formats=[*backends, "safetensors"],
         variants=("fp16", "int8"),
         calibration=images,
     )

@@ -147,3 +147,13 @@ def test_errors_are_one_line(
     assert result.returncode == 2, result.stdout
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full of Linux")
+@pytest.mark.parametrize("arguments", [("--help",), (BUNDLE, "--backend", BACKEND, INPUT)])
+def test_full_output_is_an_error(arguments: tuple[object, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [TOOL, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "error: cannot write to standard output\n")

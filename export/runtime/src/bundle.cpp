@@ -61,6 +61,7 @@ class Bundle::Impl {
           backend_(backend),
           engine_(make_engine(backend, options)),
           version_(engine_->version()) {
+        for (const auto& file : manifest_.files) check_inside(file);
         choose_files(options);
     }
 
@@ -162,6 +163,21 @@ class Bundle::Impl {
 
     /// Returns the path of a file, after checking its location and size.
     [[nodiscard]] std::filesystem::path locate(const BundleFile& file) const {
+        check_inside(file);
+        const auto path = directory_ / file.path;
+        std::error_code error;
+        const auto size = std::filesystem::file_size(path, error);
+        if (error) throw Error(ErrorCode::missing, "there is no file " + path.string());
+        if (size != file.bytes)
+            throw Error(ErrorCode::damaged, path.string() + " has " + std::to_string(size) +
+                                                " bytes, and manifest.json says " +
+                                                std::to_string(file.bytes) +
+                                                ". Copy or export the bundle again");
+        return path;
+    }
+
+    /// Refuses a file that a symbolic link leads out of the bundle.
+    void check_inside(const BundleFile& file) const {
         const auto path = directory_ / file.path;
         std::error_code error;
         const auto real =
@@ -171,14 +187,6 @@ class Bundle::Impl {
             throw Error(
                 ErrorCode::path,
                 path.string() + " is a link that leaves the bundle. Do not use this bundle");
-        const auto size = std::filesystem::file_size(path, error);
-        if (error) throw Error(ErrorCode::missing, "there is no file " + path.string());
-        if (size != file.bytes)
-            throw Error(ErrorCode::damaged, path.string() + " has " + std::to_string(size) +
-                                                " bytes, and manifest.json says " +
-                                                std::to_string(file.bytes) +
-                                                ". Copy or export the bundle again");
-        return path;
     }
 
     void load(Model& model) const {

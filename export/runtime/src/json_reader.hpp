@@ -78,6 +78,20 @@ class JsonReader {
         return static_cast<float>(value_->get<double>());
     }
 
+    /// Returns a number that is not negative.
+    [[nodiscard]] float magnitude() const {
+        const auto value = number();
+        if (value < 0) fail("a number that is not negative");
+        return value;
+    }
+
+    /// Returns a number that is positive as float32, in which tiny numbers are zeros.
+    [[nodiscard]] float positive() const {
+        const auto value = number();
+        if (!(value > 0)) fail("positive, not zero");
+        return value;
+    }
+
     /// Returns the elements of an array.
     [[nodiscard]] std::vector<JsonReader> elements() const {
         if (!value_->is_array()) fail("an array");

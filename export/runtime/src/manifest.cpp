@@ -1,41 +1,32 @@
 #include "mammoth/manifest.hpp"
 
 #include <algorithm>
+#include <ranges>
 #include <set>
 
 #include "file.hpp"
-#include "json_reader.hpp"
+#include "manifest_fields.hpp"
 
 namespace mammoth {
 namespace {
 
+using detail::contains;
 using detail::JsonReader;
+using detail::largest_id;
+using detail::read_choice;
+using detail::read_path;
+using detail::read_string;
 
 constexpr std::uintmax_t largest_manifest = 1U << 20;
 constexpr std::int64_t largest_size = 1 << 30;
-constexpr std::int64_t largest_id = std::int64_t{1} << 53;  // exact in every JSON parser
+constexpr std::int64_t most_classes = 1 << 20;  // of all tasks together, seen or not
+constexpr int deepest = 64;
 
-std::string read_string(const JsonReader& reader) {
-    return reader.string();
-}
 float read_number(const JsonReader& reader) {
     return reader.number();
 }
 std::int64_t read_id(const JsonReader& reader) {
     return reader.integer(0, largest_id);
-}
-
-/// Reads a path that stays inside the bundle.
-std::string read_path(const JsonReader& reader) {
-    const auto path = reader.string();
-    bool inside = !path.empty() && path.front() != '/' && path.back() != '/' &&
-                  path.find('\\') == std::string::npos && path.find('\0') == std::string::npos;
-    for (const auto& part : std::filesystem::path(path))
-        inside = inside && part != ".." && part != "." && !part.empty();
-    if (!inside)
-        throw Error(ErrorCode::path, "manifest.json: " + reader.where() + " leaves the bundle: '" +
-                                         path + "'. Do not use this bundle");
-    return path;
 }
 
 TensorInfo read_tensor(const JsonReader& reader) {
@@ -57,34 +48,75 @@ TensorInfo read_tensor(const JsonReader& reader) {
     return info;
 }
 
+/// Returns whether a name is that of an output: out, features, full_0, full_1, ...
+bool is_output(std::string_view name) {
+    constexpr std::string_view prefix = "full_";
+    return name == "out" || name == "features" ||
+           (name.starts_with(prefix) && name.size() > prefix.size() &&
+            name.find_first_not_of("0123456789", prefix.size()) == std::string_view::npos);
+}
+
+/// Returns the return types that the outputs serve, in the order of the contract.
+std::vector<std::string> served(const std::vector<TensorInfo>& outputs) {
+    const auto is_map = [](const TensorInfo& output) { return output.name.starts_with("full_"); };
+    std::vector<std::string> result{"out"};
+    if (contains(outputs | std::views::transform(&TensorInfo::name), "features"))
+        result.insert(result.end(), {"features", "both"});
+    if (std::ranges::any_of(outputs, is_map)) result.emplace_back("full");
+    return result;
+}
+
 Contract read_contract(const JsonReader& reader) {
     Contract contract;
-    contract.input = read_tensor(reader.at("input"));
-    contract.layout = reader.at("input").optional_string("layout");
-    contract.outputs = reader.at("outputs").list(read_tensor);
-    contract.returnt = reader.at("returnt").list(read_string);
+    const auto input = reader.at("input");
+    contract.input = read_tensor(input);
+    const bool pixels = contract.input.dtype == DType::uint8;
+    contract.layout = read_choice(input.at("layout"), {pixels ? "NHWC" : "NCHW"});
+    read_choice(input.at("name"), {"input"});
+    if (contract.input.item.size() != 3) input.at("shape").fail("the batch axis and three more");
+
+    const auto outputs = reader.at("outputs");
+    contract.outputs = outputs.list(read_tensor);
     std::set<std::string> names;
     for (const auto& output : contract.outputs) {
-        if (output.dtype != DType::float32) reader.at("outputs").fail("float32");
-        if (!names.insert(output.name).second) reader.at("outputs").fail("named differently");
+        if (output.dtype != DType::float32) outputs.fail("float32");
+        if (!names.insert(output.name).second) outputs.fail("named differently");
+        if (!is_output(output.name)) outputs.fail("named out, features, full_0, full_1, ...");
+        if (!output.name.starts_with("full_") && output.item.size() != 1)
+            outputs.fail("[batch, K] for out, and likewise for features");
     }
+    if (!names.contains("out")) outputs.fail("at least out");
+    contract.returnt = reader.at("returnt").list(read_string);
+    if (contract.returnt != served(contract.outputs))
+        reader.at("returnt").fail("all that the outputs answer");
     return contract;
 }
 
 Preprocessing read_preprocessing(const JsonReader& reader, const Contract& contract) {
     Preprocessing result;
     result.folded = reader.at("folded").boolean();
-    result.scale = reader.at("scale").number();
+    if (result.folded != (contract.input.dtype == DType::uint8))
+        reader.at("folded").fail("true for uint8 input, and only for that");
+    result.scale = reader.at("scale").positive();
     result.mean = reader.at("mean").list(read_number);
-    result.std = reader.at("std").list(read_number);
+    result.std = reader.at("std").list([](const JsonReader& std) { return std.positive(); });
     const auto& item = contract.input.item;
     const auto channels =
         static_cast<std::size_t>(contract.layout == "NHWC" ? item.back() : item.front());
     for (const auto* key : {"mean", "std"})
         if (reader.at(key).size() != channels)
             reader.at(key).fail("one number per channel: " + std::to_string(channels));
-    if (std::ranges::find(result.std, 0.0F) != result.std.end()) reader.at("std").fail("not zero");
     return result;
+}
+
+/// Returns the classes of the tasks seen, each once, in the order of training.
+std::vector<std::int64_t> classes_seen(const Classes& classes) {
+    std::vector<std::int64_t> ids;
+    std::set<std::int64_t> known;
+    for (std::size_t task = 0; task < static_cast<std::size_t>(classes.tasks_seen); ++task)
+        for (auto id = classes.tasks[task].first; id < classes.tasks[task].second; ++id)
+            if (known.insert(id).second) ids.push_back(id);
+    return ids;
 }
 
 Classes read_classes(const JsonReader& reader, const Contract& contract) {
@@ -97,45 +129,59 @@ Classes read_classes(const JsonReader& reader, const Contract& contract) {
         if (bounds.size() != 2 || bounds[0] > bounds[1]) task.fail("[first, last]");
         return std::pair(bounds[0], bounds[1]);
     });
-    classes.tasks_seen = reader.at("tasks_seen").integer(0, largest_size);
-    classes.head = reader.at("head").string();
+    std::int64_t count = 0;
+    for (const auto& [first, end] : classes.tasks)
+        if ((count += end - first) > most_classes)
+            reader.at("tasks").fail("of at most " + std::to_string(most_classes) + " classes");
+    classes.tasks_seen = reader.at("tasks_seen")
+                             .integer(0, static_cast<std::int64_t>(classes.tasks.size()));
+    classes.head = read_choice(reader.at("head"), {"all", "seen", "masked"});
     classes.softmax = reader.at("softmax").boolean();
-    if (const auto* out = contract.output("out")) {
-        const auto columns = static_cast<std::size_t>(out->item.front());
-        const auto text = std::to_string(columns);
-        if (classes.ids.size() != columns) reader.at("ids").fail("one per column of out: " + text);
-        if (!classes.names.empty() && classes.names.size() != columns)
-            reader.at("names").fail("empty or one per column of out: " + text);
-    }
+    const auto columns = static_cast<std::size_t>(contract.output("out")->item.front());
+    const auto text = std::to_string(columns);
+    if (classes.ids.size() != columns) reader.at("ids").fail("one per column of out: " + text);
+    if (std::set(classes.ids.begin(), classes.ids.end()).size() != columns)
+        reader.at("ids").fail("different numbers");
+    if (!classes.names.empty() && classes.names.size() != columns)
+        reader.at("names").fail("empty or one per column of out: " + text);
+    if (classes.seen != classes_seen(classes))
+        reader.at("seen").fail("the classes of the tasks seen");
     return classes;
 }
 
-BundleFile read_bundle_file(const JsonReader& reader) {
-    BundleFile file;
-    file.path = read_path(reader.at("path"));
-    file.format = reader.at("format").string();
-    file.precision = reader.optional_string("precision");
-    if (const auto outputs = reader.find("outputs")) file.outputs = outputs->list(read_string);
-    file.sha256 = reader.at("sha256").string();
-    if (file.sha256.size() != 64 ||
-        file.sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
-        reader.at("sha256").fail("64 lower-case hexadecimal digits");
-    file.bytes = static_cast<std::uint64_t>(reader.at("bytes").integer(0, largest_id));
-    if (const auto required = reader.find("requires"))
-        file.required = {.device = required->optional_string("device"),
-                         .machine = required->optional_string("machine"),
-                         .isa = required->optional_string("isa"),
-                         .compute_capability = required->optional_string("compute_capability"),
-                         .torch = required->optional_string("torch")};
-    return file;
-}
-
-Golden read_golden(const JsonReader& reader) {
+Golden read_golden(const JsonReader& reader, const Manifest& manifest) {
     Golden golden{.input = read_path(reader.at("input")), .outputs = {}};
-    reader.at("outputs").members([&](const std::string& name, const JsonReader& path) {
+    const auto outputs = reader.at("outputs");
+    outputs.members([&](const std::string& name, const JsonReader& path) {
         golden.outputs[name] = read_path(path);
     });
+    const auto is_listed = [&](const std::string& path) {
+        return contains(manifest.files | std::views::transform(&BundleFile::path), path);
+    };
+    for (const auto& output : manifest.contract.outputs)
+        if (!golden.outputs.contains(output.name)) outputs.fail("there for " + output.name);
+    if (golden.outputs.size() != manifest.contract.outputs.size())
+        outputs.fail("of the outputs of the contract, and no others");
+    for (const auto& [name, path] : golden.outputs)
+        if (!is_listed(path)) outputs.fail("paths that files lists");
+    if (!is_listed(golden.input)) reader.at("input").fail("a path that files lists");
     return golden;
+}
+
+/// Parses JSON of bounded depth.
+nlohmann::json parse_json(std::string_view text) {
+    const auto check_depth = [](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
+        const bool opens = event == nlohmann::json::parse_event_t::object_start ||
+                           event == nlohmann::json::parse_event_t::array_start;
+        if (opens && depth >= deepest)
+            throw Error(ErrorCode::damaged, "manifest.json is not a JSON object that is nested at "
+                                            "most " +
+                                                std::to_string(deepest) + " deep");
+        return true;
+    };
+    // nlohmann::json skips a byte order mark, and ends at a null byte.
+    if (text.starts_with("\xef\xbb\xbf") || text.find('\0') != std::string_view::npos) return {};
+    return nlohmann::json::parse(text, check_depth, /*allow_exceptions=*/false);
 }
 
 }  // namespace
@@ -146,7 +192,7 @@ const TensorInfo* Contract::output(std::string_view name) const noexcept {
 }
 
 Manifest parse_manifest(std::string_view text) {
-    const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const auto json = parse_json(text);
     if (!json.is_object())
         throw Error(ErrorCode::damaged,
                     "manifest.json is not a JSON object; it is truncated or was overwritten");
@@ -169,8 +215,13 @@ Manifest parse_manifest(std::string_view text) {
     if (const auto preprocessing = root.find("preprocessing"))
         manifest.preprocessing = read_preprocessing(*preprocessing, manifest.contract);
     manifest.classes = read_classes(root.at("classes"), manifest.contract);
-    manifest.files = root.at("files").list(read_bundle_file);
-    if (const auto golden = root.find("golden")) manifest.golden = read_golden(*golden);
+    std::set<std::string> paths;
+    for (const auto& entry : root.at("files").elements()) {
+        manifest.files.push_back(detail::read_bundle_file(entry, manifest.contract));
+        if (!paths.insert(manifest.files.back().path).second)
+            entry.at("path").fail("a path of its own");
+    }
+    if (const auto golden = root.find("golden")) manifest.golden = read_golden(*golden, manifest);
     return manifest;
 }
 

@@ -74,6 +74,14 @@ TEST(links_out_of_the_bundle_are_refused) {
     std::filesystem::remove(bundle.path() / "model.onnx");
     std::filesystem::create_symlink(other.path() / "model.onnx", bundle.path() / "model.onnx");
     CHECK_ERROR(path, "model.onnx is a link that leaves the bundle", bundle.open());
+    std::filesystem::remove(bundle.path() / "model.onnx");
+    std::filesystem::create_symlink("model.onnx", bundle.path() / "model.onnx");
+    CHECK_ERROR(path, "model.onnx is a link", bundle.open());
+    std::filesystem::remove(bundle.path() / "model.onnx");
+    std::filesystem::rename(bundle.path() / "inside", bundle.path() / "model.onnx");
+    std::filesystem::create_directory(bundle.path() / "golden");
+    std::filesystem::create_symlink("/dev/zero", bundle.path() / "golden/out.npy");
+    CHECK_ERROR(path, "golden/out.npy is a link that leaves the bundle", bundle.open());
 }
 
 TEST(file_changed_after_opening_is_refused) {
@@ -112,12 +120,14 @@ TEST(unsupported_return_types_are_refused) {
     SmallBundle undeclared;
     undeclared.add("model.onnx", "onnx");
     undeclared.manifest["contract"]["returnt"] = {"out"};
-    CHECK(!undeclared.open().answers(ReturnType::features));
+    CHECK_ERROR(damaged, "contract.returnt must be all", undeclared.open());
 
     SmallBundle unknown;
     unknown.add("model.onnx", "onnx");
     unknown.manifest["contract"]["outputs"].erase(1);
-    CHECK(!unknown.open().answers(ReturnType::both));
+    CHECK_ERROR(damaged, "contract.returnt must be all", unknown.open());
+    unknown.manifest["contract"]["returnt"] = {"out"};
+    CHECK_ERROR(damaged, "files[3].outputs must be different outputs", unknown.open());
 }
 
 TEST(packages_for_other_hardware_are_refused) {

@@ -41,9 +41,9 @@ class TemporaryDirectory {
     std::filesystem::path path_;
 };
 
-/// Returns the manifest of a bundle for RGB images of 2 x 4, with three classes and no files.
+/// Returns the manifest of a bundle for RGB images of 2 x 4, with three classes and no model.
 inline nlohmann::json small_manifest() {
-    return nlohmann::json::parse(R"({
+    auto manifest = nlohmann::json::parse(R"({
         "schema": 1, "name": "small", "created": "2026-01-02T03:04:05Z", "dataset": "none",
         "versions": {"torch": "2.15.0"},
         "contract": {
@@ -56,8 +56,15 @@ inline nlohmann::json small_manifest() {
         "classes": {"ids": [7, 8, 9], "names": ["a", "b", "c"], "seen": [7, 8],
                     "tasks": [[7, 9], [9, 10]], "tasks_seen": 1, "head": "all", "softmax": false},
         "files": [],
-        "golden": {"input": "golden/input.npy", "outputs": {"out": "golden/out.npy"}}
+        "golden": {"input": "golden/input.npy", "outputs": {"out": "golden/out.npy",
+                                                            "features": "golden/features.npy"}}
     })");
+    for (const auto* name : {"input", "out", "features"})
+        manifest["files"].push_back({{"path", std::string("golden/") + name + ".npy"},
+                                     {"format", "golden"},
+                                     {"sha256", std::string(64, '0')},
+                                     {"bytes", 1}});
+    return manifest;
 }
 
 /// Writes a model file into a bundle and adds it to the manifest.

@@ -99,13 +99,16 @@ TEST(preprocessing_normalizes_and_transposes) {
     CHECK(planes.floats()[8] == (1 * 0.5F - 2) / 2);
     CHECK(planes.floats()[24 + 23] == (23 * 0.5F - 3) / 4);
 
-    const nlohmann::json last{
-        {"contract", {{"input", {{"layout", "NHWC"}, {"shape", {"batch", 2, 4, 3}}}}}}};
-    CHECK(preprocess(manifest_with(last), std::vector{image}).floats()[1] == (1 * 0.5F - 2) / 2);
+    // Manifests have this layout only for uint8, but the function takes any contract.
+    auto last = manifest_with(nlohmann::json::object());
+    last.contract.layout = "NHWC";
+    last.contract.input.item = {2, 4, 3};
+    CHECK(preprocess(last, std::vector{image}).floats()[1] == (1 * 0.5F - 2) / 2);
 
-    auto folded = last;
-    folded["contract"]["input"]["dtype"] = "uint8";
-    folded["preprocessing"]["folded"] = true;
+    const nlohmann::json folded{
+        {"contract",
+         {{"input", {{"layout", "NHWC"}, {"shape", {"batch", 2, 4, 3}}, {"dtype", "uint8"}}}}},
+        {"preprocessing", {{"folded", true}}}};
     const auto stored = preprocess(manifest_with(folded), std::vector{image});
     CHECK(std::ranges::equal(stored.bytes(), image.pixels));
 }

@@ -29,7 +29,7 @@ json model_entry(const std::string& path) {
 }  // namespace
 
 TEST(all_fields_are_read) {
-    const auto manifest = parse_manifest(with("/files", json::array({model_entry("model.onnx")})));
+    const auto manifest = parse_manifest(with("/files/3", model_entry("model.onnx")));
     CHECK(manifest.schema == 1 && manifest.name == "small");
     CHECK(manifest.versions.at("torch") == "2.15.0");
     CHECK(manifest.contract.input.name == "input");
@@ -40,7 +40,7 @@ TEST(all_fields_are_read) {
     CHECK(manifest.preprocessing->scale == 0.5F && manifest.preprocessing->std[2] == 4);
     CHECK((manifest.classes.ids == std::vector<std::int64_t>{7, 8, 9}));
     CHECK(manifest.classes.tasks[1] == std::pair(std::int64_t{9}, std::int64_t{10}));
-    CHECK(manifest.files[0].path == "model.onnx" && manifest.files[0].required.isa == "avx2");
+    CHECK(manifest.files[3].path == "model.onnx" && manifest.files[3].required.isa == "avx2");
     CHECK(manifest.golden->outputs.at("out") == "golden/out.npy");
 }
 
@@ -66,6 +66,13 @@ TEST(truncated_text_is_refused) {
     CHECK_ERROR(damaged, "not a JSON object", parse_manifest("[1]"));
     CHECK_ERROR(damaged, "not a JSON object", parse_manifest(std::string(1 << 20, '[')));
     CHECK_ERROR(damaged, "not a JSON object", parse_manifest("{\"a\": \"\xff\"}"));
+    CHECK_ERROR(damaged, "not a JSON object", parse_manifest("\xef\xbb\xbf" + whole));
+    CHECK_ERROR(damaged, "not a JSON object", parse_manifest(whole + std::string(1, '\0') + "x"));
+    auto deep = small_manifest();
+    deep["later"] = json::parse(std::string(63, '[') + std::string(63, ']'));
+    parse_manifest(deep.dump());
+    deep["later"] = json::parse(std::string(64, '[') + std::string(64, ']'));
+    CHECK_ERROR(damaged, "nested at most 64 deep", parse_manifest(deep.dump()));
 }
 
 TEST(messages_name_the_field) {
@@ -85,25 +92,57 @@ TEST(messages_name_the_field) {
     refused("/contract/outputs/1/name", "out", "contract.outputs must be named differently");
     refused("/contract/outputs/1/dtype", "uint8", "contract.outputs must be float32");
     refused("/preprocessing/mean", {1, 2}, "preprocessing.mean must be one number per channel: 3");
-    refused("/preprocessing/std/0", 0, "preprocessing.std must be not zero");
+    refused("/preprocessing/std/0", 0, "preprocessing.std[0] must be positive, not zero");
     refused("/preprocessing/scale", 1e300, "preprocessing.scale must be a finite number");
     refused("/classes/ids", {1, 2}, "classes.ids must be one per column of out: 3");
     refused("/classes/names", {"a"}, "classes.names must be empty or one per column of out: 3");
     refused("/classes/tasks/0", {3, 1}, "classes.tasks[0] must be [first, last]");
     refused("/files", json::object(), "files must be an array");
+    refused("/versions/torch", 2, "versions.torch must be a string");
+    refused("/contract/input/name", "x", "contract.input.name must be input");
+    refused("/contract/input/layout", "NHWC", "contract.input.layout must be NCHW");
+    refused("/contract/outputs/1/name", "logits", "contract.outputs must be named out, features");
+    refused("/contract/returnt", {"out"}, "contract.returnt must be all that the outputs answer");
+    refused("/preprocessing/folded", true, "preprocessing.folded must be true for uint8 input");
+    refused("/preprocessing/scale", 0, "preprocessing.scale must be positive, not zero");
+    refused("/preprocessing/std/1", -1, "preprocessing.std[1] must be positive");
+    refused("/preprocessing/std/1", 1e-50, "preprocessing.std[1] must be positive");
+    refused("/classes/ids", {7, 7, 9}, "classes.ids must be different numbers");
+    refused("/classes/seen", {7}, "classes.seen must be the classes of the tasks seen");
+    refused("/classes/tasks/1", {0, 1000000000000}, "classes.tasks must be of at most 1048576");
+    refused("/classes/tasks_seen", 3, "classes.tasks_seen must be an integer from 0 to 2");
+    refused("/classes/head", "half", "classes.head must be all or seen or masked");
+    refused("/golden/outputs", json::object(), "golden.outputs must be there for out");
+    refused("/golden/outputs/out", "x.npy", "golden.outputs must be paths that files lists");
+    refused("/golden/input", "x.npy", "golden.input must be a path that files lists");
+    refused("/files/1/path", "golden/input.npy", "files[1].path must be a path of its own");
+    refused("/files/0/format", "../x", "files[0].format must be the name of a format");
     auto entry = model_entry("model.onnx");
     entry["sha256"] = "ABC";
     refused("/files", json::array({entry}), "files[0].sha256 must be 64 lower-case");
     entry = model_entry("model.onnx");
     entry["bytes"] = -1;
     refused("/files", json::array({entry}), "files[0].bytes must be an integer from 0");
+    entry["bytes"] = 1LL << 40;
+    refused("/files", json::array({entry}), "files[0].bytes must be an integer from 0 to");
+    entry = model_entry("model.onnx");
+    entry["outputs"] = {"out", "logits"};
+    refused("/files", json::array({entry}), "files[0].outputs must be different outputs");
+    entry["outputs"] = json::array();
+    refused("/files", json::array({entry}), "files[0].outputs must be one output or more");
+    entry["outputs"] = {"out"};
+    entry["precision"] = "fp64";
+    refused("/files", json::array({entry}), "files[0].precision must be fp32 or fp16 or int8");
+    entry["precision"] = "fp32";
+    entry["parity"] = {{"out", {{"size", -1}}}};
+    refused("/files", json::array({entry}), "files[0].parity.out.size must be a number that is");
     entry.erase("path");
     refused("/files", json::array({entry}), "files[0].path must be there");
 }
 
 TEST(paths_outside_the_bundle_are_refused) {
     for (const auto* path : {"../model.onnx", "/etc/passwd", "golden/../../x", "..", ".", "",
-                             "golden/", "a\\..\\b", "./model.onnx"}) {
+                             "golden/", "a\\..\\b", "./model.onnx", "golden//x", "C:/x", "manifest.json"}) {
         CHECK_ERROR(path, "files[0].path leaves the bundle",
                     parse_manifest(with("/files", json::array({model_entry(path)}))));
         CHECK_ERROR(path, "golden.input leaves the bundle",

@@ -25,7 +25,7 @@ uint8 [H, W, C] or [B, H, W, C], or the input itself as described in the bundle'
   --batch N                          Batch size of the benchmark (default: 1)
   --seconds S                        Duration of the benchmark (default: 5)
 
-Exit code: 0, or 2 after an error.
+Exit code: 0, 1 if standard output cannot be written, or 2 after another error.
 )";
 
 namespace {

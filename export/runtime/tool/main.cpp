@@ -88,11 +88,14 @@ int main(int argc, char** argv) {
         const auto arguments = tool::parse({argv + 1, argv + std::max(argc, 1)});
         if (arguments.help) {
             std::cout << tool::usage;
-            return 0;
+        } else {
+            const auto bundle =
+                Bundle::open(arguments.bundle, arguments.backend, arguments.options);
+            arguments.benchmark ? run_benchmark(bundle, arguments) : run_images(bundle, arguments);
         }
-        const auto bundle = Bundle::open(arguments.bundle, arguments.backend, arguments.options);
-        arguments.benchmark ? run_benchmark(bundle, arguments) : run_images(bundle, arguments);
-        return 0;
+        if (std::cout.flush()) return 0;
+        std::cerr << "error: cannot write to standard output\n";
+        return 1;
     } catch (const Error& error) {
         std::cerr << "error (" << to_string(error.code()) << "): " << error.what() << '\n';
     } catch (const std::exception& error) {

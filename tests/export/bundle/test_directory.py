@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mammoth_compiled.errors import ContractError, ExportError
-from mammoth_compiled.export import export_bundle
+from mammoth_compiled.export import export_bundle, update_bundle, verify_bundle
 from mammoth_compiled.export.bundle import directory
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.formats import FORMATS
@@ -184,6 +184,7 @@ def test_failed_rename_restores_the_old_bundle(tmp_path, fast_export, monkeypatc
             raise OSError("rename refused")
         return rename(self, target)
 
+    monkeypatch.setattr(directory, "exchange", lambda first, second: False)
     monkeypatch.setattr(Path, "rename", fail_for_new)
     with pytest.raises(ExportError, match="rename refused"):
         fast_export(path)
@@ -200,3 +201,44 @@ def test_files_that_appear_during_export_are_kept(tmp_path):
     with pytest.raises(ExportError, match="do not belong to a bundle"):
         export(directory.check_target(tmp_path / "bundle"))
     assert tree(tmp_path) == {"bundle": None, "bundle/notes.txt": b"user file"}
+
+
+def test_exchange_replaces_in_one_step(tmp_path, fast_export, monkeypatch):
+    path = fast_export(tmp_path / "bundle")
+    if not directory.exchange(path, path):
+        pytest.skip("the file system cannot exchange directories")
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("the bundle was moved away"))
+    before = path.stat().st_ino
+    fast_export(path)
+    assert path.stat().st_ino != before
+    assert tmp_path.joinpath("bundle", "manifest.json").is_file()
+    assert set(os.listdir(tmp_path)) == {"bundle"}
+
+
+@pytest.mark.parametrize("call", ["export", "verify", "update"])
+@pytest.mark.parametrize("killed", ["while writing", "between renames", "before removing"])
+def test_killed_export_is_recovered(tmp_path, small_bundle, fast_export, call, killed):
+    path = fast_export(tmp_path / "bundle")
+    (tmp_path / ".bundle.01234567.new").mkdir()
+    (tmp_path / ".bundle.01234567.new" / "model.onnx").write_bytes(b"half")
+    if killed == "between renames":
+        path.rename(tmp_path / ".bundle.01234567.old")
+    elif killed == "before removing":
+        (tmp_path / ".bundle.01234567.old").mkdir()
+    (tmp_path / ".bundle.mine.new").mkdir()
+    {
+        "export": lambda: fast_export(path),
+        "verify": lambda: verify_bundle(path),
+        "update": lambda: update_bundle(path, small_bundle[0]),
+    }[call]()
+    assert set(os.listdir(tmp_path)) == {"bundle", ".bundle.mine.new"}
+    assert set(os.listdir(path)) == CONTENT
+
+
+def test_directories_of_running_processes_are_kept(tmp_path, fast_export):
+    target = directory.check_target(tmp_path / "bundle")
+    with directory.replace_atomically(target) as other:
+        fast_export(target)
+        assert other.is_dir()
+        (other / "manifest.json").write_bytes((target / "manifest.json").read_bytes())
+    assert set(os.listdir(tmp_path)) == {"bundle"}
