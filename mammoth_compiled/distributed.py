@@ -141,7 +141,7 @@ def from_main(value: Value) -> Value:
         return value
     values: list[Any] = [value]
     distributed.broadcast_object_list(values)
-    return values[0]  # type: ignore[no-any-return]
+    return values[0]
 
 
 @torch.no_grad()

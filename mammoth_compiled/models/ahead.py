@@ -3,6 +3,7 @@
 import torch
 
 from mammoth_compiled.datasets.base import ContinualDataset
+from mammoth_compiled.distributed import divided, part
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.types import Batch
 
@@ -20,11 +21,12 @@ def compile_ahead(model: ContinualModel, dataset: ContinualDataset) -> None:
         dataset: The dataset, in its first task.
     """
     loader, size = dataset.train_loader, model.args.batch_size
-    batch = Batch(*loader.gather(torch.arange(size) % len(loader.dataset))[:3])
+    inputs, labels, images, *_ = loader.gather(torch.arange(size) % len(loader.dataset))
     parameters = [p for p in model.net.parameters() if p.requires_grad]
     saved = [buffer.clone() for buffer in model.net.buffers()]
     for _ in range(2):
-        with model.compute.step(size), torch.enable_grad():
+        with model.compute.step(size), divided(size), torch.enable_grad():
+            batch = Batch(part(inputs), part(labels), part(images))
             torch.autograd.grad(model.training_loss(batch), parameters, allow_unused=True)
     with torch.no_grad():
         for buffer, value in zip(model.net.buffers(), saved, strict=True):
