@@ -1,13 +1,15 @@
 """Rebuilds the backbone of a training checkpoint."""
 
 import inspect
+import warnings
 from typing import Any
 
 from mammoth_compiled.backbones import MammothBackbone
 from mammoth_compiled.backbones.pretrained import LATER
 from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import CheckpointError, RegistryError
-from mammoth_compiled.registry import backbones
+from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.registry import backbones, models
 from mammoth_compiled.types import DatasetInfo
 
 
@@ -56,4 +58,19 @@ def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
         raise CheckpointError(
             f"the weights of {path} do not fit backbone {name!r} with {arguments}: {error}"
         ) from error
+    _warn_of_other_scores(checkpoint["model"]["name"])
     return str(name), net, info
+
+
+def _warn_of_other_scores(method: str) -> None:
+    """Warns if a method predicts with other scores than the logits of its backbone."""
+    if method not in models:
+        return
+    target: Any = models[method].target
+    if getattr(target, "deployed_net", None) is not ContinualModel.deployed_net:
+        warnings.warn(
+            f"{method} predicts with scores that the backbone of a checkpoint lacks: `out` will be "
+            "the backbone's logits. To export the scores, give the run --loadcheck CHECKPOINT "
+            "--inference_only 1 --export DIR",
+            stacklevel=3,
+        )

@@ -24,7 +24,8 @@ def unwrap(model_or_backbone: Any) -> tuple[MammothBackbone, DatasetInfo | None]
     holder = _uncompiled(model_or_backbone)
     if isinstance(holder, MammothBackbone):
         return holder, None
-    net = _uncompiled(getattr(holder, "net", None))
+    deployed = getattr(holder, "deployed_net", None)
+    net = _uncompiled(deployed() if callable(deployed) else getattr(holder, "net", None))
     if not isinstance(net, MammothBackbone):
         raise ExportError(
             "export takes a MammothBackbone, or a model whose `net` is one, not "

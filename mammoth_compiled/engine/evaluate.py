@@ -8,10 +8,13 @@ import torch
 
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.distributed import num_ranks, rank
-from mammoth_compiled.engine.score_counts import ScoreCounts
+from mammoth_compiled.engine.score_counts import ScoreCounts, mean_loss
 from mammoth_compiled.metrics import expected_calibration_error, recency_bias
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.types import Evaluation
+
+# A logit so far above the others that its probability is 1.
+SURE = 100.0
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 
@@ -45,7 +48,7 @@ def evaluate(
     return Evaluation(
         class_il=[task.class_il for task in seen],
         task_il=[task.task_il for task in seen],
-        loss=sum(task.loss * task.images for task in seen) / sum(task.images for task in seen),
+        loss=mean_loss(seen),
         top5=[task.top5 for task in seen],
         confusion=confusion,
         ece=expected_calibration_error(bins),
@@ -73,7 +76,7 @@ def evaluate_task(model: ContinualModel, dataset: ContinualDataset) -> tuple[flo
     measures, *_ = counts.read()
     images = sum(task.images for task in measures)
     return (
-        sum(task.loss * task.images for task in measures) / images,
+        mean_loss(measures),
         sum(task.class_il * task.images for task in measures) / images,
     )
 
@@ -114,12 +117,13 @@ def _count(
     try:
         for task, batches in enumerate(tasks, first):
             all_scores, all_labels = [], []
-            loss = torch.zeros((), dtype=torch.float64, device=model.device)
+            # The sum of the losses, and of how many images.
+            loss = torch.zeros(2, dtype=torch.float64, device=model.device)
             # Each rank of data-parallel training takes every so many batches.
             for inputs, labels, *_ in islice(batches, rank(), None, num_ranks()):
                 inputs, labels = inputs.to(model.device), labels.to(model.device)
                 scores = score(inputs)
-                loss += loss_function(scores, labels) * len(labels)
+                loss += _sum_of_losses(loss_function, scores, labels)
                 all_scores.append(scores)
                 all_labels.append(labels)
             own = dataset.get_offsets(task)
@@ -139,3 +143,16 @@ def _count(
     if num_ranks() > 1:
         counts.add_up_over_ranks()
     return counts
+
+
+def _sum_of_losses(
+    loss_function: Callable[..., torch.Tensor], scores: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Returns the sum of the losses of images whose class has a score, and their number, [2]."""
+    label = labels[:, None]
+    has_score = scores.gather(1, label) != -torch.inf
+    # The cross entropy of a row that is sure of its label is 0; selecting the other rows would be
+    # a host sync.
+    sure = torch.zeros_like(scores).scatter_(1, label, SURE)
+    mean = loss_function(torch.where(has_score, scores, sure), labels)
+    return torch.stack((mean * len(labels), has_score.sum()))

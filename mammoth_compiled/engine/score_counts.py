@@ -1,5 +1,7 @@
 """Counts of an evaluation, added up on the device and read once."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,13 +13,29 @@ NUM_BINS = 15
 
 
 class TaskMeasures(NamedTuple):
-    """Measures on the test images of one task: accuracies in [0, 1], mean loss in nats, images."""
+    """Measures on the test images of one task.
+
+    Attributes:
+        class_il: Accuracy in [0, 1].
+        task_il: Accuracy in [0, 1].
+        top5: Accuracy in [0, 1].
+        loss: Sum of the losses, nats, of the images whose class has a score other than -inf.
+        scored: Number of these images.
+        images: Number of all images.
+    """
 
     class_il: float
     task_il: float
     top5: float
     loss: float
+    scored: int
     images: int
+
+
+def mean_loss(tasks: Sequence[TaskMeasures]) -> float:
+    """Returns the mean loss of images whose class has a score, nats; infinite if none has."""
+    scored = sum(task.scored for task in tasks)
+    return sum(task.loss for task in tasks) / scored if scored else math.inf
 
 
 class ScoreCounts:
@@ -50,7 +68,7 @@ class ScoreCounts:
         Args:
             scores: Scores of the images, [N, K]; higher is better.
             labels: Class ids, int64, [N].
-            loss: Sum of their losses, 0-d.
+            loss: Sum of the losses of images whose class has a score, and their number, [2].
             own: The (first, last + 1) class id of the task.
             end: Class-IL predicts among the classes below it.
             is_seen: Whether the confusion matrix and the calibration bins count the task.
@@ -60,7 +78,7 @@ class ScoreCounts:
         predicted = among.argmax(1)
         is_correct = predicted == labels
         is_correct_own = scores[:, first:last].argmax(1) + first == labels
-        counts = [is_correct.sum(), is_correct_own.sum(), _in_top5(among, labels).sum(), loss]
+        counts = [is_correct.sum(), is_correct_own.sum(), _in_top5(among, labels).sum(), *loss]
         self._tasks.append(torch.stack([count.to(torch.float64) for count in counts]))
         self._images.append(len(labels))
         if is_seen:
@@ -93,9 +111,9 @@ class ScoreCounts:
         sums = torch.stack(self._tasks).tolist()
         tasks = [
             TaskMeasures(
-                correct / images, correct_own / images, in_top5 / images, loss / images, images
+                correct / images, correct_own / images, in_top5 / images, loss, int(scored), images
             )
-            for (correct, correct_own, in_top5, loss), images in zip(
+            for (correct, correct_own, in_top5, loss, scored), images in zip(
                 sums, self._images, strict=True
             )
         ]

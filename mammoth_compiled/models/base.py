@@ -206,6 +206,14 @@ class ContinualModel(TaskHooks):
         read a buffer. Otherwise `training_loss` calls it if `batch.replay` is None.
         """
 
+    def deployed_net(self) -> MammothBackbone:
+        """Returns the backbone to export, whose logits are the scores of `forward`.
+
+        By default this is `net`. A model with scores of its own returns a network that computes
+        them, such as those of `models.networks.scored`.
+        """
+        return self.net
+
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of one batch, 0-d.
 

@@ -22,6 +22,7 @@ from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.balanced import BalancedReplayModel, rank_in_group, task_labels
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.features import outputs
+from mammoth_compiled.models.networks.scored import CorrectedNet
 from mammoth_compiled.models.teacher import distillation_loss, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -125,6 +126,10 @@ class BiC(BalancedReplayModel):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns corrected logits, [B, K]."""
         return self._correct(self.net(x))
+
+    def deployed_net(self) -> MammothBackbone:
+        """Returns the backbone with corrected logits."""
+        return CorrectedNet(self.net, self.alpha, self.beta)
 
     def _correct(self, logits: torch.Tensor) -> torch.Tensor:
         return self.alpha * logits + self.beta

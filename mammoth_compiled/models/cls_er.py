@@ -144,6 +144,10 @@ class CLSER(RehearsalModel):
         logits: torch.Tensor = self.stable(x)
         return logits
 
+    def deployed_net(self) -> MammothBackbone:
+        """Returns the stable network."""
+        return self.stable
+
 
 def surer(one: torch.Tensor, other: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Returns per row the logits that give the label the higher probability, [B, K]."""

@@ -22,6 +22,7 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.exemplars import ExemplarModel
+from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.models.teacher import distilled_bce, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -123,3 +124,9 @@ class ICaRL(ExemplarModel):
             return super().forward(x)
         distances = 2 - 2 * self._features(x) @ self.means.T
         return (-distances).masked_fill(~self.has_mean, -torch.inf)
+
+    def deployed_net(self) -> MammothBackbone:
+        """Returns the backbone with the distances as logits."""
+        if self.means is None:
+            return self.net
+        return nearest_means(self.net, self.means, self.has_mean)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import positive_float
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
@@ -21,6 +22,7 @@ from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import Parameters, Settings
 from mammoth_compiled.models.contrast import contrastive_loss, strong_view
 from mammoth_compiled.models.features import feature_dim, outputs
+from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.models.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -119,6 +121,10 @@ class SCR(RehearsalModel):
         features = F.normalize(self.net(x, returnt="features"))
         scores = 2 * features @ means.T - 2
         return scores.masked_fill(~has_mean, -torch.inf)
+
+    def deployed_net(self) -> MammothBackbone:
+        """Returns the backbone with the distances as logits."""
+        return self.net if self.buffer.is_empty() else nearest_means(self.net, *self.class_means())
 
     @torch.no_grad()
     def class_means(self) -> tuple[torch.Tensor, torch.Tensor]:

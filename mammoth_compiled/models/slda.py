@@ -14,12 +14,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import boolean
 from mammoth_compiled.config.values import fraction
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters, Settings
 from mammoth_compiled.models.features import feature_dim
+from mammoth_compiled.models.networks.headed import HeadedNet
+from mammoth_compiled.models.networks.scored import LinearScores
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -172,3 +175,12 @@ class SLDA(ContinualModel):
         weights, biases = self.classifier()
         features = self.net(x, returnt="features").double()
         return (features @ weights + biases).float()
+
+    def deployed_net(self) -> MammothBackbone:
+        """Returns the backbone with the linear classifier, in float32."""
+        if self._trains() and not self._task_ended:
+            return self.net
+        weights, biases = self.classifier()
+        has_score = self.counts > 0
+        head = LinearScores(weights.T, biases.masked_fill(~has_score, 0), has_score)
+        return HeadedNet(self.net, head)

@@ -1,5 +1,7 @@
 """Accuracies and loss against hand-computed values."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -61,9 +63,16 @@ def test_minus_infinity_marks_unseen_classes(oracle):
     result = evaluate(model, dataset)
     assert (result.class_il, result.task_il) == ([1.0, 1.0], [1.0, 1.0])
     assert result.loss == pytest.approx(F.cross_entropy(-distances[:, :4], labels).item())
-    # A score of -inf for the true class is an infinite loss, not NaN.
-    model.scores[0, labels[0]] = -torch.inf
+    # The loss is that of the images whose class has a score; accuracies count all.
+    model.scores[:3].scatter_(1, labels[:3, None], -torch.inf)
+    result = evaluate(model, dataset)
+    expected = F.cross_entropy(-distances[3:, :4], labels[3:])
+    assert result.loss == pytest.approx(expected.item())
+    assert result.class_il == [0.7, 1.0]
+    model.scores.scatter_(1, labels[:, None], -torch.inf)
     assert evaluate(model, dataset).loss == float("inf")
+    model.scores[:] = torch.nan
+    assert math.isnan(evaluate(model, dataset).loss)
 
 
 def test_loss_is_the_mean_over_images_not_over_tasks(oracle):
