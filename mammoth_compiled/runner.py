@@ -185,7 +185,8 @@ def _build_model(
         why = "" if setting == dataset.SETTING else " because of --blurry"
         raise ConfigError(
             f"model {name!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
-            f"{dataset.NAME!r} is {setting}{why}"
+            f"{dataset.NAME!r} is {setting}{why}. Models for {setting}: "
+            + ", ".join(n for n in models if setting in models[n].target.COMPATIBILITY)
         )
     is_stream = dataset.SETTING == "general-continual" and not dataset.joint
     if is_stream and model.TRAINS_ON_STREAM and config.experiment.n_epochs > 1:
