@@ -181,6 +181,16 @@ def whole_step() -> str:
     return "\n\n".join([table(head, rows), machine("whole_step")])
 
 
+def launches() -> str:
+    """Kernels of a training step on a GPU, counted in the code that Inductor generates."""
+    kinds = ("network", "loss", "whole", "whole with combo kernels")
+    rows = [
+        [f"`{name}`", *(f"{row[kind]['triton']} + {row[kind]['library']}" for kind in kinds)]
+        for name, row in read("launches")["steps"].items()
+    ]
+    return table(["backbone, batch 32, bf16", *kinds], rows)
+
+
 def compile_pays() -> str:
     """One training step on a CPU: eager, channels-last and compiled."""
     rows = []
