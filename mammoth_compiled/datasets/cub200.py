@@ -13,7 +13,7 @@ from mammoth_compiled.datasets.image_files import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     FileList,
-    SequentialImageFiles,
+    SequentialCroppedFiles,
 )
 from mammoth_compiled.datasets.text_tables import read_table
 from mammoth_compiled.registry import register_dataset
@@ -23,25 +23,26 @@ ARCHIVE = Archive(
     "97eceeb196236b17998738112f37df78",
     "CUB_200_2011",
 )
-_END = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 
 
 @register_dataset("seq-cub200")
-class SequentialCUB200(SequentialImageFiles):
+class SequentialCUB200(SequentialCroppedFiles):
     """CUB-200-2011, 5,994 + 5,794 images of birds, 10 tasks x 20 classes, 224x224x3.
 
     Images are stored with 256x256 pixels, 2.3 GB of disk in all and 120 MB of memory per task, and
-    cropped in the batch. The replay buffer stores them with 256x256 pixels too.
+    cropped in the batch.
     """
 
     N_CLASSES_PER_TASK = 20
     N_TASKS = 10
-    SIZE = (224, 224)
-    STORED_SIZE = 256
     TRANSFORM = transforms.Compose(
-        [transforms.RandomCrop(224), transforms.RandomHorizontalFlip(), *_END]
+        [
+            transforms.RandomCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
     )
-    TEST_TRANSFORM = transforms.Compose([transforms.CenterCrop(224), *_END])
     DEFAULTS: ClassVar[dict[str, Any]] = {"lr": 0.03, "batch_size": 32, "n_epochs": 50}
 
     def list_files(self) -> tuple[FileList, FileList]:
@@ -64,13 +65,3 @@ class SequentialCUB200(SequentialImageFiles):
             for flag in ("1", "0")
         )
         return train, test
-
-    @classmethod
-    def get_normalization_transform(cls) -> Any:
-        """Returns the transform that crops and normalizes a stored float image in [0, 1]."""
-        return transforms.Compose([transforms.CenterCrop(224), _END[1]])
-
-    @staticmethod
-    def get_backbone() -> str:
-        """Returns the name of the default backbone, which is made for images of this size."""
-        return "tv:resnet18"

@@ -76,6 +76,34 @@ class SequentialImageFiles(ContinualDataset):
         return "resnet18"
 
 
+class SequentialCroppedFiles(SequentialImageFiles):
+    """Base of datasets whose images are stored with 256x256 pixels and cropped in the batch.
+
+    Test images are cropped in the center. The replay buffer stores 256x256 pixels too.
+    """
+
+    SIZE = (224, 224)
+    STORED_SIZE = 256
+    TEST_TRANSFORM = transforms.Compose(
+        [
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+
+    @classmethod
+    def get_normalization_transform(cls) -> Any:
+        """Returns the transform that crops and normalizes a stored float image in [0, 1]."""
+        crop, _, normalize = cls.TEST_TRANSFORM.transforms
+        return transforms.Compose([crop, normalize])
+
+    @staticmethod
+    def get_backbone() -> str:
+        """Returns the name of the default backbone, which is made for images of this size."""
+        return "tv:resnet18"
+
+
 def small_image_transforms(
     size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from mammoth_compiled.datasets.image_files import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     FileList,
-    SequentialImageFiles,
+    SequentialCroppedFiles,
 )
 from mammoth_compiled.registry import register_dataset
 
@@ -24,11 +24,10 @@ ARCHIVE = Archive(
     "imagenet-r",
 )
 TEST_FRACTION = 0.2
-_END = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 
 
 @register_dataset("seq-imagenet-r")
-class SequentialImageNetR(SequentialImageFiles):
+class SequentialImageNetR(SequentialCroppedFiles):
     """ImageNet-R, 30,000 renditions of objects, 10 tasks x 20 classes, 224x224x3.
 
     The archive has no test set: 20 % of each class are drawn, always the same. To use published
@@ -38,12 +37,14 @@ class SequentialImageNetR(SequentialImageFiles):
 
     N_CLASSES_PER_TASK = 20
     N_TASKS = 10
-    SIZE = (224, 224)
-    STORED_SIZE = 256
     TRANSFORM = transforms.Compose(
-        [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *_END]
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
     )
-    TEST_TRANSFORM = transforms.Compose([transforms.CenterCrop(224), *_END])
     DEFAULTS: ClassVar[dict[str, Any]] = {"lr": 0.03, "batch_size": 32, "n_epochs": 50}
 
     def list_files(self) -> tuple[FileList, FileList]:
@@ -55,13 +56,3 @@ class SequentialImageNetR(SequentialImageFiles):
         root = ARCHIVE.find(self.NAME, data_dir(self.config))
         self.CLASS_NAMES, train, test = find_splits(self.NAME, root, TEST_FRACTION, seed=0)
         return train, test
-
-    @classmethod
-    def get_normalization_transform(cls) -> Any:
-        """Returns the transform that crops and normalizes a stored float image in [0, 1]."""
-        return transforms.Compose([transforms.CenterCrop(224), _END[1]])
-
-    @staticmethod
-    def get_backbone() -> str:
-        """Returns the name of the default backbone, which is made for images of this size."""
-        return "tv:resnet18"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mammoth_compiled.registry import datasets, models
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -64,3 +66,13 @@ def test_index_page_quotes_the_largest_speedup():
 def test_commands_that_the_gate_takes_from_readme(command):
     lines = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
     assert sum(command in line for line in lines) == 1
+
+
+def test_counts_are_those_of_the_registries():
+    for page in ("README.md", "docs/index.md"):
+        text = (REPOSITORY / page).read_text()
+        assert f"[{len(list(models))} methods]" in text, page
+        assert f"[{len(list(datasets))} datasets]" in text, page
+    comparison = (REPOSITORY / "docs" / "comparison.md").read_text()
+    assert f"| methods | {len(list(models))} |" in comparison
+    assert f"| datasets | {len(list(datasets)) - 1}, and any folder of images |" in comparison

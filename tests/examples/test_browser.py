@@ -7,13 +7,13 @@ import importlib.util
 import io
 import json
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import in_browser, visit
 from PIL import Image
 from torch import nn
 
@@ -27,14 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "export" / "browser"
 SAMPLES = REPOSITORY / "examples" / "browser" / "samples.py"
 DRIVER = Path(__file__).with_name("browser_driver.mjs")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-NEEDED = {
-    "Chromium (apt-get install chromium)": CHROMIUM is not None,
-    "Node.js (apt-get install nodejs npm)": shutil.which("node") is not None,
-    "its packages (npm ci in export/browser)": (PAGE / "node_modules/playwright-core").is_dir(),
-}
-ABSENT = [what for what, is_there in NEEDED.items() if not is_there]
-pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"needs {', '.join(ABSENT)}")
+pytestmark = in_browser
 
 SIZE = 12
 NAMES = ("circle", "square", "grün & <b>", "star")
@@ -105,17 +98,7 @@ def address(site):
 
 
 def drive(*visits):
-    task = {"package": str(PAGE / "package.json"), "chromium": CHROMIUM, "visits": visits}
-    result = subprocess.run(
-        ["node", str(DRIVER)],
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return visit(DRIVER, *visits)
 
 
 def expected(net, images):

@@ -1,42 +1,22 @@
 """The page of a report: its sections, and how it looks in headless Chromium."""
 
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
+import browser
 import pytest
+from browser import in_browser
 
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.report import read_runs, render, write_report
 from mammoth_compiled.report.groups import group
 
-PACKAGES = Path(__file__).parents[2] / "export" / "browser"
 DRIVER = Path(__file__).with_name("page_driver.mjs")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-NEEDED = {
-    "Chromium (apt-get install chromium)": CHROMIUM is not None,
-    "Node.js (apt-get install nodejs npm)": shutil.which("node") is not None,
-    "its packages (npm ci in export/browser)": (PACKAGES / "node_modules/playwright-core").is_dir(),
-}
-ABSENT = [what for what, is_there in NEEDED.items() if not is_there]
-in_browser = pytest.mark.skipif(bool(ABSENT), reason=f"needs {', '.join(ABSENT)}")
 
 
 def visit(*visits):
     """Opens pages, and returns what the driver found."""
-    task = {"package": str(PACKAGES / "package.json"), "chromium": CHROMIUM, "visits": visits}
-    result = subprocess.run(
-        ["node", str(DRIVER)],
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return browser.visit(DRIVER, *visits)
 
 
 def assert_readable(found, path):
