@@ -183,10 +183,11 @@ def _build_model(
     setting = dataset.stream_setting
     if setting not in model.COMPATIBILITY:
         why = "" if setting == dataset.SETTING else " because of --blurry"
+        targets: dict[str, Any] = {n: models[n].target for n in models}
+        fitting = [n for n, target in targets.items() if setting in target.COMPATIBILITY]
         raise ConfigError(
             f"model {name!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
-            f"{dataset.NAME!r} is {setting}{why}. Models for {setting}: "
-            + ", ".join(n for n in models if setting in models[n].target.COMPATIBILITY)
+            f"{dataset.NAME!r} is {setting}{why}. Models for {setting}: {', '.join(fitting)}"
         )
     is_stream = dataset.SETTING == "general-continual" and not dataset.joint
     if is_stream and model.TRAINS_ON_STREAM and config.experiment.n_epochs > 1:
