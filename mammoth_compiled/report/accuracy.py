@@ -172,7 +172,7 @@ def confusion_section(benchmark: Benchmark) -> Markup | None:
         "section",
         tag("h3", "Confusion after the last task"),
         tag("p", "Row: true class. Column: predicted class. % of the row.", class_="note"),
-        tag("div", *maps, class_="multiples"),
+        tag("div", *maps, class_="multiples broad"),
         class_="card",
     )
 
