@@ -14,10 +14,20 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    DOMAINS,
+    MAMMOTH,
+    MNIST,
+    OWN,
+    TINY,
+    by_buffer,
+    fmnist,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
-
-_SOURCE = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
 
 
 @torch.no_grad()
@@ -56,54 +66,30 @@ class AGEM(RehearsalModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "source": _SOURCE,
-        },
-        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, "n_epochs": 50, "batch_size": 32},
-        "seq-tinyimg": {
-            "lr": 0.01,
-            "buffer_size": 500,
-            "n_epochs": 100,
-            "batch_size": 32,
-            "source": _SOURCE,
-        },
-        "seq-mnist": {
-            "lr": 0.1,
-            "buffer_size": 500,
-            "batch_size": 10,
-            "minibatch_size": 128,
-            "source": _SOURCE,
-        },
+        "seq-cifar10": {"lr": 0.03, "buffer_size": 500, **CIFAR10, "source": DER},
+        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": OWN},
+        "seq-tinyimg": {"lr": 0.01, "buffer_size": 500, **TINY, "source": DER},
+        "seq-mnist": {"lr": 0.1, "buffer_size": 500, "minibatch_size": 128, **MNIST, "source": DER},
         "perm-mnist": {
             "lr": 0.1,
             "buffer_size": 500,
-            "batch_size": 128,
             "minibatch_size": 128,
-            "source": _SOURCE,
+            **DOMAINS,
+            "source": DER,
         },
-        "rot-mnist": [
-            {
-                "lr": lr,
-                "buffer_size": size,
-                "batch_size": 128,
-                "minibatch_size": 128,
-                "source": _SOURCE,
-            }
-            for size, lr in ((500, 0.3), (200, 0.1), (5120, 0.3))
-        ],
-        "mnist-360": {
-            "lr": 0.1,
-            "buffer_size": 500,
-            "batch_size": 16,
-            "minibatch_size": 128,
-            "source": "Mammoth, utils/best_args.py (A-GEM-R)",
-        },
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        "rot-mnist": by_buffer(
+            {500: {"lr": 0.3}, 200: {"lr": 0.1}, 5120: {"lr": 0.3}},
+            minibatch_size=128,
+            **DOMAINS,
+            source=DER,
+        ),
+        "mnist-360": by_buffer(
+            {500: {"batch_size": 16}, 200: {"batch_size": 16}, 1000: {"batch_size": 4}},
+            lr=0.1,
+            minibatch_size=128,
+            source=f"{MAMMOTH} (A-GEM-R)",
+        ),
+        **fmnist(),
     }
 
     def training_loss(self, batch: Batch) -> torch.Tensor:

@@ -23,6 +23,7 @@ from mammoth_compiled.models.balanced import BalancedReplayModel, rank_in_group,
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.features import outputs
 from mammoth_compiled.models.networks.scored import CorrectedNet
+from mammoth_compiled.models.settings import CIFAR10, CIFAR100, OWN, XDER, fmnist
 from mammoth_compiled.models.teacher import distillation_loss, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -76,17 +77,10 @@ class BiC(BalancedReplayModel):
     """
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.03, "n_epochs": 50, "batch_size": 32, "buffer_size": 500},
-        "seq-cifar100": {
-            "lr": 0.03,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "buffer_size": 500,
-            "source": "Boschini et al. 2022, arXiv 2201.00766, as in Mammoth's best_args.py",
-        },
-        "seq-mnist": {"buffer_size": 500},
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        "seq-cifar10": {"lr": 0.03, "buffer_size": 500, **CIFAR10, "source": OWN},
+        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": XDER},
+        "seq-mnist": {"buffer_size": 500, "source": OWN},
+        **fmnist(),
     }
 
     alpha: torch.Tensor

@@ -26,6 +26,7 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.settings import CIFAR100, OWN, by_buffer
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -59,14 +60,13 @@ class CLSER(RehearsalModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": [
-            {**_CIFAR, "buffer_size": 500, "plastic_update_prob": 0.9},
-            {**_CIFAR, "buffer_size": 200, "plastic_update_prob": 0.3},
-        ],
-        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, "n_epochs": 50, "batch_size": 32},
-        "seq-mnist": {"buffer_size": 500},
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500, **_SHORT},
+        "seq-cifar10": by_buffer(
+            {500: {"plastic_update_prob": 0.9}, 200: {"plastic_update_prob": 0.3}}, **_CIFAR
+        ),
+        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": OWN},
+        "seq-mnist": {"buffer_size": 500, "source": OWN},
+        "seq-fmnist": {"buffer_size": 500, "source": OWN},
+        "seq-fmnist-mini": {"buffer_size": 500, **_SHORT, "source": OWN},
     }
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, **_SHORT}
 

@@ -10,14 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.config import non_negative_float
+from mammoth_compiled.models import settings
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
-
-_DER = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
-_XDER = "Boschini et al. 2022, arXiv 2201.00766"
-_CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32}
 
 
 @register_model("der")
@@ -34,11 +31,60 @@ class DER(RehearsalModel):
     TARGETS: ClassVar[tuple[str, ...]] = ("logits",)
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**_CIFAR, "buffer_size": 500, "alpha": 0.3, "source": _DER},
-        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.3, "source": _XDER},
-        "seq-mnist": {"buffer_size": 500, "alpha": 0.5},
-        "seq-fmnist": {"buffer_size": 500, "alpha": 0.3},
-        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.3},
+        "seq-cifar10": {
+            "lr": 0.03,
+            "buffer_size": 500,
+            "alpha": 0.3,
+            **settings.CIFAR10,
+            "source": settings.DER,
+        },
+        "seq-cifar100": {
+            "lr": 0.03,
+            "buffer_size": 500,
+            "alpha": 0.3,
+            **settings.CIFAR100,
+            "source": settings.XDER,
+        },
+        "seq-tinyimg": {
+            "lr": 0.03,
+            "buffer_size": 500,
+            "alpha": 0.1,
+            **settings.TINY,
+            "source": settings.DER,
+        },
+        "seq-mnist": settings.by_buffer(
+            {
+                500: {"lr": 0.03, "minibatch_size": 128, "alpha": 1.0},
+                200: {"lr": 0.03, "minibatch_size": 10, "alpha": 0.2},
+                5120: {"lr": 0.1, "minibatch_size": 128, "alpha": 0.5},
+            },
+            **settings.MNIST,
+            source=settings.DER,
+        ),
+        "perm-mnist": settings.by_buffer(
+            {500: {"alpha": 1.0}, 200: {"alpha": 1.0}, 5120: {"alpha": 0.5}},
+            lr=0.2,
+            minibatch_size=128,
+            **settings.DOMAINS,
+            source=settings.DER,
+        ),
+        "rot-mnist": settings.by_buffer(
+            {500: {"alpha": 0.5}, 200: {"alpha": 1.0}, 5120: {"alpha": 0.5}},
+            lr=0.2,
+            minibatch_size=128,
+            **settings.DOMAINS,
+            source=settings.DER,
+        ),
+        "mnist-360": settings.by_buffer(
+            {
+                500: {"lr": 0.2, "batch_size": 16, "minibatch_size": 16},
+                200: {"lr": 0.1, "batch_size": 16, "minibatch_size": 64},
+                1000: {"lr": 0.1, "batch_size": 8, "minibatch_size": 16},
+            },
+            alpha=0.5,
+            source=settings.DER,
+        ),
+        **settings.fmnist(alpha=0.3),
     }
 
     @staticmethod
@@ -96,14 +142,75 @@ class DERpp(DER):
     TARGETS: ClassVar[tuple[str, ...]] = ("labels", "logits")
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**DER.EXAMPLE_ARGS, "beta": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": [
-            {**_CIFAR, "buffer_size": 500, "alpha": 0.2, "beta": 0.5, "source": _DER},
-            {**_CIFAR, "buffer_size": 200, "alpha": 0.1, "beta": 0.5, "source": _DER},
-        ],
-        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 0.1, "beta": 0.5, "source": _XDER},
-        "seq-mnist": {"buffer_size": 500, "alpha": 0.5, "beta": 1.0},
-        "seq-fmnist": {"buffer_size": 500, "alpha": 0.2, "beta": 0.5},
-        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.2, "beta": 0.5},
+        "seq-cifar10": settings.by_buffer(
+            {
+                500: {"alpha": 0.2, "beta": 0.5},
+                200: {"alpha": 0.1, "beta": 0.5},
+                5120: {"alpha": 0.1, "beta": 1.0},
+            },
+            lr=0.03,
+            **settings.CIFAR10,
+            source=settings.DER,
+        ),
+        "seq-cifar100": {
+            "lr": 0.03,
+            "buffer_size": 500,
+            "alpha": 0.1,
+            "beta": 0.5,
+            **settings.CIFAR100,
+            "source": settings.XDER,
+        },
+        "seq-tinyimg": settings.by_buffer(
+            {
+                500: {"alpha": 0.2, "beta": 0.5},
+                200: {"alpha": 0.1, "beta": 1.0},
+                5120: {"alpha": 0.1, "beta": 0.5},
+            },
+            lr=0.03,
+            **settings.TINY,
+            source=settings.DER,
+        ),
+        "seq-mnist": settings.by_buffer(
+            {
+                500: {"lr": 0.03, "minibatch_size": 10, "alpha": 1.0, "beta": 0.5},
+                200: {"lr": 0.03, "minibatch_size": 128, "alpha": 0.2, "beta": 1.0},
+                5120: {"lr": 0.1, "minibatch_size": 64, "alpha": 0.2, "beta": 0.5},
+            },
+            **settings.MNIST,
+            source=settings.DER,
+        ),
+        "perm-mnist": settings.by_buffer(
+            {
+                500: {"lr": 0.2, "alpha": 1.0, "beta": 0.5},
+                200: {"lr": 0.1, "alpha": 1.0, "beta": 1.0},
+                5120: {"lr": 0.2, "alpha": 0.5, "beta": 1.0},
+            },
+            minibatch_size=128,
+            **settings.DOMAINS,
+            source=settings.DER,
+        ),
+        "rot-mnist": settings.by_buffer(
+            {
+                500: {"lr": 0.2, "alpha": 0.5, "beta": 1.0},
+                200: {"lr": 0.1, "alpha": 1.0, "beta": 0.5},
+                5120: {"lr": 0.2, "alpha": 0.5, "beta": 0.5},
+            },
+            minibatch_size=128,
+            **settings.DOMAINS,
+            source=settings.DER,
+        ),
+        "mnist-360": settings.by_buffer(
+            {
+                500: {"minibatch_size": 16, "alpha": 0.5},
+                200: {"minibatch_size": 16, "alpha": 0.5},
+                1000: {"minibatch_size": 128, "alpha": 0.2},
+            },
+            lr=0.2,
+            batch_size=16,
+            beta=1.0,
+            source=settings.DER,
+        ),
+        **settings.fmnist(alpha=0.2, beta=0.5),
     }
 
     @staticmethod

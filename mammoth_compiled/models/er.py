@@ -10,11 +10,19 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    DOMAINS,
+    MNIST,
+    TINY,
+    XDER,
+    by_buffer,
+    fmnist,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
-
-_DER = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
-_XDER = "Boschini et al. 2022, arXiv 2201.00766"
 
 
 @register_model("er")
@@ -28,23 +36,25 @@ class ER(RehearsalModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.1,
-            "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "source": _DER,
+        "seq-cifar10": {"lr": 0.1, "buffer_size": 500, **CIFAR10, "source": DER},
+        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": XDER},
+        "seq-tinyimg": by_buffer(
+            {500: {"lr": 0.03}, 200: {"lr": 0.1}, 5120: {"lr": 0.1}}, **TINY, source=DER
+        ),
+        "seq-mnist": by_buffer(
+            {500: {"lr": 0.1}, 200: {"lr": 0.01}, 5120: {"lr": 0.1}}, **MNIST, source=DER
+        ),
+        **{
+            name: {"lr": 0.2, "buffer_size": 500, "minibatch_size": 128, **DOMAINS, "source": DER}
+            for name in ("perm-mnist", "rot-mnist")
         },
-        "seq-cifar100": {
-            "lr": 0.1,
-            "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "source": _XDER,
-        },
-        "seq-mnist": {"buffer_size": 500},
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        "mnist-360": by_buffer(
+            {500: {"batch_size": 1}, 200: {"batch_size": 1}, 1000: {"batch_size": 4}},
+            lr=0.2,
+            minibatch_size=16,
+            source=DER,
+        ),
+        **fmnist(),
     }
 
     def draw(self, batch: Batch) -> None:

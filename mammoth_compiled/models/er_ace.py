@@ -17,6 +17,7 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, OWN, XDER, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -39,20 +40,12 @@ class ERACE(RehearsalModel):
         "seq-cifar10": {
             "lr": 0.03,
             "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "source": "the protocol of Buzzega et al. 2020 (2004.07211), learning rate of DER",
+            **CIFAR10,
+            "source": f"the protocol of {DER}",
         },
-        "seq-cifar100": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "source": "Mammoth, utils/best_args.py",
-        },
-        "seq-mnist": {"buffer_size": 500},
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": XDER},
+        "seq-mnist": {"buffer_size": 500, "source": OWN},
+        **fmnist(),
     }
 
     seen: torch.Tensor

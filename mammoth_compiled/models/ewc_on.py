@@ -21,6 +21,7 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
 from mammoth_compiled.models.per_image import per_image_gradients
+from mammoth_compiled.models.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -45,18 +46,11 @@ class EWCOn(ContinualModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.03,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "e_lambda": 10.0,
-            "gamma": 1.0,
-            "source": "Mammoth, utils/best_args.py",
-        },
-        **{
-            name: {"e_lambda": e_lambda, "gamma": 1.0, "source": "Mammoth, utils/best_args.py"}
-            for name, e_lambda in (("seq-mnist", 90.0), ("perm-mnist", 0.7), ("rot-mnist", 0.7))
-        },
+        "seq-cifar10": {"lr": 0.03, "e_lambda": 10.0, "gamma": 1.0, **CIFAR10, "source": DER},
+        "seq-tinyimg": {"lr": 0.03, "e_lambda": 25.0, "gamma": 1.0, **TINY, "source": DER},
+        "seq-mnist": {"lr": 0.03, "e_lambda": 90.0, "gamma": 1.0, **MNIST, "source": DER},
+        "perm-mnist": {"lr": 0.1, "e_lambda": 0.7, "gamma": 1.0, **DOMAINS, "source": DER},
+        "rot-mnist": {"lr": 0.1, "e_lambda": 0.7, "gamma": 1.0, **DOMAINS, "source": DER},
     }
 
     fisher: torch.Tensor | None

@@ -13,13 +13,11 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.models.balanced import BalancedReplayModel
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.features import outputs
+from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, OWN, TINY, by_buffer, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-_SOURCE = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
 _OWN = "63 % class-IL with alpha 3, 37 % with alpha 1, seq-fmnist-mini, buffer 200, one seed"
-_CIFAR = {"lr": 0.03, "n_epochs": 50, "batch_size": 32, "source": _SOURCE}
-_MNIST = {"batch_size": 128, "minibatch_size": 128, "source": _SOURCE}
 
 # Under the square root, whose gradient at 0 is infinite.
 EPSILON = 1e-8
@@ -52,18 +50,31 @@ class FDR(BalancedReplayModel):
 
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**BalancedReplayModel.EXAMPLE_ARGS, "alpha": 1.0}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": [
-            {**_CIFAR, "buffer_size": 500, "alpha": 1.0},
-            {**_CIFAR, "buffer_size": 200, "alpha": 0.3},
-            {**_CIFAR, "buffer_size": 5120, "alpha": 0.3},
-        ],
-        "seq-cifar100": {**_CIFAR, "buffer_size": 500, "alpha": 1.0},
-        "seq-mnist": [
-            {"lr": 0.1, **_MNIST, "buffer_size": 500, "alpha": 0.2},
-            {"lr": 0.03, **_MNIST, "buffer_size": 200, "alpha": 0.5},
-        ],
-        "seq-fmnist": {"buffer_size": 500, "alpha": 3.0, "source": _OWN},
-        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 3.0, "source": _OWN},
+        "seq-cifar10": by_buffer(
+            {500: {"alpha": 1.0}, 200: {"alpha": 0.3}, 5120: {"alpha": 0.3}},
+            lr=0.03,
+            **CIFAR10,
+            source=DER,
+        ),
+        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, "alpha": 1.0, **CIFAR100, "source": OWN},
+        "seq-tinyimg": by_buffer(
+            {500: {"alpha": 1.0}, 200: {"alpha": 0.3}, 5120: {"alpha": 0.3}},
+            lr=0.03,
+            **TINY,
+            source=DER,
+        ),
+        "seq-mnist": by_buffer(
+            {
+                500: {"lr": 0.1, "alpha": 0.2},
+                200: {"lr": 0.03, "alpha": 0.5},
+                5120: {"lr": 0.1, "alpha": 0.2},
+            },
+            n_epochs=1,
+            batch_size=128,
+            minibatch_size=128,
+            source=DER,
+        ),
+        **fmnist(alpha=3.0, source=_OWN),
     }
 
     @staticmethod

@@ -26,6 +26,7 @@ from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.exemplars import ExemplarModel
 from mammoth_compiled.models.rehearsal import gather_batch
+from mammoth_compiled.models.settings import OWN, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -61,9 +62,8 @@ class GDumb(ExemplarModel):
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": _CIFAR,
         "seq-cifar100": _CIFAR,
-        "seq-mnist": {"lr": 0.05, "buffer_size": 500},
-        "seq-fmnist": {"lr": 0.05, "buffer_size": 500},
-        "seq-fmnist-mini": {"lr": 0.05, "buffer_size": 500},
+        "seq-mnist": {"lr": 0.05, "buffer_size": 500, "source": OWN},
+        **fmnist(lr=0.05),
     }
 
     @staticmethod

@@ -18,12 +18,12 @@ from mammoth_compiled.data import apply_transform
 from mammoth_compiled.kernels.reservoir.reference import slot_owners, write_slots
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.er import ER
+from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, DOMAINS, OWN, by_buffer, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 # Score of images that there is nothing to compare with.
 INITIAL_SCORE = 0.1
-_SOURCE = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
 
 
 def gradient_similarity(
@@ -61,23 +61,45 @@ class GSS(ER):
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {
             "lr": 0.03,
-            "n_epochs": 50,
-            "batch_size": 32,
             "buffer_size": 500,
             "gss_minibatch_size": 32,
-            "source": _SOURCE,
+            **CIFAR10,
+            "source": DER,
         },
-        "seq-cifar100": {"lr": 0.03, "n_epochs": 50, "batch_size": 32, "buffer_size": 500},
-        "seq-mnist": {
-            "lr": 0.1,
-            "batch_size": 128,
-            "minibatch_size": 10,
-            "buffer_size": 500,
-            "gss_minibatch_size": 10,
-            "source": _SOURCE,
-        },
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": OWN},
+        "seq-mnist": by_buffer(
+            {
+                500: {"minibatch_size": 10},
+                200: {"minibatch_size": 10},
+                5120: {"minibatch_size": 128},
+            },
+            lr=0.1,
+            gss_minibatch_size=10,
+            n_epochs=1,
+            batch_size=128,
+            source=DER,
+        ),
+        "perm-mnist": by_buffer(
+            {
+                500: {"lr": 0.1, "minibatch_size": 128, "gss_minibatch_size": 10},
+                200: {"lr": 0.2, "minibatch_size": 10, "gss_minibatch_size": 128},
+                5120: {"lr": 0.03, "minibatch_size": 128, "gss_minibatch_size": 10},
+            },
+            **DOMAINS,
+            source=DER,
+        ),
+        "rot-mnist": by_buffer(
+            {
+                500: {"minibatch_size": 128},
+                200: {"minibatch_size": 10},
+                5120: {"minibatch_size": 128},
+            },
+            lr=0.2,
+            gss_minibatch_size=128,
+            **DOMAINS,
+            source=DER,
+        ),
+        **fmnist(),
     }
 
     @staticmethod

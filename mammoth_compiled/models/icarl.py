@@ -23,6 +23,16 @@ from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.exemplars import ExemplarModel
 from mammoth_compiled.models.networks.scored import nearest_means
+from mammoth_compiled.models.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    MNIST,
+    TINY,
+    XDER,
+    by_buffer,
+    fmnist,
+)
 from mammoth_compiled.models.teacher import distilled_bce, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -41,25 +51,22 @@ class ICaRL(ExemplarModel):
     POLICY: ClassVar[str] = "herding"
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**ExemplarModel.EXAMPLE_ARGS, "lr": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.1,
-            "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "optim_wd": 1e-5,
-            "source": "Mammoth, utils/best_args.py",
-        },
+        "seq-cifar10": by_buffer(
+            {500: {"lr": 0.1}, 200: {"lr": 0.1}, 5120: {"lr": 0.03}},
+            optim_wd=1e-5,
+            **CIFAR10,
+            source=DER,
+        ),
         "seq-cifar100": {
             "lr": 0.3,
             "buffer_size": 500,
-            "n_epochs": 50,
-            "batch_size": 32,
             "optim_wd": 1e-5,
-            "source": "Mammoth, utils/best_args.py",
+            **CIFAR100,
+            "source": XDER,
         },
-        "seq-mnist": {"lr": 0.3, "buffer_size": 500},
-        "seq-fmnist": {"lr": 0.3, "buffer_size": 500},
-        "seq-fmnist-mini": {"lr": 0.3, "buffer_size": 500},
+        "seq-tinyimg": {"lr": 0.03, "buffer_size": 500, "optim_wd": 1e-5, **TINY, "source": DER},
+        "seq-mnist": {"lr": 0.1, "buffer_size": 500, **MNIST, "source": DER},
+        **fmnist(lr=0.3),
     }
 
     teacher: MammothBackbone | None

@@ -18,6 +18,7 @@ from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.er import ER
+from mammoth_compiled.models.settings import fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -44,8 +45,7 @@ class MIR(ER):
         "seq-cifar100": {**_ONLINE, "lr": 0.1, "buffer_size": 500},
         "seq-mnist": {**_ONLINE, "lr": 0.05, "buffer_size": 500},
         "perm-mnist": {**_ONLINE, "lr": 0.05, "buffer_size": 500},
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        **fmnist(),
     }
 
     @staticmethod

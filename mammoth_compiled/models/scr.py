@@ -24,6 +24,7 @@ from mammoth_compiled.models.contrast import contrastive_loss, strong_view
 from mammoth_compiled.models.features import feature_dim, outputs
 from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.settings import fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -51,8 +52,7 @@ class SCR(RehearsalModel):
         "seq-cifar10": {**_ONLINE, "buffer_size": 200},
         "seq-cifar100": {**_ONLINE, "buffer_size": 2000},
         "seq-mnist": {**_ONLINE, "buffer_size": 200},
-        "seq-fmnist": {"buffer_size": 500},
-        "seq-fmnist-mini": {"buffer_size": 500},
+        **fmnist(),
     }
 
     @staticmethod

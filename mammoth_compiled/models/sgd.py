@@ -5,10 +5,9 @@ from typing import ClassVar
 import torch
 
 from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, DOMAINS, MNIST, TINY, XDER
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
-
-_DER = "Buzzega et al. 2020, arXiv 2004.07211, appendix F"
 
 
 @register_model("sgd")
@@ -22,7 +21,13 @@ class SGD(ContinualModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.1, "n_epochs": 50, "batch_size": 32, "source": _DER},
+        "seq-cifar10": {"lr": 0.1, **CIFAR10, "source": DER},
+        "seq-cifar100": {"lr": 0.03, **CIFAR100, "source": XDER},
+        "seq-tinyimg": {"lr": 0.03, **TINY, "source": DER},
+        "seq-mnist": {"lr": 0.03, **MNIST, "source": DER},
+        "perm-mnist": {"lr": 0.2, **DOMAINS, "source": DER},
+        "rot-mnist": {"lr": 0.2, **DOMAINS, "source": DER},
+        "mnist-360": {"lr": 0.1, "batch_size": 4, "source": DER},
     }
 
     def training_loss(self, batch: Batch) -> torch.Tensor:

@@ -19,10 +19,9 @@ import torch
 from mammoth_compiled.config import non_negative_float, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
+from mammoth_compiled.models.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
-
-_SOURCE = "Mammoth, utils/best_args.py"
 
 
 @register_model("si")
@@ -44,17 +43,11 @@ class SI(ContinualModel):
         "general-continual",
     ]
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.03,
-            "n_epochs": 50,
-            "batch_size": 32,
-            "c": 0.5,
-            "xi": 1.0,
-            "source": _SOURCE,
-        },
-        "seq-mnist": {"c": 1.0, "xi": 0.9, "source": _SOURCE},
-        "perm-mnist": {"c": 0.5, "xi": 1.0, "source": _SOURCE},
-        "rot-mnist": {"c": 1.0, "xi": 1.0, "source": _SOURCE},
+        "seq-cifar10": {"lr": 0.03, "c": 0.5, "xi": 1.0, **CIFAR10, "source": DER},
+        "seq-tinyimg": {"lr": 0.03, "c": 0.5, "xi": 1.0, **TINY, "source": DER},
+        "seq-mnist": {"lr": 0.1, "c": 1.0, "xi": 0.9, **MNIST, "source": DER},
+        "perm-mnist": {"lr": 0.1, "c": 0.5, "xi": 1.0, **DOMAINS, "source": DER},
+        "rot-mnist": {"lr": 0.1, "c": 1.0, "xi": 1.0, **DOMAINS, "source": DER},
     }
 
     importance: torch.Tensor

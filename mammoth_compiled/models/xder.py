@@ -17,6 +17,7 @@ from mammoth_compiled.config import non_negative_float, positive_float, positive
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.contrast import contrastive_loss, strong_view
+from mammoth_compiled.models.settings import OWN, fmnist
 from mammoth_compiled.models.xder_ce import CIFAR100, XDERCE
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -47,7 +48,7 @@ class XDER(XDERCE):
         "simclr_num_aug": 2,
     }
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**CIFAR100, "alpha": 0.3, "beta": 0.8},
+        "seq-cifar10": {**CIFAR100, "alpha": 0.3, "beta": 0.8, "source": OWN},
         "seq-cifar100": [
             {**_BEST, "alpha": 0.3, "beta": 0.8, "constr_margin": 0.7, "constr_eta": 0.001},
             {
@@ -59,9 +60,8 @@ class XDER(XDERCE):
                 "constr_eta": 0.01,
             },
         ],
-        "seq-mnist": {"buffer_size": 500, "alpha": 0.3, "beta": 0.8},
-        "seq-fmnist": {"buffer_size": 500, "alpha": 0.3, "beta": 0.8},
-        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.3, "beta": 0.8},
+        "seq-mnist": {"buffer_size": 500, "alpha": 0.3, "beta": 0.8, "source": OWN},
+        **fmnist(alpha=0.3, beta=0.8),
     }
 
     @staticmethod

@@ -19,6 +19,7 @@ from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.balanced import BalancedReplayModel
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.features import outputs
+from mammoth_compiled.models.settings import OWN, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -87,7 +88,7 @@ class XDERCE(BalancedReplayModel):
         "beta": 0.5,
     }
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005},
+        "seq-cifar10": {**CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005, "source": OWN},
         "seq-cifar100": {
             **CIFAR100,
             "alpha": 0.1,
@@ -95,9 +96,8 @@ class XDERCE(BalancedReplayModel):
             "constr_eta": 0.005,
             "source": "Boschini et al. 2022, arXiv 2201.00766, as in Mammoth's xder_ce.yaml",
         },
-        "seq-mnist": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5},
-        "seq-fmnist": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5},
-        "seq-fmnist-mini": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5},
+        "seq-mnist": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5, "source": OWN},
+        **fmnist(alpha=0.1, beta=0.5),
     }
 
     @staticmethod

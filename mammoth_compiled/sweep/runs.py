@@ -58,6 +58,7 @@ def run_trials(
     plugins: Sequence[str] = (),
     total: int | None = None,
     judge: Judge = lambda trial, event: True,
+    threads: int | None = None,
 ) -> int:
     """Runs trials and returns the exit code.
 
@@ -70,6 +71,7 @@ def run_trials(
         plugins: Files and modules of `--import`.
         total: Number of trials, for the console.
         judge: Told of every event; its result after a task says whether the trial goes on.
+        threads: Threads of each trial on the CPU; None divides the cores among them.
     """
     progress = Progress(total)
 
@@ -84,7 +86,7 @@ def run_trials(
             else:
                 yield trial
 
-    threads = max(1, available_cores() // workers)
+    threads = threads or max(1, available_cores() // workers)
     stopped = Pool(workers, threads, on_event, plugins).run(pending())
     if stopped:
         return SIGNAL + stopped

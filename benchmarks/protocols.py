@@ -1,0 +1,104 @@
+"""What `reproduce.py` runs: protocols, methods, published figures and known orderings."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+# Methods that train a network from scratch; the most informative ones run first.
+METHODS = (
+    *("joint", "er", "er-ace", "derpp", "icarl", "xder", "sgd", "agem", "ewc-on", "si"),
+    *("der", "xder-ce", "gdumb", "lwf", "lwf-mc", "mir", "fdr", "bic", "scr", "slda"),
+    *("cls-er", "gss"),
+)
+
+# Buzzega et al. 2020: means of 10 runs.
+_DER = "Buzzega et al. 2020, arXiv 2004.07211, table 2"
+_MOCA = "re-run in MOCA (Yu et al. 2022), table 2"
+_GDUMB = "Mammoth, scripts/reproduce.json"
+
+
+class Published(NamedTuple):
+    """A published figure: average accuracies after the last task in %, and their source."""
+
+    class_il: float
+    task_il: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A benchmark that methods are compared on.
+
+    Attributes:
+        dataset: Name of the dataset.
+        backbone: Name of the backbone.
+        description: One sentence for the page.
+        arguments: Arguments of every run that are not defaults.
+        buffers: Sizes of the buffer.
+        published: By method and buffer size (None without a buffer): what a paper reports for this
+            protocol.
+    """
+
+    dataset: str
+    backbone: str
+    description: str
+    arguments: dict[str, Any]
+    buffers: tuple[int, ...] = (200, 500)
+    published: dict[tuple[str, int | None], Published] | None = None
+
+
+def _published() -> dict[tuple[str, int | None], Published]:
+    rows = {
+        ("joint", None): (92.20, 98.31),
+        ("sgd", None): (19.62, 61.02),
+        ("ewc-on", None): (19.49, 68.29),
+        ("si", None): (19.48, 68.05),
+        ("lwf", None): (19.61, 63.29),
+        ("er", 200): (44.79, 91.19),
+        ("agem", 200): (20.04, 83.88),
+        ("icarl", 200): (49.02, 88.99),
+        ("fdr", 200): (30.91, 91.01),
+        ("gss", 200): (39.07, 88.80),
+        ("der", 200): (61.93, 91.40),
+        ("derpp", 200): (64.88, 91.92),
+        ("er", 500): (57.74, 93.61),
+        ("agem", 500): (22.67, 89.48),
+        ("icarl", 500): (47.55, 88.22),
+        ("fdr", 500): (28.71, 93.29),
+        ("gss", 500): (49.73, 91.02),
+        ("der", 500): (70.51, 93.40),
+        ("derpp", 500): (72.70, 93.88),
+    }
+    result = {key: Published(*figures, _DER) for key, figures in rows.items()}
+    result["er-ace", 200] = Published(63.18, None, _MOCA)
+    result["er-ace", 500] = Published(71.98, None, _MOCA)
+    result["gdumb", 500] = Published(45.8, None, _GDUMB)
+    return result
+
+
+PROTOCOLS = {
+    "fmnist-mini": Protocol(
+        "seq-fmnist-mini",
+        "cnn",
+        "The packaged tenth of Fashion-MNIST, 5 tasks x 2 classes, small CNN.",
+        {"n_epochs": 1},
+    ),
+    "fmnist": Protocol(
+        "seq-fmnist",
+        "cnn",
+        "Fashion-MNIST, 5 tasks x 2 classes, small CNN.",
+        {"n_epochs": 1},
+    ),
+    "fmnist-resnet": Protocol(
+        "seq-fmnist",
+        "reduced-resnet18",
+        "Fashion-MNIST, 5 tasks x 2 classes, reduced ResNet-18.",
+        {"n_epochs": 1},
+    ),
+    "cifar10": Protocol(
+        "seq-cifar10",
+        "resnet18",
+        "CIFAR-10, 5 tasks x 2 classes, ResNet-18, 50 epochs: the protocol of Buzzega et al. 2020.",
+        {"n_epochs": 50, "batch_size": 32},
+        published=_published(),
+    ),
+}
