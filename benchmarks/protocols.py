@@ -10,9 +10,15 @@ METHODS = (
     *("cls-er", "gss"),
 )
 
+# These need pretrained weights.
+PRETRAINED = (
+    *("simplecil", "aper", "ranpac", "l2p", "dualprompt", "coda-prompt", "slca", "ease"),
+    "inflora",
+)
+
 # Buzzega et al. 2020: means of 10 runs.
 _DER = "Buzzega et al. 2020, arXiv 2004.07211, table 2"
-_MOCA = "re-run in MOCA (Yu et al. 2022), table 2"
+_MOCA = "MOCA, table 2, a re-run"
 _GDUMB = "Mammoth, scripts/reproduce.json"
 
 
@@ -36,6 +42,7 @@ class Protocol:
         buffers: Sizes of the buffer.
         published: By method and buffer size (None without a buffer): what a paper reports for this
             protocol.
+        notes: Paragraphs below its tables, Markdown.
     """
 
     dataset: str
@@ -44,6 +51,7 @@ class Protocol:
     arguments: dict[str, Any]
     buffers: tuple[int, ...] = (200, 500)
     published: dict[tuple[str, int | None], Published] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _published() -> dict[tuple[str, int | None], Published]:

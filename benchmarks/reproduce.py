@@ -7,22 +7,46 @@ finished. The results go to `benchmarks/results/reproduction.json` and `docs/rep
 """
 
 import argparse
+import json
+import statistics
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from common import RESULTS, environment
+from orderings import check
 from protocols import METHODS, PROTOCOLS, Protocol
+from reproduction_page import render
 
 from mammoth_compiled import get_avail_args
 from mammoth_compiled.config.experiments import resolve_experiments
-from mammoth_compiled.sweep.runs import run_trials
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.results import Results
+from mammoth_compiled.sweep.runs import remove_checkpoints, run_trials
 from mammoth_compiled.sweep.trial import Trial, make_trials
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduction.md"
 
 
 def plan(
-    protocol: Protocol, methods: Sequence[str], seeds: int, directory: Path, device: str | None
+    protocol: Protocol,
+    methods: Sequence[str],
+    seeds: int,
+    directory: Path,
+    given: dict[str, Any] | None = None,
 ) -> list[Trial]:
-    """Returns the runs of a protocol; the first seed of everything comes first."""
+    """Returns the runs of a protocol; the first seed of everything comes first.
+
+    Args:
+        protocol: The protocol.
+        methods: Names of the methods, the most important first.
+        seeds: Number of seeds.
+        directory: Where the run folders are.
+        given: Further arguments of every run.
+    """
     trials = []
     for seed in range(seeds):
         for size in protocol.buffers:
@@ -37,8 +61,8 @@ def plan(
                     "seed": seed,
                     "resume": True,
                     **({"buffer_size": size} if has_buffer else {}),
-                    **({"device": device} if device else {}),
                     **protocol.arguments,
+                    **(given or {}),
                 }
                 args = resolve_experiments([], values)[0].args
                 names = ["model", *(["buffer_size"] if has_buffer else []), "seed"]
@@ -46,30 +70,116 @@ def plan(
     return trials
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocols", nargs="+", choices=list(PROTOCOLS), default=["fmnist"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds (default: 3).")
-    parser.add_argument("--budget", type=float, help="Start no run after this many seconds.")
-    parser.add_argument("--workers", type=int, default=1, help="Runs at the same time.")
-    parser.add_argument("--threads", type=int, help="CPU threads of each run.")
-    parser.add_argument("--device", help="Device of the runs (default: as in any run).")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="Run folders.")
-    args = parser.parse_args()
+def summarize(protocol: Protocol, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Returns one row per method and buffer size that has a finished run, in order of METHODS."""
+    finished: dict[tuple[str, int | None], list[Results]] = defaultdict(list)
+    for trial in trials:
+        results = trial.finished()
+        if results is not None:
+            key = (trial.args.model, getattr(trial.args, "buffer_size", None))
+            finished[key].append(results)
+    rows = []
+    for method, size in sorted(finished, key=lambda key: (METHODS.index(key[0]), key[1] or 0)):
+        runs = finished[method, size]
+        own = get_avail_args(model=method)
+        names = {"lr", "batch_size", "n_epochs", *own[0], *own[1]} & set(runs[0].config)
+        published = (protocol.published or {}).get((method, size))
+        rows.append(
+            {
+                "method": method,
+                "buffer_size": size,
+                "class_il": _figure([run.summary()["class_il"] for run in runs]),
+                "task_il": _figure([run.summary()["task_il"] for run in runs]),
+                "published": None if published is None else published._asdict(),
+                "settings": {name: runs[0].config[name] for name in sorted(names)},
+            }
+        )
+    return rows
+
+
+def _figure(values: list[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
+
+
+def write(name: str, protocol: Protocol, rows: list[dict[str, Any]]) -> None:
+    """Replaces a protocol in the JSON file, and writes the page."""
+    path = RESULTS / "reproduction.json"
+    results = json.loads(path.read_text()) if path.is_file() else {"protocols": {}}
+    results["protocols"][name] = {
+        "description": protocol.description,
+        "dataset": protocol.dataset,
+        "backbone": protocol.backbone,
+        "arguments": protocol.arguments,
+        "environment": environment(),
+        "rows": rows,
+        "orderings": check(rows),
+        "notes": protocol.notes,
+    }
+    order = [known for known in PROTOCOLS if known in results["protocols"]]
+    results["protocols"] = {known: results["protocols"][known] for known in order}
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    PAGE.write_text(render(results))
+    print(f"written: {path}, {PAGE}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    result = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    result.add_argument("--protocols", nargs="+", choices=list(PROTOCOLS), default=["fmnist"])
+    result.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    result.add_argument("--seeds", type=int, default=3, help="Number of seeds (default: 3).")
+    result.add_argument("--budget", type=float, help="Start no run after this many seconds.")
+    result.add_argument(
+        "--quick", action="store_true", help="One seed on the packaged images, nothing written."
+    )
+    result.add_argument("--workers", type=int, default=1, help="Runs at the same time.")
+    result.add_argument("--threads", type=int, help="CPU threads of each run.")
+    result.add_argument("--device", help="Device of the runs (default: as in any run).")
+    result.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="Run folders.")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what has not finished, prints the orderings and returns the exit code."""
+    args = parser().parse_args(argv)
     deadline = time.monotonic() + (args.budget or float("inf"))
+    names, seeds = (["fmnist-mini"], 1) if args.quick else (args.protocols, args.seeds)
+    given = {"device": args.device} if args.device else {}
+    code = 0
 
     def in_time(trials: Sequence[Trial]) -> Iterator[Trial]:
         for trial in trials:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
+                print("the budget is spent: the same command runs the rest", flush=True)
                 return
             yield trial
 
-    for name in args.protocols:
-        trials = plan(PROTOCOLS[name], args.methods, args.seeds, args.out / name, args.device)
-        print(f"{name}: {len(trials)} runs", flush=True)
-        run_trials(in_time(trials), args.workers, total=len(trials), threads=args.threads)
+    def tidy(trial: Trial, event: Any) -> bool:
+        if event.kind == "finished":
+            remove_checkpoints(trial)
+        return True
+
+    for name in names:
+        protocol = PROTOCOLS[name]
+        trials = plan(protocol, args.methods, seeds, args.out / name, given)
+        print(f"{name}: {len(trials)} runs in {args.out / name}", flush=True)
+        total, threads = len(trials), args.threads
+        code = code or run_trials(in_time(trials), args.workers, (), total, tidy, threads)
+        rows = summarize(protocol, plan(protocol, METHODS, seeds, args.out / name, given))
+        for entry in check(rows):
+            size = "" if entry["buffer_size"] is None else f", buffer {entry['buffer_size']}"
+            verdict = "holds" if entry["holds"] else "DOES NOT HOLD"
+            print(f"{verdict}: {entry['claim']}{size} ({entry['difference']:+.2f} points)")
+        if rows and not args.quick:
+            write(name, protocol, rows)
+        if code:
+            return code
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except MammothError as error:
+        sys.exit(f"error: {error}")

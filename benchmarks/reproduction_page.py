@@ -1,0 +1,85 @@
+"""Writes `docs/reproduction.md` from `benchmarks/results/reproduction.json`."""
+
+from typing import Any
+
+HEAD = """# Reproduction
+
+<!-- Written by benchmarks/reproduce.py; edit benchmarks/reproduction_page.py instead. -->
+
+Average accuracy over all tasks after the last one, in %: mean ± standard deviation over *n* seeds;
+a single seed has no deviation. A published figure stands beside it only where the protocol is that
+of the paper. Learning rates and the weights of the losses are the
+[best known settings](reference/configuration.md) of each method. They are in
+`benchmarks/results/reproduction.json`, with the value of every run.
+
+The same command continues a grid that was stopped, and skips what has finished:
+
+```bash
+python benchmarks/reproduce.py --protocols fmnist-mini fmnist --budget 3600
+```
+"""
+
+
+def render(results: dict[str, Any]) -> str:
+    """Returns the page, Markdown.
+
+    Args:
+        results: The content of the JSON file.
+    """
+    parts = [HEAD]
+    for name, protocol in results["protocols"].items():
+        parts.append(_protocol(name, protocol))
+    return "\n".join(parts)
+
+
+def _protocol(name: str, protocol: dict[str, Any]) -> str:
+    setting = ", ".join(f"{key} {value}" for key, value in protocol["arguments"].items())
+    found = protocol["environment"]
+    where = found["gpu"] or f"{found['cores']} CPU cores ({found['cpu']})"
+    has_published = any(row["published"] for row in protocol["rows"])
+    head = ["method", "buffer", "lr", "batch", "n", "class-IL", "task-IL"]
+    head += ["published class-IL", "published task-IL"] if has_published else []
+    rows = [_row(row, has_published) for row in protocol["rows"]]
+    lines = [
+        f"## {name}\n",
+        f"{protocol['description']} `--dataset {protocol['dataset']} --backbone "
+        f"{protocol['backbone']}`, {setting}.",
+        ""
+        if has_published
+        else "No paper reports this protocol, so there is no published figure beside it.",
+        f"*Measured on {where}; torch {found['torch'].split('+')[0]}, {found['date']}.*\n",
+        _table(head, rows),
+        "\n### Known orderings\n" if protocol["orderings"] else "",
+    ]
+    if protocol["orderings"]:
+        head = ["class-IL", "buffer", "n", "difference, points", "larger deviation", "holds"]
+        lines.append(_table(head, [_ordering(entry) for entry in protocol["orderings"]]))
+    lines += [f"\n{note}" for note in protocol["notes"]]
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def _row(row: dict[str, Any], has_published: bool) -> list[str]:
+    size = "" if row["buffer_size"] is None else f"{row['buffer_size']:,}"
+    settings = row["settings"]
+    cells = [f"`{row['method']}`", size, f"{settings['lr']:g}", str(settings["batch_size"])]
+    cells += [str(row["class_il"]["n"]), _percent(row["class_il"]), _percent(row["task_il"])]
+    published = row["published"] or {}
+    values = [published.get("class_il"), published.get("task_il")] if has_published else []
+    return cells + ["" if value is None else f"{value:.2f}" for value in values]
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    deviation = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.2f}"
+    return f"{100 * figure['mean']:.2f}{deviation}"
+
+
+def _ordering(entry: dict[str, Any]) -> list[str]:
+    size = "" if entry["buffer_size"] is None else f"{entry['buffer_size']:,}"
+    noise = "" if entry["noise"] is None else f"{entry['noise']:.2f}"
+    holds = "yes" if entry["holds"] else "**no**"
+    return [entry["claim"], size, str(entry["n"]), f"{entry['difference']:+.2f}", noise, holds]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

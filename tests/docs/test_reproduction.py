@@ -1,0 +1,86 @@
+"""The reproduction page is that of the committed results, and its script finds and judges runs."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mammoth_compiled.registry import models
+from mammoth_compiled.training import run_experiment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = REPOSITORY / "benchmarks" / "results" / "reproduction.json"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Returns a function that imports a module of `benchmarks`."""
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    return importlib.import_module
+
+
+def row(method, class_il, task_il=None, buffer_size=None, sd=None, n=1):
+    """Returns a row as `summarize` does; accuracies in [0, 1]."""
+    figures = {
+        "class_il": {"mean": class_il, "sd": sd, "n": n},
+        "task_il": {"mean": task_il, "sd": sd, "n": n},
+    }
+    return {"method": method, "buffer_size": buffer_size, **figures}
+
+
+def test_page_is_drawn_from_the_committed_results(script):
+    page = (REPOSITORY / "docs" / "reproduction.md").read_text()
+    drawn = script("reproduction_page").render(json.loads(RESULTS.read_text()))
+    assert page == drawn, "run python benchmarks/reproduce.py --budget 0"
+
+
+def test_committed_orderings_are_those_of_the_rows(script):
+    for protocol in json.loads(RESULTS.read_text())["protocols"].values():
+        assert protocol["orderings"] == script("orderings").check(protocol["rows"])
+
+
+def test_every_method_is_run_or_needs_pretrained_weights(script):
+    protocols = script("protocols")
+    assert sorted((*protocols.METHODS, *protocols.PRETRAINED)) == sorted(models)
+
+
+def test_orderings(script):
+    rows = [
+        row("joint", 0.8),
+        row("sgd", 0.2, 0.9),
+        row("si", 0.26, 0.9),
+        row("agem", 0.24, buffer_size=200),
+        row("er", 0.5, buffer_size=200),
+        row("er", 0.6, buffer_size=500),
+        row("er-ace", 0.45, buffer_size=200, sd=0.02, n=2),
+    ]
+    found = {(e["claim"], e["buffer_size"]): e for e in script("orderings").check(rows)}
+    verdicts = {key: entry["holds"] for key, entry in found.items()}
+    assert verdicts == {
+        ("er-ace above er", 200): False,
+        ("er above agem", 200): True,
+        ("agem within 5 points of sgd", 200): True,
+        ("si within 5 points of sgd", None): False,
+        ("task-IL of sgd at least 20 points above its class-IL", None): True,
+    }
+    assert found["er-ace above er", 200]["difference"] == pytest.approx(-5)
+
+
+def test_runs_are_planned_once_and_found_again(script, tiny, tmp_path):
+    reproduce, protocols = script("reproduce"), script("protocols")
+    published = {("er", 20): protocols.Published(50.0, None, "a paper")}
+    protocol = protocols.Protocol("seq-tiny", "tiny-net", "Tiny.", {}, (20, 40), published)
+    given = {"compile": "off"}
+    trials = reproduce.plan(protocol, ["sgd", "er"], 2, tmp_path, given)
+    assert [(t.args.model, t.args.seed, vars(t.args).get("buffer_size")) for t in trials] == [
+        *(("sgd", 0, None), ("er", 0, 20), ("er", 0, 40)),
+        *(("sgd", 1, None), ("er", 1, 20), ("er", 1, 40)),
+    ]
+    assert len({trial.folder for trial in trials}) == 6
+    assert reproduce.summarize(protocol, trials) == []
+    results = [run_experiment(trials[number].args) for number in (1, 4)]
+    (found,) = reproduce.summarize(protocol, trials)
+    assert (found["method"], found["buffer_size"], found["class_il"]["n"]) == ("er", 20, 2)
+    assert found["class_il"]["values"] == [one.summary()["class_il"] for one in results]
+    assert found["published"]["class_il"] == 50.0
