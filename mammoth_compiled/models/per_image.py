@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def per_image_gradients(
@@ -34,7 +35,9 @@ def per_image_gradients(
 
     function = grad_and_value(cross_entropy)
     try:
-        grads, losses = vmap(function, in_dims=(None, 0, 0))(weights, images, labels)
+        # The fused attention kernels have no batching rule.
+        with sdpa_kernel(SDPBackend.MATH):
+            grads, losses = vmap(function, in_dims=(None, 0, 0))(weights, images, labels)
     except RuntimeError:  # vmap has no rule for an operation
         results = [function(weights, *pair) for pair in zip(images, labels, strict=True)]
         grads = {name: torch.stack([grad[name] for grad, _ in results]) for name in weights}
