@@ -129,7 +129,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--protocols", nargs="+", choices=list(PROTOCOLS), default=["fmnist"])
     result.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     result.add_argument("--seeds", type=int, default=3, help="Number of seeds (default: 3).")
-    result.add_argument("--budget", type=float, help="Start no run after this many seconds.")
+    result.add_argument(
+        "--budget", type=float, help="Start no run after this many seconds; 0 writes the page."
+    )
     result.add_argument(
         "--quick", action="store_true", help="One seed on the packaged images, nothing written."
     )
@@ -143,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what has not finished, prints the orderings and returns the exit code."""
     args = parser().parse_args(argv)
-    deadline = time.monotonic() + (args.budget or float("inf"))
+    deadline = time.monotonic() + (float("inf") if args.budget is None else args.budget)
     names, seeds = (["fmnist-mini"], 1) if args.quick else (args.protocols, args.seeds)
     given = {"device": args.device} if args.device else {}
     code = 0
