@@ -94,10 +94,7 @@ def run_trials(
 
 
 def default_workers(trial: Trial) -> int:
-    """Returns how many trials run at the same time: one a core, or one on a GPU.
-
-    `benchmarks/results/seeds.json` has what several threads a trial give instead.
-    """
+    """Returns how many trials run at the same time: one a core, or one on a GPU."""
     device = get_device(RunConfig.from_namespace(trial.args).compute.device)
     return available_cores() if device.type == "cpu" else 1
 
@@ -106,9 +103,10 @@ def report(directory: str | Path) -> None:
     """Prints the leaderboard of all runs in a directory and writes its report."""
     try:
         runs = read_runs([directory])
-    except MammothError:  # none has finished
+        benchmarks = grouped(runs)
+    except MammothError:  # none has finished a task
         return
-    for benchmark in grouped(runs):
+    for benchmark in benchmarks:
         say(leaderboard_text(benchmark), always=True)
     path = Path(directory) / "report.html"
     write_atomically(path, render(runs, Path(directory).name).encode())
