@@ -94,8 +94,11 @@ def resolve_with_origins(
         if values.get("n_epochs", 1) != 1:
             raise ConfigError("--online 1 is one pass over each task: leave --n_epochs out")
         merged["n_epochs"] = 1
-    if "buffer_size" in merged and merged.get("minibatch_size", 0) is None:
-        merged["minibatch_size"] = min(merged["batch_size"], merged["buffer_size"])
+    if "buffer_size" in merged and "minibatch_size" in merged:
+        if merged["minibatch_size"] is None:
+            merged["minibatch_size"] = merged["batch_size"]
+        if "minibatch_size" not in values | from_file:
+            merged["minibatch_size"] = min(merged["minibatch_size"], merged["buffer_size"])
     args = Namespace(**merged)
     validate(RunConfig.from_namespace(args))
     return Resolution(args, origins)

@@ -10,6 +10,7 @@ from PIL import Image
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.datasets.mnist_360 import angles, stream_order
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.registry import datasets
 
 
 def write_files(root, monkeypatch):
@@ -90,9 +91,10 @@ def test_images_are_rotated_and_in_order(tmp_path, monkeypatch):
 
 def test_trains_once_in_order_or_jointly(tmp_path, monkeypatch):
     write_files(tmp_path, monkeypatch)
+    dataset_defaults = datasets["mnist-360"].target.DEFAULTS
     args = {"data_dir": str(tmp_path), "compile": "off", "buffer_size": 10, "lr": 0.01}
     results = train(*load_runner("er", "mnist-360", args))
-    assert results.config["batch_size"] == 16
+    assert dataset_defaults["batch_size"] == 16
     assert results.train_images == [9 * TRAIN_PER_CLASS]
     assert [len(row) for row in results.class_il] == [1]
     with pytest.raises(ConfigError, match="--n_epochs 2: dataset 'mnist-360' is one pass"):
