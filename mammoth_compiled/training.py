@@ -12,6 +12,7 @@ from mammoth_compiled.device import get_device, set_base_path
 from mammoth_compiled.engine import Observer, Run, run_tasks
 from mammoth_compiled.engine.ranks import shared_arguments
 from mammoth_compiled.engine.run_folder import errors_in_log, folder_of, run_folder
+from mammoth_compiled.errors import TrainingError
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.observers import command_line_observers, default_observers
 from mammoth_compiled.results import Results
@@ -87,7 +88,12 @@ def run_experiment(args: Namespace, observers: Iterable[Observer] = ()) -> Resul
         shared_arguments(args)
         # Before the model is built: an observer raises at once if it cannot write its output.
         watching = command_line_observers(RunConfig.from_namespace(args))
-        return train(*build(args), observers=[*watching, *observers])
+        try:
+            return train(*build(args), observers=[*watching, *observers])
+        except RuntimeError as error:
+            if distributed.num_ranks() > 1 and "by peer" in str(error):
+                raise TrainingError("another process of this run has ended") from error
+            raise
 
 
 class _AfterTask(Observer):
