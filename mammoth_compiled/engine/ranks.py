@@ -101,19 +101,17 @@ class StopAgreement:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._asked = 0
         self._every = READ_EVERY if run.model.device.type == "cuda" else 1
 
-    def __call__(self) -> None:
-        """Sets `run.stop_signal` on all ranks or on none; call it after each step."""
-        if distributed.num_ranks() == 1:
-            return
+    def __call__(self) -> bool:
+        """Returns whether to stop, the same on all ranks; False in a single process."""
         run = self._run
-        self._asked = max(self._asked, run.stop_signal or 0)
-        agreed = 0
-        if run.task_step % self._every == 0:
-            agreed = distributed.maximum(self._asked, run.model.device)
-        run.stop_signal = agreed or None
+        if distributed.num_ranks() == 1 or run.task_step % self._every:
+            return False
+        agreed = distributed.maximum(run.stop_signal or 0, run.model.device)
+        if agreed:
+            run.stop_signal = agreed
+        return bool(agreed)
 
 
 def shared_arguments(args: Any) -> None:

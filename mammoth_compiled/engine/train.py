@@ -11,7 +11,7 @@ from mammoth_compiled.compiler import counters
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import keep_freed_memory
-from mammoth_compiled.distributed import from_main, share
+from mammoth_compiled.distributed import from_main, num_ranks, share
 from mammoth_compiled.engine.batches import Batches
 from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.engine.clock import TaskClock
@@ -133,7 +133,8 @@ def _train_tasks(run: Run, observers: Observers) -> None:
         _train_task(run, observers, evaluations)
         if task == run.first_task:
             after_first = counters.read()
-        _stop_if_asked(run)
+        if _stops_alone(run):
+            raise KeyboardInterrupt
     note_compiler(run, counters.read() - begin, counters.read() - after_first)
 
 
@@ -200,10 +201,11 @@ def _fit(
                 result = step(lazy, epoch)
                 losses.add(result.loss)
                 position.num_images += result.num_images
-                agree_to_stop()
+                stops = agree_to_stop()
                 evaluations.after_step(clock)
                 observers.notify("end_step", run, *result)
-                _stop_if_asked(run)
+                if stops or _stops_alone(run):
+                    raise KeyboardInterrupt
             rates.end_epoch()
             model.meta_end_epoch(epoch, dataset)
             fitting.end_epoch()
@@ -225,9 +227,9 @@ def _count_steps(run: Run, loader: Any) -> None:
     run.num_epochs = num_epochs(run.config, run.steps_per_epoch)
 
 
-def _stop_if_asked(run: Run) -> None:
-    if run.stop_signal is not None:
-        raise KeyboardInterrupt
+def _stops_alone(run: Run) -> bool:
+    """Returns whether a signal stops this process; several ranks stop by agreement."""
+    return num_ranks() == 1 and run.stop_signal is not None
 
 
 def _decide_compile(run: Run) -> None:
