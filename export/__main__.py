@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.console import begin_output, say
-from mammoth_compiled.errors import MammothError, OutputError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
+from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.signals import exit_code
 
 _EXAMPLES = """examples:
   python -m mammoth_compiled.export checkpoint.pt bundle --formats onnx,aoti
@@ -42,23 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
         argv.insert(0, "export")
     args = _parser(argv[0] if argv else "").parse_args(argv)
-    with signals_end_process():
-        try:
-            for spec in args.plugins:
-                import_plugin(spec)
-            if text := commands[args.command](args):
-                begin_output()
-                say(text)
-        except OutputError as error:
-            sys.stderr.write(f"error: {error}\n")
-            return NO_OUTPUT
-        except MammothError as error:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-            return ERROR
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            return INTERRUPTED
-    return SUCCESS
+
+    def command() -> int:
+        for spec in args.plugins:
+            import_plugin(spec)
+        if text := commands[args.command](args):
+            begin_output()
+            say(text)
+        return SUCCESS
+
+    return exit_code(command)
 
 
 def _parser(command: str | None = None) -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """python -m mammoth_compiled.run: runs one experiment from the command line."""
 
-import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from mammoth_compiled.config.commands import add_command_args, help_text, listin
 from mammoth_compiled.config.config_file import read_config_file
 from mammoth_compiled.config.experiments import describe, given_parts, resolve_experiments
 from mammoth_compiled.console import begin_output, discard_output, output_failure, say
-from mammoth_compiled.errors import ConfigError, MammothError, OutputError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SUCCESS
+from mammoth_compiled.errors import ConfigError, OutputError
+from mammoth_compiled.exit_codes import INTERRUPTED, NO_OUTPUT, SUCCESS
 from mammoth_compiled.files import write_atomically
-from mammoth_compiled.launch import is_launched, launched_rank
+from mammoth_compiled.launch import is_launched
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.signals import exit_code
 
 
 def run(argv: Sequence[str]) -> int:
@@ -100,28 +99,17 @@ def main() -> None:
     signal n.
     """
     begin_output()
-    with signals_end_process():
-        try:
-            code = run(sys.argv[1:])
-            if output_failure() and code == SUCCESS:
-                raise OutputError(f"cannot write to standard output: {output_failure()}")
-        except MammothError as error:
-            # All ranks find the same mistakes in arguments; one of them is enough to say so.
-            if not (launched_rank() and isinstance(error, ConfigError)):
-                _report(f"error: {' '.join(str(error).split())}")
-            code = NO_OUTPUT if isinstance(error, OutputError) else ERROR
-        except KeyboardInterrupt:
-            _report("interrupted")
-            code = INTERRUPTED
-        if code == NO_OUTPUT or output_failure():
-            discard_output()
-        sys.exit(code)
+    code = exit_code(_run_and_check_output)
+    if code == NO_OUTPUT or output_failure():
+        discard_output()
+    sys.exit(code)
 
 
-def _report(line: str) -> None:
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # nowhere left to say it
-            sys.stderr.write(f"{line}\n")
+def _run_and_check_output() -> int:
+    code = run(sys.argv[1:])
+    if output_failure() and code == SUCCESS:
+        raise OutputError(f"cannot write to standard output: {output_failure()}")
+    return code
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from mammoth_compiled.exit_codes import SIGNAL
+from mammoth_compiled.errors import ConfigError, MammothError, OutputError
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SIGNAL
+from mammoth_compiled.launch import launched_rank
 
 # Ctrl-C, and what schedulers, spot machines and closed terminals send.
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
@@ -37,6 +39,37 @@ def signals_end_process() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Runs a command and returns its exit code; if it fails, prints one line to standard error.
+
+    The exit code is 2 after an error, 1 if standard output cannot be written, and 128 + n after
+    signal n.
+
+    Args:
+        command: Returns its exit code.
+
+    Raises:
+        SystemExit: With 128 + n, after a signal n other than Ctrl-C.
+    """
+    with signals_end_process():
+        try:
+            return command()
+        except MammothError as error:
+            # All ranks find the same mistakes in arguments; one of them is enough to say so.
+            if not (launched_rank() and isinstance(error, ConfigError)):
+                _report(f"error: {' '.join(str(error).split())}")
+            return NO_OUTPUT if isinstance(error, OutputError) else ERROR
+        except KeyboardInterrupt:
+            _report("interrupted")
+            return INTERRUPTED
+
+
+def _report(line: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # nowhere left to say it
+            sys.stderr.write(f"{line}\n")
 
 
 def is_main_thread() -> bool:

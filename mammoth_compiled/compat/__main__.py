@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammoth_compiled.compat.rename import rename
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
-from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.exit_codes import ERROR, SUCCESS
+from mammoth_compiled.signals import exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,12 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes those of the process.
     """
     args = parser().parse_args(argv)
-    with signals_end_process():
-        try:
-            return _rename(args)
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            return INTERRUPTED
+    return exit_code(lambda: _rename(args))
 
 
 def _rename(args: argparse.Namespace) -> int:

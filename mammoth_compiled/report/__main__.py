@@ -5,13 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammoth_compiled.errors import MammothError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
+from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.files import write_atomically
 from mammoth_compiled.report.document import grouped, render
 from mammoth_compiled.report.leaderboard_text import leaderboard_text
 from mammoth_compiled.report.runs import read_runs
-from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.signals import exit_code
 
 _EXAMPLES = """examples:
   python -m mammoth_compiled.report results.json
@@ -51,16 +50,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 2 after an error, 130 after Ctrl-C."""
     args = parser().parse_args(arguments)
-    with signals_end_process():
-        try:
-            sys.stdout.write("\n".join(_report(args)) + "\n")
-        except MammothError as error:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-            return ERROR
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            return INTERRUPTED
-    return SUCCESS
+
+    def command() -> int:
+        sys.stdout.write("\n".join(_report(args)) + "\n")
+        return SUCCESS
+
+    return exit_code(command)
 
 
 def _report(args: argparse.Namespace) -> list[str]:

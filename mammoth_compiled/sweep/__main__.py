@@ -8,10 +8,10 @@ from typing import Any
 from mammoth_compiled.config import Parser
 from mammoth_compiled.config.values import file_path, positive_int
 from mammoth_compiled.console import begin_output, say
-from mammoth_compiled.errors import ConfigError, MammothError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, SUCCESS
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.signals import exit_code
 
 DESCRIPTION = """Runs the configurations of a file side by side, each in a run folder, and reports
 on them. A list stands for alternatives; {low: 0.001, high: 1, log: true} is a range. The section
@@ -104,16 +104,7 @@ def _directory(command: dict[str, Any]) -> Path:
 def main() -> None:
     """Ends the process: 0 on success, else after one message; see `mammoth_compiled.run`."""
     begin_output()
-    with signals_end_process():
-        try:
-            code = sweep(sys.argv[1:])
-        except MammothError as error:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-            code = ERROR
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            code = INTERRUPTED
-        sys.exit(code)
+    sys.exit(exit_code(lambda: sweep(sys.argv[1:])))
 
 
 if __name__ == "__main__":
