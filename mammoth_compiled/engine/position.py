@@ -14,7 +14,7 @@ from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.engine.schedule import Schedule
 from mammoth_compiled.engine.step import EagerStep
-from mammoth_compiled.models.state import load_weights, restore_model
+from mammoth_compiled.models.core.state import load_weights, restore_model
 
 
 class TaskPosition:

@@ -15,7 +15,7 @@ from mammoth_compiled.engine.checkpoint_files import (
 )
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.errors import CheckpointError
-from mammoth_compiled.models.state import load_weights, model_state, restore_model
+from mammoth_compiled.models.core.state import load_weights, model_state, restore_model
 from mammoth_compiled.registry import backbones
 from mammoth_compiled.results import plain_arguments
 

@@ -14,7 +14,7 @@ from mammoth_compiled.compiler.compat import compile_function
 from mammoth_compiled.engine.compute import WHOLE, Compute
 from mammoth_compiled.engine.recompilation import RecompilationWatch
 from mammoth_compiled.models.base import ContinualModel
-from mammoth_compiled.models.optimizers import flat_parameters
+from mammoth_compiled.models.core.optimizers import flat_parameters
 from mammoth_compiled.types import Batch
 
 

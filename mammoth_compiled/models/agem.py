@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.rehearsal import RehearsalModel
-from mammoth_compiled.models.settings import (
+from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.settings import (
     CIFAR10,
     CIFAR100,
     DER,

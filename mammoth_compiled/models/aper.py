@@ -16,8 +16,8 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import EXAMPLE_VIT, images_of_task
-from mammoth_compiled.models.first_task import FirstTaskModel
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT, images_of_task
+from mammoth_compiled.models.common.first_task import FirstTaskModel
 from mammoth_compiled.models.networks.adapted import AdaptedViT
 from mammoth_compiled.models.networks.headed import CosinePrototypes
 from mammoth_compiled.registry import register_model

@@ -20,8 +20,8 @@ from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import get_device
 from mammoth_compiled.distributed import average_, num_ranks
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.hooks import TaskHooks
-from mammoth_compiled.models.optimizers import Parameters, build_optimizer, flat_parameters
+from mammoth_compiled.models.core.hooks import TaskHooks
+from mammoth_compiled.models.core.optimizers import Parameters, build_optimizer, flat_parameters
 from mammoth_compiled.types import Batch
 
 # One setting, or several, of which the one with the nearest buffer_size applies.

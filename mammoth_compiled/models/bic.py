@@ -19,12 +19,12 @@ from mammoth_compiled.config.values import fraction
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.datasets.splits import take_rows
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.balanced import BalancedReplayModel, rank_in_group, task_labels
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.features import outputs
+from mammoth_compiled.models.common.balanced import BalancedReplayModel, rank_in_group, task_labels
+from mammoth_compiled.models.common.features import outputs
+from mammoth_compiled.models.common.settings import CIFAR10, CIFAR100, OWN, XDER, fmnist
+from mammoth_compiled.models.common.teacher import distillation_loss, update_teacher
 from mammoth_compiled.models.networks.scored import CorrectedNet
-from mammoth_compiled.models.settings import CIFAR10, CIFAR100, OWN, XDER, fmnist
-from mammoth_compiled.models.teacher import distillation_loss, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -25,8 +25,8 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.rehearsal import RehearsalModel
-from mammoth_compiled.models.settings import CIFAR100, OWN, by_buffer
+from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.settings import CIFAR100, OWN, by_buffer
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

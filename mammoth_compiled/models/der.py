@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.config import non_negative_float
-from mammoth_compiled.models import settings
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.rehearsal import RehearsalModel
+from mammoth_compiled.models.common import settings
+from mammoth_compiled.models.common.rehearsal import RehearsalModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -14,10 +14,10 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_float, non_negative_int, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import EXAMPLE_VIT
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT
+from mammoth_compiled.models.common.prompts import PromptModel
 from mammoth_compiled.models.networks.dual_prompted import DualPromptedViT
 from mammoth_compiled.models.networks.prompted import check_layers, cosines
-from mammoth_compiled.models.prompts import PromptModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -17,7 +17,7 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_float, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import EXAMPLE_VIT, ExtendedModel, images_of_task
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT, ExtendedModel, images_of_task
 from mammoth_compiled.models.networks.subspaces import SubspaceViT
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.rehearsal import RehearsalModel
-from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, OWN, XDER, fmnist
+from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.settings import CIFAR10, CIFAR100, DER, OWN, XDER, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

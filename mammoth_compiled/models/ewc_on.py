@@ -20,8 +20,8 @@ import torch
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.per_image import per_image_gradients
-from mammoth_compiled.models.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
+from mammoth_compiled.models.common.per_image import per_image_gradients
+from mammoth_compiled.models.common.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -10,10 +10,18 @@ from typing import Any, ClassVar
 import torch
 
 from mammoth_compiled.config import non_negative_float
-from mammoth_compiled.models.balanced import BalancedReplayModel
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.features import outputs
-from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, OWN, TINY, by_buffer, fmnist
+from mammoth_compiled.models.common.balanced import BalancedReplayModel
+from mammoth_compiled.models.common.features import outputs
+from mammoth_compiled.models.common.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    OWN,
+    TINY,
+    by_buffer,
+    fmnist,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

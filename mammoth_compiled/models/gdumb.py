@@ -24,9 +24,9 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.exemplars import ExemplarModel
-from mammoth_compiled.models.rehearsal import gather_batch
-from mammoth_compiled.models.settings import OWN, fmnist
+from mammoth_compiled.models.common.exemplars import ExemplarModel
+from mammoth_compiled.models.common.rehearsal import gather_batch
+from mammoth_compiled.models.common.settings import OWN, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

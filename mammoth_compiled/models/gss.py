@@ -17,8 +17,16 @@ from mammoth_compiled.config import add_rehearsal_args, positive_int
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.kernels.reservoir.reference import slot_owners, write_slots
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.common.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    DOMAINS,
+    OWN,
+    by_buffer,
+    fmnist,
+)
 from mammoth_compiled.models.er import ER
-from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, DOMAINS, OWN, by_buffer, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -21,9 +21,8 @@ from torch.nn import functional as F
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.exemplars import ExemplarModel
-from mammoth_compiled.models.networks.scored import nearest_means
-from mammoth_compiled.models.settings import (
+from mammoth_compiled.models.common.exemplars import ExemplarModel
+from mammoth_compiled.models.common.settings import (
     CIFAR10,
     CIFAR100,
     DER,
@@ -33,7 +32,8 @@ from mammoth_compiled.models.settings import (
     by_buffer,
     fmnist,
 )
-from mammoth_compiled.models.teacher import distilled_bce, update_teacher
+from mammoth_compiled.models.common.teacher import distilled_bce, update_teacher
+from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

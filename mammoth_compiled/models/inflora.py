@@ -21,7 +21,7 @@ from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import EXAMPLE_VIT, ExtendedModel
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT, ExtendedModel
 from mammoth_compiled.models.networks.low_rank import LowRankViT, grown_space
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch

@@ -17,10 +17,10 @@ from mammoth_compiled.config import non_negative_float, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import EXAMPLE_VIT
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT
+from mammoth_compiled.models.common.prompts import PromptModel
 from mammoth_compiled.models.networks.pooled import PooledViT
 from mammoth_compiled.models.networks.prompted import cosines
-from mammoth_compiled.models.prompts import PromptModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -18,8 +18,8 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_float, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.settings import CIFAR10, DER, MNIST, TINY
-from mammoth_compiled.models.teacher import distillation_loss, update_teacher
+from mammoth_compiled.models.common.settings import CIFAR10, DER, MNIST, TINY
+from mammoth_compiled.models.common.teacher import distillation_loss, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

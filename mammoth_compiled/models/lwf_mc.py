@@ -12,8 +12,8 @@ import torch
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.settings import CIFAR100, XDER, fmnist
-from mammoth_compiled.models.teacher import distilled_bce, update_teacher
+from mammoth_compiled.models.common.settings import CIFAR100, XDER, fmnist
+from mammoth_compiled.models.common.teacher import distilled_bce, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from mammoth_compiled.config import positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.common.ahead import compile_ahead
+from mammoth_compiled.models.common.settings import fmnist
 from mammoth_compiled.models.er import ER
-from mammoth_compiled.models.settings import fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -15,9 +15,9 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_int, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import EXAMPLE_VIT, images_of_task
-from mammoth_compiled.models.features import width_of_features
-from mammoth_compiled.models.first_task import FirstTaskModel
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT, images_of_task
+from mammoth_compiled.models.common.features import width_of_features
+from mammoth_compiled.models.common.first_task import FirstTaskModel
 from mammoth_compiled.models.networks.adapted import AdaptedViT
 from mammoth_compiled.models.networks.headed import HeadedNet, freeze
 from mammoth_compiled.models.networks.random_projection import (

@@ -18,13 +18,13 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import positive_float
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import Parameters, Settings
-from mammoth_compiled.models.contrast import contrastive_loss, strong_view
-from mammoth_compiled.models.features import feature_dim, outputs
+from mammoth_compiled.models.common.ahead import compile_ahead
+from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
+from mammoth_compiled.models.common.features import feature_dim, outputs
+from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.settings import fmnist
 from mammoth_compiled.models.networks.scored import nearest_means
-from mammoth_compiled.models.rehearsal import RehearsalModel
-from mammoth_compiled.models.settings import fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

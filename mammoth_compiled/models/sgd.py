@@ -5,7 +5,15 @@ from typing import ClassVar
 import torch
 
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.settings import CIFAR10, CIFAR100, DER, DOMAINS, MNIST, TINY, XDER
+from mammoth_compiled.models.common.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    DOMAINS,
+    MNIST,
+    TINY,
+    XDER,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

@@ -19,7 +19,7 @@ import torch
 from mammoth_compiled.config import non_negative_float, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
+from mammoth_compiled.models.common.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

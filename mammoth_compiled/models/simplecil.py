@@ -12,8 +12,8 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.extended import ExtendedModel
-from mammoth_compiled.models.features import width_of_features
+from mammoth_compiled.models.common.extended import ExtendedModel
+from mammoth_compiled.models.common.features import width_of_features
 from mammoth_compiled.models.networks.headed import CosinePrototypes, HeadedNet, freeze
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch

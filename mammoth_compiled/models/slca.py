@@ -14,9 +14,9 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_int, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Parameters, Settings
-from mammoth_compiled.models.extended import ExtendedModel, images_of_task
-from mammoth_compiled.models.features import width_of_features
-from mammoth_compiled.models.gaussians import ClassGaussians
+from mammoth_compiled.models.common.extended import ExtendedModel, images_of_task
+from mammoth_compiled.models.common.features import width_of_features
+from mammoth_compiled.models.common.gaussians import ClassGaussians
 from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch

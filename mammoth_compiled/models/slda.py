@@ -20,7 +20,7 @@ from mammoth_compiled.config.values import fraction
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters, Settings
-from mammoth_compiled.models.features import feature_dim
+from mammoth_compiled.models.common.features import feature_dim
 from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.models.networks.scored import LinearScores
 from mammoth_compiled.registry import register_model

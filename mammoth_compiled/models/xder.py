@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from mammoth_compiled.config import non_negative_float, positive_float, positive_int
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.contrast import contrastive_loss, strong_view
-from mammoth_compiled.models.settings import OWN, fmnist
+from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
+from mammoth_compiled.models.common.settings import OWN, fmnist
 from mammoth_compiled.models.xder_ce import CIFAR100, XDERCE
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch

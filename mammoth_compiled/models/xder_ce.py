@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from mammoth_compiled.config import boolean, non_negative_float
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.balanced import BalancedReplayModel
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.features import outputs
-from mammoth_compiled.models.settings import OWN, fmnist
+from mammoth_compiled.models.common.balanced import BalancedReplayModel
+from mammoth_compiled.models.common.features import outputs
+from mammoth_compiled.models.common.settings import OWN, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 

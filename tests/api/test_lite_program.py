@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mammoth_compiled.models.state import model_state
+from mammoth_compiled.models.core.state import model_state
 
 PROGRAM = Path(__file__).resolve().parents[1] / "programs" / "lite_program.py"
 METHODS = ["my-replay", "my-distillation", "my-exemplars"]

@@ -4,7 +4,7 @@ import pytest
 
 from mammoth_compiled import get_avail_args
 from mammoth_compiled.config import resolve
-from mammoth_compiled.models.settings import by_buffer
+from mammoth_compiled.models.common.settings import by_buffer
 from mammoth_compiled.registry import datasets, models
 
 PAIRS = [(model, dataset) for model in models for dataset in models[model].target.DEFAULTS]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mammoth_compiled import ContinualModel, evaluate, get_avail_args
-from mammoth_compiled.models.exemplars import ExemplarModel
-from mammoth_compiled.models.state import model_state
+from mammoth_compiled.models.common.exemplars import ExemplarModel
+from mammoth_compiled.models.core.state import model_state
 from mammoth_compiled.registry import models
 
 SETTINGS = {

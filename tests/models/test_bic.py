@@ -8,7 +8,7 @@ from mammoth_compiled import load_runner
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.bic import TEMPERATURE, fit_bias
-from mammoth_compiled.models.teacher import distillation_loss
+from mammoth_compiled.models.common.teacher import distillation_loss
 from mammoth_compiled.types import Batch
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from mammoth_compiled.models.common.features import outputs
 from mammoth_compiled.models.fdr import function_distance
-from mammoth_compiled.models.features import outputs
 from mammoth_compiled.types import Batch
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled import load_runner
 from mammoth_compiled.engine.observer import Observer
-from mammoth_compiled.models.teacher import distillation_loss
+from mammoth_compiled.models.common.teacher import distillation_loss
 from mammoth_compiled.types import Batch
 
 

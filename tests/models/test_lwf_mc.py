@@ -3,7 +3,7 @@
 import torch
 
 from mammoth_compiled import load_runner
-from mammoth_compiled.models.teacher import distilled_bce
+from mammoth_compiled.models.common.teacher import distilled_bce
 from mammoth_compiled.types import Batch
 
 

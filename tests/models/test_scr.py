@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.models.contrast import contrastive_loss, strong_view
+from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
 
 
 def test_loss_of_two_classes_on_opposite_sides():

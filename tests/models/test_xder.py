@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled import load_runner
 from mammoth_compiled.models import xder
-from mammoth_compiled.models.contrast import contrastive_loss
+from mammoth_compiled.models.common.contrast import contrastive_loss
 from mammoth_compiled.types import Batch
 
 

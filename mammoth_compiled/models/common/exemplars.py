@@ -9,7 +9,7 @@ import torch
 from mammoth_compiled.config import positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.models.rehearsal import RehearsalModel, gather_batch
+from mammoth_compiled.models.common.rehearsal import RehearsalModel, gather_batch
 from mammoth_compiled.types import Batch
 
 

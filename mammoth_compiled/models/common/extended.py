@@ -9,7 +9,7 @@ from torch import nn
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters
-from mammoth_compiled.models.features import outputs
+from mammoth_compiled.models.common.features import outputs
 
 # Arguments for tests and examples: a transformer for images of 8x8 pixels.
 EXAMPLE_VIT = {"backbone": "vit-tiny", "width": 24, "depth": 2, "patch_size": 4, "lr": 0.05}

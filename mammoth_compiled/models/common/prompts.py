@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.extended import ExtendedModel
+from mammoth_compiled.models.common.extended import ExtendedModel
 from mammoth_compiled.models.networks.prompted import PromptedViT
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mammoth_compiled.models.per_image import per_image_gradients
+from mammoth_compiled.models.common.per_image import per_image_gradients
 
 
 class ReadsValues(nn.Linear):

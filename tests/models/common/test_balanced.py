@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mammoth_compiled import Buffer, load_runner, train
-from mammoth_compiled.models.balanced import balanced_rows
+from mammoth_compiled.models.common.balanced import balanced_rows
 
 
 @pytest.mark.parametrize(

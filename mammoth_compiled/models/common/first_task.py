@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.extended import ExtendedModel
+from mammoth_compiled.models.common.extended import ExtendedModel
 from mammoth_compiled.models.networks.adapted import AdaptedViT
 from mammoth_compiled.types import Batch
 

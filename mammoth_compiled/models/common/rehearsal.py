@@ -10,8 +10,8 @@ from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.config import add_rehearsal_args
 from mammoth_compiled.data import TaskLoader, apply_transform
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
-from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.models.common.ahead import compile_ahead
 from mammoth_compiled.types import Batch
 
 

@@ -10,8 +10,8 @@ import torch
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.config import add_rehearsal_args
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.ahead import compile_ahead
 from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.models.common.ahead import compile_ahead
 
 
 def rank_in_group(groups: torch.Tensor) -> torch.Tensor:

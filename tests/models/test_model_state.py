@@ -9,8 +9,14 @@ from torch import nn
 
 from mammoth_compiled import Buffer, ContinualModel, load_runner, register_model, train
 from mammoth_compiled.errors import CheckpointError, ConfigError
+from mammoth_compiled.models.core.state import (
+    from_plain,
+    is_plain,
+    model_state,
+    restore_model,
+    to_plain,
+)
 from mammoth_compiled.models.sgd import SGD
-from mammoth_compiled.models.state import from_plain, is_plain, model_state, restore_model, to_plain
 
 PLAIN = {
     "none": None,

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.models.progress import TaskProgress
+from mammoth_compiled.models.core.progress import TaskProgress
 from mammoth_compiled.types import Evaluation
 
 

@@ -1,0 +1,1 @@
+"""What several methods share: buffers, teachers, prompts, features, settings of papers."""
