@@ -1,13 +1,14 @@
 """The cost of logging: steps with all loggers on against steps with none, interleaved in one run.
 
-    python benchmarks/loggers.py [--cases sgd:mnistmlp sgd:cnn] [--pairs 12] [--seconds 3]
+    python benchmarks/loggers.py [--cases sgd:mnistmlp sgd:cnn] [--pairs 16] [--seconds 3]
 
 Training alternates between blocks of `--seconds` with CSV, JSONL, TensorBoard and Weights & Biases
-(offline) on, one point a second as by default, and blocks with all of them off. Of each pair of
-neighboring blocks:
+(offline) on, one point a second as by default, and blocks with all of them off. Of each block with
+loggers:
 
-* `overhead`: wall time of a step with loggers over that without, minus 1. Only on a machine without
-  other load are its differences those of the loggers.
+* `overhead`: wall time of a step over the mean of the blocks before and after it, minus 1, so that
+  a machine that gets steadily slower or faster does not count. Only on a machine without other load
+  are its differences those of the loggers; `load` is the system's average during the measurement.
 * `in_hooks`: CPU time of the training thread in the loggers, per CPU time of that thread. It slows
   steps down.
 * `beside`: CPU time of other threads and of the process of W&B, likewise. It slows steps down only
@@ -20,6 +21,7 @@ import io
 import os
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -50,12 +52,12 @@ class Switched(Observer):
 
     Attributes:
         blocks: Wall time per step, and shares of the CPU time in hooks and beside; off and on by
-            turns.
+            turns, off first and last.
     """
 
-    def __init__(self, log, seconds, num_blocks):
-        self.log, self.seconds, self.num_blocks = log, seconds, num_blocks
-        self.blocks = []
+    def __init__(self, log, seconds, pairs):
+        self.log, self.seconds, self.num_blocks = log, seconds, 2 * pairs + 1
+        self.blocks, self.is_warm = [], False
 
     def begin_run(self, run):
         self.log.begin_run(run)
@@ -89,12 +91,14 @@ class Switched(Observer):
         if run.model.device.type == "cuda":
             torch.cuda.synchronize()
             seconds = time.perf_counter() - self.started
-        # The first block warms up.
-        if self.blocks or not self.is_on:
-            cpu = time.thread_time() - self.before[0]
-            beside = seconds_beside() - self.before[1]
-            self.blocks.append((seconds / self.steps, self.in_hooks / cpu, beside / cpu))
-        if len(self.blocks) > self.num_blocks:
+        if not self.is_warm:  # the first block compiles
+            self.is_warm = True
+            self.start(run, is_on=False)
+            return
+        cpu = time.thread_time() - self.before[0]
+        beside = seconds_beside() - self.before[1]
+        self.blocks.append((seconds / self.steps, self.in_hooks / cpu, beside / cpu))
+        if len(self.blocks) == self.num_blocks:
             raise KeyboardInterrupt
         self.start(run, not self.is_on)
 
@@ -107,16 +111,17 @@ def measure(case, pairs, seconds):
     args = {"backbone": backbone, "n_epochs": 10**6, "seed": 0, "batch_size": 32, "compile": "auto"}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         log = Log([logger() for logger in logger_classes(LOGGERS)], folder)
-        blocks = Switched(log, seconds, 2 * pairs)
+        blocks = Switched(log, seconds, pairs)
         runner = mc.load_runner(model, "seq-fmnist-mini", args)
         mc.train(*runner, observers=[blocks])
         compiled = runner[0].compute.compile
-    off, on = blocks.blocks[2::2], blocks.blocks[1::2]
+    off, on = blocks.blocks[::2], blocks.blocks[1::2]
+    around = [(before[0] + after[0]) / 2 for before, after in pairwise(off)]
     return {
         "compiled": compiled,
         "step_ms_off": spread([1e3 * wall for wall, _, _ in off]),
         "step_ms_on": spread([1e3 * wall for wall, _, _ in on]),
-        "overhead": spread([a[0] / b[0] - 1 for a, b in zip(on, off, strict=True)]),
+        "overhead": spread([with_[0] / plain - 1 for with_, plain in zip(on, around, strict=True)]),
         "in_hooks": spread([share for _, share, _ in on]),
         "beside": spread([share for _, _, share in on]),
         "beside_off": spread([share for _, _, share in off]),
@@ -126,9 +131,11 @@ def measure(case, pairs, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", default=["sgd:mnistmlp", "sgd:cnn"])
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--threads", type=int, default=1, help="Threads of PyTorch.")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     os.environ["WANDB_MODE"] = "offline"
     cases = {}
     for case in args.cases:

@@ -1,10 +1,13 @@
-"""Start-up time: the import, and the first compiled step of a run.
+"""Start-up time: `--help` and `--list`, the import, and the first compiled step of a run.
 
-    python benchmarks/start_up.py [--cases er:cnn derpp:reduced-resnet18] [--imports 7] [--warm 3]
+    python benchmarks/start_up.py [--parts help runs] [--rounds 7] [--warm 3]
+                                  [--cases er:cnn derpp:reduced-resnet18]
 
-Every measurement is a new process. A run on seq-fmnist-mini stops after its first compiled step, at
-the earliest after the third step; seconds count from the start of the process. `cold` is a run with
-an empty Inductor cache; `warm` runs follow it with the same cache.
+Every measurement is a new process. `help` times what each command answers without a run, and writes
+`start_up_help.json`. `runs` times imports and runs, and writes `start_up.json`. A run on
+seq-fmnist-mini stops after its first compiled step, at the earliest after the third step; seconds
+count from the start of the process. `cold` is a run with an empty Inductor cache; `warm` runs
+follow it with the same cache.
 """
 
 import argparse
@@ -25,6 +28,15 @@ start = time.perf_counter()
 import {}
 print(time.perf_counter() - start)
 """
+
+HELP = {
+    "run --help": ("mammoth_compiled.run", "--help"),
+    "run --list": ("mammoth_compiled.run", "--list"),
+    "export --help": ("mammoth_compiled.export", "--help"),
+    "report --help": ("mammoth_compiled.report", "--help"),
+    "sweep --help": ("mammoth_compiled.sweep", "--help"),
+    "compat --help": ("mammoth_compiled.compat", "--help"),
+}
 
 # The parent passes the start time; the monotonic clock of the system is the same in both processes.
 DRIVER = """
@@ -80,6 +92,23 @@ def run_python(code: str, *argv: str, **environment: str) -> str:
     return completed.stdout.splitlines()[-1]
 
 
+def helps(rounds: int) -> dict[str, Any]:
+    """Times what commands print without a run, from start to end of the process, interleaved."""
+
+    def seconds(module: str, flag: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", module, flag], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    for words in HELP.values():
+        seconds(*words)  # from now on the files are in the page cache
+    times: dict[str, list[float]] = {name: [] for name in HELP}
+    for _ in range(rounds):
+        for name, words in HELP.items():
+            times[name].append(seconds(*words))
+    return {name: spread(found) for name, found in times.items()}
+
+
 def imports(rounds: int) -> dict[str, Any]:
     """Times both imports, interleaved."""
     for name in (PLAIN, OURS):
@@ -130,24 +159,34 @@ def runs(cases: list[str], warm: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measures imports and runs, writes `start_up.json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="+", default=["er:cnn", "derpp:reduced-resnet18"])
-    parser.add_argument("--imports", type=int, default=7)
-    parser.add_argument("--warm", type=int, default=3)
-    parser.add_argument("--name", default="start_up")
-    args = parser.parse_args()
-    results: dict[str, Any] = {"import": imports(args.imports)}
-    found = results["import"]
+def measure_help(rounds: int) -> None:
+    """Measures `--help` and `--list`, and writes `start_up_help.json`."""
+    commands = helps(rounds)
+    for name, found in commands.items():
+        print(
+            f"{name}: {found['median']:.2f} s [{found['p20']:.2f}, {found['p80']:.2f}], "
+            f"n = {found['n']}",
+            flush=True,
+        )
+    print("written:", write_results("start_up_help", {"commands": commands}))
+
+
+def measure_imports(rounds: int) -> dict[str, Any]:
+    """Measures both imports."""
+    found = imports(rounds)
     print(
         f"import: {found['mammoth_compiled_s']['median']:.2f} s, {PLAIN} "
         f"{found['torch_torchvision_s']['median']:.2f} s, ratio {found['ratio']['median']:.2f} "
         f"[{found['ratio']['p20']:.2f}, {found['ratio']['p80']:.2f}]",
         flush=True,
     )
-    results["runs"] = runs(args.cases, args.warm)
-    for case, r in results["runs"].items():
+    return found
+
+
+def measure_runs(cases: list[str], warm: int) -> dict[str, Any]:
+    """Measures the first compiled steps."""
+    found = runs(cases, warm)
+    for case, r in found.items():
         first = r["warm"]["first_compiled_step_s"]
         print(
             f"{case}: first compiled step (number {r['cold']['first_compiled_step']}) after "
@@ -155,7 +194,25 @@ def main() -> None:
             f"[{first['p20']:.1f}, {first['p80']:.1f}] warm, {r['warm_from_cache']} of "
             f"{r['warm_graphs']} graphs from the cache"
         )
-    print("written:", write_results(args.name, results))
+    return found
+
+
+def main() -> None:
+    """Measures the parts that are asked for, and writes their files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = ("help", "runs")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--cases", nargs="+", default=["er:cnn", "derpp:reduced-resnet18"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--warm", type=int, default=3)
+    parser.add_argument("--name", default="start_up")
+    args = parser.parse_args()
+    if "help" in args.parts:
+        measure_help(args.rounds)
+    if "runs" in args.parts:
+        results = {"import": measure_imports(args.rounds)}
+        results["runs"] = measure_runs(args.cases, args.warm)
+        print("written:", write_results(args.name, results))
 
 
 if __name__ == "__main__":

@@ -49,15 +49,19 @@ def machine(name: str) -> str:
 
 
 def loggers() -> str:
-    """CPU time of the loggers, per CPU time of the training thread."""
+    """Steps with all loggers on: wall time over that without, and CPU time of the loggers."""
     rows = []
     for name, case in read("loggers")["cases"].items():
-        cells = [
+        wall = case["overhead"]
+        spread = f"[{100 * wall['p20']:+.2f}, {100 * wall['p80']:+.2f}], n = {wall['n']}"
+        cells = [f"{100 * wall['median']:+.2f} % {spread}"]
+        cells += [
             f"{100 * r['median']:.2f} % [{100 * r['p20']:.2f}, {100 * r['p80']:.2f}]"
-            for r in (case["in_hooks"], case["beside"])
+            for r in (case["in_hooks"], case["beside"], case["beside_off"])
         ]
         rows.append([f"`{name}`", milliseconds(case["step_ms_off"]["median"]), *cells])
-    head = ["case", "step", "in the training thread", "in other threads and processes"]
+    head = ["case", "step", "wall time of a step", "CPU time: training thread", "beside it"]
+    head.append("beside it, logging off")
     return f"{table(head, rows)}\n\n{machine('loggers')}"
 
 
@@ -273,6 +277,16 @@ def start_up() -> str:
         )
     head = ["run", "first run on a machine", "later runs"]
     return "\n\n".join([table(head, rows), machine("start_up")])
+
+
+def start_up_help() -> str:
+    """Time of a command that answers without a run, from start to end of its process."""
+    rows = [
+        [f"`{name}`", f"{row['median']:.2f} s [{row['p20']:.2f}, {row['p80']:.2f}]", str(row["n"])]
+        for name, row in read("start_up_help")["commands"].items()
+    ]
+    head = ["python -m mammoth_compiled.", "time", "n"]
+    return "\n\n".join([table(head, rows), machine("start_up_help")])
 
 
 def export_latency() -> str:

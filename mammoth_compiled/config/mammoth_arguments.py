@@ -16,6 +16,9 @@ RENAMED = {
     "sched_multistep_lr_gamma": "lr_gamma",
     "scheduler_gamma": "lr_gamma",
     "O": "code_optimization",
+    "label_perc_by_task": "label_perc",
+    "lpt": "label_perc",
+    "lpc": "label_perc_by_class",
 }
 
 # By argument and value: the arguments that replace it.
@@ -39,6 +42,12 @@ EXPANDED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "distributed": {"no": {}},
     "save_checkpoint_mode": {"safe": {}},
     "scheduler_mode": {"epoch": {}},
+    "noise_type": {"sym": {"noise_type": "symmetric"}, "asym": {"noise_type": "asymmetric"}},
+    "validation_mode": {"current": {}},
+    "early_stopping_freq": {"1": {}},
+    "early_stopping_epsilon": {"1e-6": {}, "1e-06": {}},
+    "label_perc": {"1": {}, "1.0": {}},
+    "label_perc_by_class": {"1": {}, "1.0": {}},
 }
 
 # Accepted, because what they ask for is always so.
@@ -57,6 +66,10 @@ ABSENT = {
     "distributed": "start the run with torchrun --nproc_per_node N -m mammoth_compiled.run",
     "save_checkpoint_mode": "checkpoints are always safe to load; leave it out",
     "scheduler_mode": "learning rates change after each epoch; leave it out",
+    "validation_mode": "early stopping looks at the current task, accuracies are those on all "
+    "tasks seen; leave it out",
+    "early_stopping_freq": "every epoch is evaluated; leave it out",
+    "early_stopping_epsilon": "an improvement is always more than 1e-6; leave it out",
     "custom_task_order": "give the order of the classes with --custom_class_order",
     "cache_path_noisy_labels": "noisy labels are drawn from the seed; leave it out",
     "label_perc": "train on fewer images of each class with --labels_per_class",
@@ -96,6 +109,8 @@ def translate_words(given: Sequence[str], known: Collection[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
+        if word.startswith("-O") and word[2:].isdigit():  # -O3 is -O 3
+            flag, equals, value = "-O", "=", word[2:]
         takes_next = not equals and rest and not rest[0].startswith("-")
         new = None
         if flag.startswith("-"):
@@ -124,7 +139,7 @@ def _replacement(
         if name in IGNORED:
             return {}
     text = ""
-    if isinstance(value, (str, int)):  # True is 1
+    if isinstance(value, (str, int, float)):  # True is 1
         text = str(int(value)) if isinstance(value, bool) else str(value).lower()
     replaced = EXPANDED.get(name, {}).get(text)
     if replaced is not None:

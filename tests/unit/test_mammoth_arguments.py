@@ -5,7 +5,17 @@ import pytest
 from mammoth_compiled.config.mammoth_arguments import ABSENT, EXPANDED, IGNORED, RENAMED, translate
 from mammoth_compiled.errors import ConfigError
 
-KNOWN = {"lr", "data_dir", "lr_scheduler", "lr_gamma", "compile", "amp", "precision", "out"}
+KNOWN = {
+    "lr",
+    "noise_type",
+    "data_dir",
+    "lr_scheduler",
+    "lr_gamma",
+    "compile",
+    "amp",
+    "precision",
+    "out",
+}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +27,11 @@ KNOWN = {"lr", "data_dir", "lr_scheduler", "lr_gamma", "compile", "amp", "precis
         (["--lr_scheduler", "multisteplr"], ["--lr_scheduler", "multistep"]),
         (["--lr_scheduler=cosine"], ["--lr_scheduler=cosine"]),
         (["-O", "3"], ["--compile", "on", "--amp", "bf16"]),
+        (["-O0", "--lr", "1"], ["--compile", "off", "--precision", "highest", "--lr", "1"]),
+        (["--noise_type", "sym"], ["--noise_type", "symmetric"]),
+        (["--noise_type", "symmetric"], ["--noise_type", "symmetric"]),
+        (["--validation_mode", "current", "--lpt", "1"], []),
+        (["--early_stopping_freq=1", "--early_stopping_epsilon", "1e-6"], []),
         (["--nowand", "1", "--lr", "1"], ["--lr", "1"]),
         (["--load_best_args", "--lr", "1"], ["--lr", "1"]),
         (["--distributed", "no"], []),
