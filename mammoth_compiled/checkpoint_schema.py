@@ -108,6 +108,7 @@ OPTIMIZER = record(
 )
 MODULE = record(state=instance(dict, "a dictionary"), like_net=FLAG, training=FLAG, frozen=NAMES)
 BUFFER = record(
+    {"is_resized": FLAG, "scores": optional(TENSOR)},
     buffer_size=POSITIVE,
     num_seen_examples=COUNT,
     data=TENSORS,

@@ -7,40 +7,52 @@ import numpy as np
 import torch
 
 from mammoth_compiled.buffers.policies import State, find_policy
-from mammoth_compiled.buffers.rows import ATTRIBUTES, check_labels, to_rows
+from mammoth_compiled.buffers.reads import BufferReads
+from mammoth_compiled.buffers.rows import ATTRIBUTES, check_labels, complete_rows, to_rows
+from mammoth_compiled.buffers.selection import find_selection
 from mammoth_compiled.buffers.slots import FilledSlots
-from mammoth_compiled.buffers.store import RowStore
-from mammoth_compiled.data.transforms import apply_transform
-from mammoth_compiled.distributed import gathered, num_ranks, part
+from mammoth_compiled.distributed import gathered, num_ranks
 from mammoth_compiled.errors import ConfigError
 
+# Rows that an unlimited buffer starts with, and its capacity as Mammoth gives it.
+FIRST_ROWS = 64
+UNLIMITED = 10**9
 
-class Buffer(RowStore):
+
+class Buffer(BufferReads):
     """A replay memory, filled by reservoir sampling unless another policy is given.
 
     The first `add_data` allocates the tensors, which are then available as attributes:
     `examples` (float32, or uint8 if given as bytes), `labels`, `task_labels` and `true_labels`
-    (int64), and `logits` (float32). Each has `buffer_size` rows, `len(buffer)` of which are filled:
+    (int64), and `logits` (float32). Each has `num_rows` rows, `len(buffer)` of which are filled:
     the first ones, unless the policy is "ring".
 
     Args:
-        buffer_size: Capacity in samples, N.
+        buffer_size: Capacity in samples, N; ignored if unlimited.
         device: Device of the tensors.
         policy: Name of the buffer policy, which decides which samples are kept: "reservoir",
             "class-balanced", "ring" or "herding"; see `mammoth_compiled.buffers.policies`.
         num_classes: Number of classes of the stream, K; not needed for "reservoir".
+        sample_selection_strategy: One of Mammoth's rules in place of a policy: "reservoir",
+            "unlimited" (keeps every sample), or "balancoir", "lars", "labrs" and "abs", which
+            choose sample by sample on the host; see `mammoth_compiled.buffers.selection`.
+        dataset: The dataset, which "abs" needs to tell past classes from current ones.
+        lenient: True ignores surplus rows of labels and other attributes, as Mammoth does, and
+            stores zeros for attributes that are missing; False rejects both.
 
     Attributes:
         num_seen_examples: Samples that the stream has offered so far.
         policy: Name of the buffer policy.
+        sample_selection_strategy: As above.
+        sample_selection_fn: Chooses the rows to replace; None for a policy and for "unlimited".
         needs_labels: Whether the policy needs labels with every sample.
         selects_after_task: Whether the policy ignores the stream and selects in `end_task`.
         changes_between_tasks: Whether no training step adds samples; `selects_after_task` at first.
             A model that fills the buffer between tasks sets it, so that its steps can be captured.
 
     Raises:
-        ConfigError: If `buffer_size` is not a positive integer, the policy is unknown, or it needs
-            the number of classes or a larger buffer.
+        ConfigError: If `buffer_size` is not a positive integer, the policy or the strategy is
+            unknown, both are given, or the policy needs the number of classes or a larger buffer.
 
     Note:
         Differs from mammoth_lite: reads and writes are batched and draw from torch's generator;
@@ -61,43 +73,70 @@ class Buffer(RowStore):
         device: str | torch.device = "cpu",
         policy: str = "reservoir",
         num_classes: int | None = None,
+        *,
+        sample_selection_strategy: str | None = None,
+        dataset: Any = None,
+        lenient: bool = False,
     ) -> None:
+        strategy = (sample_selection_strategy or "reservoir").lower()
+        self.is_unlimited = strategy == "unlimited"
+        if self.is_unlimited:
+            buffer_size = FIRST_ROWS
         if not isinstance(buffer_size, (int, np.integer)) or buffer_size < 1:
             raise ConfigError(f"buffer_size must be an integer >= 1, got {buffer_size!r}")
+        if sample_selection_strategy is not None and policy != "reservoir":
+            raise ConfigError(
+                f"Buffer: the policy {policy!r} and the sample_selection_strategy "
+                f"{sample_selection_strategy!r} exclude each other: give one of them"
+            )
         super().__init__(int(buffer_size), torch.device(device))
         self.policy = policy
         self.num_classes = num_classes or 0
-        self._policy = find_policy(policy, self.buffer_size, num_classes)
+        self.lenient = lenient
+        self._policy = find_policy(policy, self.num_rows, num_classes)
+        self.sample_selection_strategy = strategy
+        self.sample_selection_fn = find_selection(strategy, self, dataset)
         self.needs_labels = self._policy.needs_labels
         self.selects_after_task = self._policy.choose is None
         self.changes_between_tasks = self.selects_after_task
+        self._is_resized = False
         self.reset()
 
     def _set_state(self, state: State, num_filled: int | None = None) -> None:
         self._state = state
-        self._slots = FilledSlots(self.buffer_size, state.get("filled"), num_filled)
-
-    def __len__(self) -> int:
-        """Returns the number of filled rows."""
-        return self._slots.count(self.num_seen_examples, limit=self.buffer_size)
-
-    def is_empty(self) -> bool:
-        """Returns whether no row is filled yet."""
-        return self._slots.count(self.num_seen_examples, limit=1) == 0
-
-    def is_full(self) -> bool:
-        """Returns whether all rows are filled."""
-        return len(self) == self.buffer_size
+        self._slots = FilledSlots(self.num_rows, state.get("filled"), num_filled)
 
     @property
-    def has_static_reads(self) -> bool:
-        """Whether reads no longer depend on the number of filled rows.
+    def buffer_size(self) -> int:
+        """The capacity in samples; a new value keeps the first samples, see `resize`."""
+        return UNLIMITED if self.is_unlimited else self.num_rows
 
-        From then on every training step runs the same operations on the same memory, so that it
-        can be captured as a CUDA graph.
+    @buffer_size.setter
+    def buffer_size(self, size: int) -> None:
+        if not self.is_unlimited:
+            self.resize(size)
+
+    def resize(self, size: int) -> None:
+        """Changes the capacity and keeps the first samples, at most `size`.
+
+        Raises:
+            ConfigError: If the policy is not "reservoir": only its samples are in order.
         """
-        is_full = self._slots.has_static_count(self.num_seen_examples)
-        return self.changes_between_tasks or is_full
+        if size == self.num_rows:
+            return
+        if self.policy != "reservoir":
+            raise ConfigError(f"a buffer with the policy {self.policy!r} cannot be resized")
+        kept = {name: getattr(self, name)[: min(len(self), size)] for name in self.used_attributes}
+        self.num_rows, self._is_resized = int(size), True
+        self.num_seen_examples = min(self.num_seen_examples, self.num_rows)
+        for name, rows in kept.items():
+            tensor = rows.new_zeros((self.num_rows, *rows.shape[1:]))
+            tensor[: len(rows)] = rows
+            setattr(self, name, tensor)
+        if self.sample_selection_fn is not None:
+            self.sample_selection_fn.resize(self.num_rows)
+        self._state["seen"].fill_(self.num_seen_examples)
+        self._set_state(self._state, num_filled=self.num_seen_examples)
 
     def tensors(self) -> list[torch.Tensor]:
         """Returns all tensors of the buffer, including the state of its policy."""
@@ -116,8 +155,14 @@ class Buffer(RowStore):
         """Removes all samples and starts the policy from its initial state."""
         self._clear_rows()
         self.num_seen_examples = 0
-        state = self._policy.initial_state(self.buffer_size, self.num_classes, self.device)
+        if self.sample_selection_fn is not None:
+            self.sample_selection_fn.resize(self.num_rows)
+        state = self._policy.initial_state(self.num_rows, self.num_classes, self.device)
         self._set_state(state, num_filled=0)
+
+    def empty(self) -> None:
+        """The same as `reset`, by Mammoth's name."""
+        self.reset()
 
     @torch.no_grad()
     def add_data(
@@ -138,7 +183,8 @@ class Buffer(RowStore):
             logits: Logits to replay, [B, K].
             task_labels: Task ids, [B].
             true_labels: Labels without noise, [B].
-            sample_selection_scores: Accepted for compatibility; no policy uses scores.
+            sample_selection_scores: Scores of the samples, such as their losses, [B], for the
+                strategies "lars", "labrs" and "abs".
             **columns: Values of the columns that `add_column` added, [B, ...].
 
         Raises:
@@ -148,6 +194,11 @@ class Buffer(RowStore):
         """
         values = (examples, labels, logits, task_labels, true_labels)
         rows = to_rows({**dict(zip(ATTRIBUTES, values, strict=True)), **columns})
+        if self.lenient:
+            held = {} if self.is_empty() else {n: getattr(self, n) for n in self.used_attributes}
+            rows = complete_rows(rows, held)
+            if not len(rows["examples"]):
+                return
         if num_ranks() > 1:
             rows = {name: gathered(value.to(self.device)) for name, value in rows.items()}
         if self._policy.choose is None:
@@ -159,8 +210,15 @@ class Buffer(RowStore):
                 raise ValueError(f"add_data: the buffer policy {self.policy!r} needs labels")
             classes = rows["labels"].to(self.device, torch.int64)
             check_labels(classes, self.num_classes)
+        while self.is_unlimited and self.num_seen_examples + len(rows["examples"]) > self.num_rows:
+            self.resize(2 * self.num_rows)
         stores, new = map(list, zip(*self._prepare(rows, self.is_empty()), strict=True))
-        self._policy.write(self._state, stores, new, classes, self.num_seen_examples)
+        if self.sample_selection_fn is None:
+            self._policy.write(self._state, stores, new, classes, self.num_seen_examples)
+        else:
+            self.sample_selection_fn.write(
+                stores, new, rows.get("labels"), sample_selection_scores, self.num_seen_examples
+            )
         self.num_seen_examples += len(new[0])
         self._slots.mark_outdated()
 
@@ -197,67 +255,17 @@ class Buffer(RowStore):
             store.zero_()[: len(filled)] = filled
         self._set_state(state, len(kept) + len(selected))
 
-    def get_data(
-        self,
-        size: int,
-        transform: Any = None,
-        return_index: bool = False,
-        device: str | torch.device | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """Draws filled rows uniformly without replacement.
-
-        Args:
-            size: Number of rows to draw, M; all filled rows if there are fewer.
-            transform: torchvision transform of one example, with random parameters of its own for
-                every row.
-            return_index: True prepends the indices of the rows, int64, [M].
-            device: Device of the result; None for the buffer's device.
-
-        Returns:
-            examples, [M, ...], and every other attribute that holds data, in the order of
-            `attributes`. In a step of data-parallel training, the part of this rank.
-
-        Raises:
-            ValueError: If the buffer is empty or `size` is not positive.
-        """
-        if self.is_empty():
-            raise ValueError("get_data: the buffer is empty; check is_empty() first")
-        if size < 1:
-            raise ValueError(f"get_data: size must be at least 1, got {size}")
-        size = self._slots.count(self.num_seen_examples, limit=size)
-        index = self._slots.sample(size, self.num_seen_examples, self.device)
-        data = self.get_data_by_index(index, transform, device)
-        if return_index:
-            data = (index.to(data[0].device), *data)
-        return tuple(map(part, data))
-
-    def get_data_by_index(
-        self, indexes: torch.Tensor, transform: Any = None, device: str | torch.device | None = None
-    ) -> tuple[torch.Tensor, ...]:
-        """Returns the rows with the given indices, int64, [M]; see `get_data`."""
-        if torch.compiler.is_compiling():
-            # A graph would freeze how many rows are filled.
-            raise RuntimeError("training_loss reads the buffer: read it in draw(batch)")
-        target = self.device if device is None else torch.device(device)
-        index = torch.as_tensor(indexes, device=self.device)
-        examples, *others = (getattr(self, name)[index].to(target) for name in self.used_attributes)
-        return apply_transform(examples, transform), *others
-
-    def get_all_data(
-        self, transform: Any = None, device: str | torch.device | None = None
-    ) -> tuple[torch.Tensor, ...]:
-        """Returns all filled rows in order; see `get_data`."""
-        index = self._slots.indices(self.num_seen_examples)
-        return self.get_data_by_index(index, transform, device)
-
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to resume exactly, with copies of the tensors on the CPU."""
+        select = self.sample_selection_fn
         return {
-            "buffer_size": self.buffer_size,
+            "buffer_size": self.num_rows,
+            "is_resized": self._is_resized,
             "num_seen_examples": self.num_seen_examples,
             "data": {name: tensor.clone() for name, tensor in self.serialize().items()},
             "policy": self.policy,
             "policy_state": {name: tensor.cpu().clone() for name, tensor in self._state.items()},
+            "scores": None if select is None else select.importance_scores.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -271,10 +279,12 @@ class Buffer(RowStore):
                 f"the saved buffer uses the policy {state['policy']!r}, but this one uses "
                 f"{self.policy!r}: use --buffer_policy {state['policy']}"
             )
-        if state["buffer_size"] != self.buffer_size:
+        if state.get("is_resized"):  # by the model or, if unlimited, by its samples
+            self.num_rows, self._is_resized = state["buffer_size"], True
+        if state["buffer_size"] != self.num_rows:
             raise ValueError(
                 f"the saved buffer has {state['buffer_size']} rows, but this one has "
-                f"{self.buffer_size}: use --buffer_size {state['buffer_size']}"
+                f"{self.num_rows}: use --buffer_size {state['buffer_size']}"
             )
         self.reset()
         self._load_rows(state["data"])
@@ -282,3 +292,5 @@ class Buffer(RowStore):
         saved = {name: tensor.to(self.device) for name, tensor in state["policy_state"].items()}
         # A state saved on a CPU lacks the random state of the GPU kernel.
         self._set_state({**self._state, **saved})
+        if self.sample_selection_fn is not None and state.get("scores") is not None:
+            self.sample_selection_fn.importance_scores = state["scores"].clone()

@@ -14,6 +14,31 @@ def to_rows(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {n: torch.as_tensor(v).detach() for n, v in values.items() if v is not None}
 
 
+def complete_rows(
+    rows: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Returns rows without those beyond the examples, and zeros for attributes that are missing.
+
+    Args:
+        rows: New rows by attribute, [B, ...] for the examples, [B or more, ...] for others.
+        held: The tensors of the buffer by attribute, [N, ...].
+
+    Example:
+        >>> import torch
+        >>> rows = {"examples": torch.ones(2, 4), "labels": torch.arange(5)}
+        >>> complete_rows(rows, {"task_labels": torch.ones(9)})
+        {'examples': tensor([[1., 1., 1., 1.],
+                [1., 1., 1., 1.]]), 'labels': tensor([0, 1]), 'task_labels': tensor([0., 0.])}
+    """
+    count = len(rows["examples"])
+    missing = {
+        name: store.new_zeros((count, *store.shape[1:]))
+        for name, store in held.items()
+        if name not in rows
+    }
+    return {**{name: value[:count] for name, value in rows.items()}, **missing}
+
+
 def check_rows(
     rows: Mapping[str, torch.Tensor],
     held: Mapping[str, torch.Tensor],

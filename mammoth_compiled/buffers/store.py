@@ -20,7 +20,7 @@ class RowStore:
         device: Device of the tensors.
 
     Attributes:
-        buffer_size: N.
+        num_rows: N.
         device: Device of the tensors.
         attributes: Names in the order in which reads return them.
 
@@ -40,7 +40,7 @@ class RowStore:
     true_labels: torch.Tensor
 
     def __init__(self, num_rows: int, device: torch.device) -> None:
-        self.buffer_size = num_rows
+        self.num_rows = num_rows
         self.device = device
         self.attributes = list(ATTRIBUTES)
         self._columns: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
@@ -49,6 +49,11 @@ class RowStore:
         raise AttributeError(
             f"{type(self).__name__} has no attribute {name!r}, or it holds no data yet"
         )
+
+    @property
+    def buffer_size(self) -> int:
+        """The capacity in samples, N."""
+        return self.num_rows
 
     @property
     def used_attributes(self) -> list[str]:
@@ -82,7 +87,7 @@ class RowStore:
 
     def _allocate_column(self, name: str) -> None:
         shape, dtype = self._columns[name]
-        column = torch.zeros((self.buffer_size, *shape), dtype=dtype, device=self.device)
+        column = torch.zeros((self.num_rows, *shape), dtype=dtype, device=self.device)
         setattr(self, name, column)
 
     @torch.no_grad()
@@ -155,5 +160,5 @@ class RowStore:
         check_rows(rows, held, is_empty, frozenset(self._columns))
         for name, value in rows.items():
             if name not in held or held[name].shape[1:] != value.shape[1:]:
-                setattr(self, name, allocate(name, value, self.buffer_size, self.device))
+                setattr(self, name, allocate(name, value, self.num_rows, self.device))
         return [(getattr(self, name), value.to(self.device)) for name, value in rows.items()]

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.data import TaskLoader
 from mammoth_compiled.datasets.checks import check_attributes, check_first_item
+from mammoth_compiled.datasets.defaults import DatasetDefaults
 from mammoth_compiled.datasets.protocol import SPLIT_BY_CLASS, Protocol
 from mammoth_compiled.datasets.stage import count_channels, load_stage, load_stream, make_protocol
 from mammoth_compiled.device import get_device
@@ -42,8 +43,13 @@ class MammothDataset(Dataset):
     not_aug_transform = transforms.Compose([transforms.ToTensor()])
     extra_return_fields: tuple[str, ...] = ()
 
+    def add_extra_return_field(self, field_name: str, field_value: Any) -> None:
+        """Adds a field to the items: `field_value` has one row per image, [N, ...]."""
+        setattr(self, field_name, field_value)
+        self.extra_return_fields = (*self.extra_return_fields, field_name)
 
-class ContinualDataset:
+
+class ContinualDataset(DatasetDefaults):
     """A dataset that is learned task by task.
 
     A subclass sets the class attributes and defines `get_data_loaders`, which returns the complete
@@ -69,7 +75,8 @@ class ContinualDataset:
         TEST_TRANSFORM: torchvision transform of test images.
         CLASS_NAMES: One name per class of the data, before `--class_order_seed` and others
             renumber them; by default the class ids.
-        DEFAULTS: Arguments that apply if neither the user nor the settings of the model give them.
+        DEFAULTS: Arguments that apply if neither the user nor the settings of the model give them;
+            methods may declare them too, see `datasets.defaults.set_default_from_args`.
         args: The arguments of the run.
         config: The same, typed; missing ones have their defaults.
         c_task: Index of the current task; -1 before the first.
@@ -112,7 +119,6 @@ class ContinualDataset:
     TRANSFORM: Any
     TEST_TRANSFORM: Any
     CLASS_NAMES: tuple[str, ...] = ()
-    DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     protocol: Protocol
     train_loader: TaskLoader
@@ -289,8 +295,3 @@ class ContinualDataset:
     def get_loss() -> Callable[..., torch.Tensor]:
         """Returns the loss function of logits, [B, K], and labels, [B]; default cross entropy."""
         return F.cross_entropy
-
-    @classmethod
-    def get_normalization_transform(cls) -> Any:
-        """Returns the transform that normalizes a float image in [0, 1]."""
-        return transforms.Normalize(cls.MEAN, cls.STD)

@@ -81,18 +81,24 @@ class Part:
     def materialize(self) -> Any:
         """Returns a copy of the dataset that has only these rows; itself if they are all.
 
-        If labels are noisy, the items of the copy have a further part, the true labels.
+        Fields that the dataset adds to its items follow the rows. If labels are noisy, the items of
+        the copy have a further part, the true labels.
         """
         if self.rows is None and self.targets is self.dataset.targets:
             return self.dataset
         copied = copy.copy(self.dataset)
+        # User code may add names to it, also for a dataset that has no fields yet.
+        copied.extra_return_fields = tuple(getattr(self.dataset, "extra_return_fields", ()))
         if self.rows is not None:
             copied.data = take_rows(self.dataset.data, self.rows)
+            for name in copied.extra_return_fields:
+                values = getattr(self.dataset, name)
+                if len(values) == len(self.dataset.targets):
+                    setattr(copied, name, take_rows(values, self.rows))
         copied.targets = self.targets
         if self.true_targets is not None:
             copied.true_labels = self.true_targets
-            fields = getattr(self.dataset, "extra_return_fields", ())
-            copied.extra_return_fields = (*fields, "true_labels")
+            copied.extra_return_fields += ("true_labels",)
         return copied
 
 

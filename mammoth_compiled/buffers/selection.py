@@ -1,4 +1,8 @@
-"""Rules that choose the row that a sample replaces in a full buffer, one sample at a time."""
+"""Mammoth's rules that choose the row that a sample replaces in a full buffer, one by one.
+
+They work on the host and draw from NumPy's generator. Unlike the policies of
+`mammoth_compiled.buffers.policies`, they cannot be part of a CUDA graph.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mammoth_compiled.errors import ConfigError, unknown_name
+
 
 class Selection:
     """Chooses like reservoir sampling whether a sample is kept; a subclass chooses its row.
 
     Args:
-        buffer: The buffer, a `compat.mammoth.buffer.Buffer`.
+        buffer: The buffer.
         dataset: The dataset of the run, or None.
 
     Attributes:
@@ -21,20 +27,56 @@ class Selection:
     def __init__(self, buffer: Any, dataset: Any = None) -> None:
         self.buffer = buffer
         self.dataset = dataset
-        self.importance_scores = torch.zeros(buffer.buffer_size)
+        self.importance_scores = torch.zeros(0)
+
+    def resize(self, num_rows: int) -> None:
+        """Sets the number of rows, N; the scores of the first ones stay while there are samples."""
+        before = self.importance_scores if self.buffer.num_seen_examples else torch.zeros(0)
+        self.importance_scores = torch.zeros(num_rows)
+        kept = before[:num_rows]
+        self.importance_scores[: len(kept)] = kept
 
     def update(self, indexes: torch.Tensor, values: torch.Tensor) -> None:
         """Sets the scores of rows, [M]."""
-        self.importance_scores[indexes.cpu()] = values.detach().float().cpu()
+        values = torch.as_tensor(values).detach()
+        self.importance_scores[torch.as_tensor(indexes).cpu()] = values.float().cpu()
+
+    def write(
+        self,
+        stores: list[torch.Tensor],
+        rows: list[torch.Tensor],
+        labels: torch.Tensor | None,
+        scores: torch.Tensor | None,
+        num_seen: int,
+    ) -> None:
+        """Chooses rows for the samples of a batch, one by one, and writes those that are kept.
+
+        Args:
+            stores: Tensors of the buffer, each [N, ...].
+            rows: New rows for each of them, [B, ...].
+            labels: Class ids, [B], if there are any.
+            scores: Scores, [B], if there are any.
+            num_seen: Samples seen before this batch.
+        """
+        for i in range(len(rows[0])):
+            slot = num_seen + i
+            if slot >= len(stores[0]):
+                slot = self(slot, None if labels is None else labels[i : i + 1])
+            if slot < 0:
+                continue
+            for store, value in zip(stores, rows, strict=True):
+                store[slot] = value[i].to(store.dtype)
+            if scores is not None:
+                self.update(torch.tensor([slot]), scores[i : i + 1])
 
     def __call__(self, num_seen_examples: int, label: torch.Tensor | None) -> int:
-        """Returns the row to replace, -1 to drop the sample.
+        """Returns the row to replace in a full buffer, -1 to drop the sample.
 
         Args:
             num_seen_examples: Samples seen before this one.
             label: Class id of the sample, [1].
         """
-        if np.random.randint(num_seen_examples + 1) >= self.buffer.buffer_size:
+        if np.random.randint(num_seen_examples + 1) >= len(self.importance_scores):
             return -1
         weights = self.weights()
         total = weights.sum()
@@ -46,6 +88,9 @@ class Selection:
         raise NotImplementedError
 
     def _labels(self) -> np.ndarray:
+        if "labels" not in self.buffer.used_attributes:
+            name = self.buffer.sample_selection_strategy
+            raise ValueError(f"add_data: the strategy {name!r} needs labels with every sample")
         return np.asarray(self.buffer.labels.cpu())
 
 
@@ -104,7 +149,7 @@ class BalancedReservoir(Selection):
         """Returns the row; see `Selection`. A sample of a small class is always kept."""
         classes, counts = np.unique(self._labels(), return_counts=True)
         own = counts[classes == int(label)].sum() if label is not None else counts.max()
-        is_drawn = np.random.randint(num_seen_examples + 1) < self.buffer.buffer_size
+        is_drawn = np.random.randint(num_seen_examples + 1) < len(self.importance_scores)
         if not is_drawn and own >= np.median(counts):
             return -1
         return int(np.random.choice(np.flatnonzero(self._labels() == classes[counts.argmax()])))
@@ -128,3 +173,20 @@ SELECTIONS: dict[str, Callable[..., Selection]] = {
     "labrs": LossAwareBalanced,
     "lars": LossAware,
 }
+
+
+def find_selection(strategy: str, buffer: Any, dataset: Any = None) -> Selection | None:
+    """Returns the rule of a strategy; None for "reservoir" and "unlimited", which need none.
+
+    Args:
+        strategy: Its name, in lower case.
+        buffer: The buffer that it is for.
+        dataset: The dataset of the run, or None.
+
+    Raises:
+        ConfigError: If there is no such strategy.
+    """
+    valid = ["reservoir", "unlimited", *SELECTIONS]
+    if strategy not in valid:
+        raise ConfigError(unknown_name("sample_selection_strategy", strategy, valid))
+    return SELECTIONS[strategy](buffer, dataset) if strategy in SELECTIONS else None
