@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,19 @@ def user_cache() -> Path:
     given = os.environ.get("MAMMOTH_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(base) / "mammoth_compiled"
+
+
+def portable_name(text: str) -> str:
+    """Returns a text as a file name that every system accepts and no shell takes apart.
+
+    Args:
+        text: Any text; characters other than letters, digits and `. _ - + = @` become `_`.
+
+    Example:
+        >>> portable_name("er-seq-cifar10-timm:resnet18-s0")
+        'er-seq-cifar10-timm_resnet18-s0'
+    """
+    return re.sub(r"[^\w.+=@-]", "_", text)
 
 
 def check_writable(path: Path) -> None:

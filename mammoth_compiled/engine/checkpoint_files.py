@@ -12,6 +12,7 @@ from mammoth_compiled.config import RunConfig
 from mammoth_compiled.config.schema import FilesConfig, LoggingConfig
 from mammoth_compiled.device import base_path
 from mammoth_compiled.errors import CheckpointError
+from mammoth_compiled.files import portable_name
 from mammoth_compiled.results import plain_arguments
 
 # Arguments that change where a run computes and writes, but not what it computes.
@@ -65,13 +66,16 @@ def checkpoint_path(
         num_tasks: Number of finished tasks.
         num_steps: Steps of the next task, for a checkpoint within it.
     """
-    experiment = config.experiment
-    seed = "" if experiment.seed is None else f"_seed{experiment.seed}"
-    name = config.files.ckpt_name
-    name = name or f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
+    name = config.files.ckpt_name or portable_name(_default_name(config))
     step = "" if num_steps is None else f"_step{num_steps}"
     suffix = "" if num_tasks is None else f"_task{num_tasks}{step}.pt"
     return checkpoint_directory(config) / f"{name}{suffix}"
+
+
+def _default_name(config: RunConfig) -> str:
+    experiment = config.experiment
+    seed = "" if experiment.seed is None else f"_seed{experiment.seed}"
+    return f"{experiment.model}_{experiment.dataset}_{experiment.backbone}{seed}"
 
 
 def differences(config: RunConfig, saved: Mapping[str, Any]) -> list[Difference]:
@@ -140,9 +144,12 @@ def remove_within(config: RunConfig, num_tasks: int, num_steps: int = 0) -> None
 def _by_progress(config: RunConfig) -> dict[tuple[int, int], Path]:
     """Returns the checkpoints of these names by finished tasks and steps of the next task."""
     common = checkpoint_path(config)
-    numbered = re.compile(re.escape(common.name) + r"_task(\d+)(?:_step(\d+))?\.pt")
     if not common.parent.is_dir():
         return {}
+    # Earlier versions kept the colon of timm:NAME.
+    names = {common.name, common.name if config.files.ckpt_name else _default_name(config)}
+    either = "|".join(map(re.escape, names))
+    numbered = re.compile(rf"(?:{either})_task(\d+)(?:_step(\d+))?\.pt")
     matches = ((numbered.fullmatch(path.name), path) for path in common.parent.iterdir())
     return {(int(match[1]), int(match[2] or 0)): path for match, path in matches if match}
 

@@ -1,6 +1,6 @@
 """Observers of a run: progress, console, checkpoints, results, loggers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
@@ -173,7 +173,11 @@ class Observer:
         """
 
     def close(self, run: Run) -> None:
-        """Called last, also after an error: release files and the terminal here."""
+        """Called last, also after an error: release files and the terminal here.
+
+        Observers are closed from high to low `ORDER`, so that they can use until then what one
+        before them has opened.
+        """
 
 
 HOOKS = tuple(
@@ -215,10 +219,18 @@ class Observers:
         for call in self._hooks[hook]:
             call(run, *args)
 
+    def close(self, run: Run) -> list[BaseException]:
+        """Closes every observer, the last one first, and returns what they raised."""
+        return self._call_all(self._hooks["close"][::-1], run)
+
     def notify_all(self, hook: str, run: Run) -> list[BaseException]:
         """Calls one hook of every observer, also after one fails, and returns what they raised."""
+        return self._call_all(self._hooks[hook], run)
+
+    @staticmethod
+    def _call_all(calls: Iterable[Callable[[Run], None]], run: Run) -> list[BaseException]:
         errors: list[BaseException] = []
-        for call in self._hooks[hook]:
+        for call in calls:
             try:
                 call(run)
             except BaseException as error:

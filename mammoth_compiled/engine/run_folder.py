@@ -17,7 +17,7 @@ from mammoth_compiled.engine.checkpoint_files import (
     folder_of,
 )
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.files import directories
+from mammoth_compiled.files import directories, portable_name
 from mammoth_compiled.results import plain_arguments
 
 __all__ = [
@@ -60,7 +60,7 @@ def _new_name(config: RunConfig) -> str:
 def _suffix(config: RunConfig) -> str:
     experiment = config.experiment
     seed = "" if experiment.seed is None else f"-s{experiment.seed}"
-    return f"-{experiment.model}-{experiment.dataset}-{experiment.backbone}{seed}"
+    return portable_name(f"-{experiment.model}-{experiment.dataset}-{experiment.backbone}{seed}")
 
 
 @contextlib.contextmanager
@@ -125,7 +125,10 @@ def _resumed_folder(config: RunConfig, parent: Path) -> Path | None:
     """Returns the folder that `--resume` continues."""
     if not config.files.resume:
         return None
-    for path in sorted(parent.glob(f"*{_suffix(config)}*"), reverse=True):
+    for path in sorted(parent.iterdir(), reverse=True):
+        # Earlier versions kept the colon of timm:NAME.
+        if _suffix(config) not in portable_name(path.name):
+            continue
         saved = read_config(path)
         if saved is None or differences(config, saved):
             continue

@@ -92,7 +92,7 @@ def run_tasks(
             watching.notify("begin_run", run)
             errors = _train_and_report(run, watching)
     finally:
-        closing = watching.notify_all("close", run)
+        closing = watching.close(run)
     raise_first([*errors, *closing])
     if run.stop_signal not in (None, signal.SIGINT):
         signal.raise_signal(run.stop_signal)

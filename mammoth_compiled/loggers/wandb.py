@@ -51,8 +51,9 @@ class WandbLogger(Logger):
                 settings=wandb.Settings(silent=True, console="off"),
             )
         except wandb.Error as error:
+            reason = str(error).strip().removesuffix(".")
             raise MammothError(
-                f"--log wandb: {error}. Run `wandb login` first, or set WANDB_MODE=offline"
+                f"--log wandb: {reason}. WANDB_MODE=offline logs to files, without an account"
             ) from error
         # The same axis as everywhere; `wandb sync` of a resumed run refuses steps that go back.
         self._run.define_metric("*", step_metric="step")

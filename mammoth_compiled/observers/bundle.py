@@ -1,5 +1,6 @@
 """BundleExporter: exports the backbone at the end of a run, or after each task."""
 
+import shlex
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -106,14 +107,20 @@ class BundleExporter(Observer):
         )
 
     def end_run(self, run: Run) -> None:
-        """Exports the bundle unless that was done after each task, and prints what it contains.
+        """Exports the bundle unless that was done after each task; prints what it contains.
+
+        Also the command that shows it in a browser, which runs its ONNX file.
 
         Raises:
             ExportError: If that fails; names the checkpoint with the weights.
         """
         if run.results.interrupted:
             return
-        say(report(self.path.resolve() if self._exported else self._export(run)))
+        path = self.path.resolve() if self._exported else self._export(run)
+        say(report(path))
+        if any(file.format == "onnx" for file in read_manifest(path).models):
+            shown = shlex.quote(str(self.path))
+            say(f"browser   python -m mammoth_compiled.export open {shown}")
 
     def _export(self, run: Run) -> Path:
         evidence: dict[str, Any] = {

@@ -1,14 +1,15 @@
 """Console: one line for each event of a run."""
 
 import io
+import shlex
 import sys
 import time
 from typing import ClassVar
 
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
-from mammoth_compiled.engine.checkpoint_files import folder_of
 from mammoth_compiled.engine.observer import Observer, Run
+from mammoth_compiled.engine.run_folder import REPORT, folder_of
 from mammoth_compiled.metrics import average, forgetting
 from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
@@ -86,7 +87,7 @@ def _length(config: RunConfig) -> str:
 
 
 class RunSummary(Observer):
-    """Prints what is run in one line at the beginning, and where the time went at the end.
+    """Prints what is run in one line at the beginning; where time and files went at the end.
 
     The total time counts from the construction of the observer. That of a resumed run includes the
     training and the evaluation of the tasks done before.
@@ -121,10 +122,20 @@ class RunSummary(Observer):
             say(f"notes: {run.config.logging.notes}")
 
     def end_run(self, run: Run) -> None:
-        """Prints total, training, compilation and evaluation time, unless interrupted."""
-        results = run.results
-        if results.interrupted:
+        """Prints times unless the run was interrupted, and where its folder and report are."""
+        if not run.results.interrupted:
+            self._say_times(run)
+        folder = folder_of(run.config)
+        if folder is None:
             return
+        say(f"run: {folder}")
+        if run.results.class_il:
+            say(f"report: {folder / REPORT}")
+            path = shlex.quote(str(folder))
+            say(f"compare: python -m mammoth_compiled.report {path} OTHER_RUN ...")
+
+    def _say_times(self, run: Run) -> None:
+        results = run.results
         resumed = f" ({self._before:.1f} s before it was resumed)" if self._before else ""
         say(
             f"total: {self._before + time.perf_counter() - self._started:.1f} s{resumed}; training "
@@ -132,9 +143,6 @@ class RunSummary(Observer):
             f"({results.images_per_second:,.0f} images/s), compiling "
             f"{sum(results.compile_s):.1f} s, evaluation {sum(results.eval_s):.1f} s"
         )
-        folder = folder_of(run.config)
-        if folder is not None:
-            say(f"run: {folder}")
 
 
 class FinalTable(Observer):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from mammoth_compiled.engine.memory import peak_memory
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.run_folder import CONFIG, config_text, folder_of, run_name
 from mammoth_compiled.errors import ConfigError
-from mammoth_compiled.files import write_atomically
+from mammoth_compiled.files import directories, write_atomically
 from mammoth_compiled.loggers import LoggedRun, Logger, Point, logger_classes
 from mammoth_compiled.metrics import average
 from mammoth_compiled.results import plain_arguments
@@ -76,6 +77,7 @@ class Log(Observer):
         self._directory = Path(directory)
         self._name = name
         self._every = every
+        self._open = contextlib.ExitStack()
 
     def begin_run(self, run: Run) -> None:
         """Opens the loggers.
@@ -91,12 +93,21 @@ class Log(Observer):
         resumed_at = None if run.resumed_from is None else self._step
         config = plain_arguments(run.config.to_namespace())
         if self._directory != folder_of(run.config):
-            write_atomically(self._directory / CONFIG, config_text(run.config).encode())
+            self._open_directory(config_text(run.config))
         for logger in self._loggers:
             logger.begin(LoggedRun(self._name, self._directory, config, resumed_at))
 
+    def _open_directory(self, config: str) -> None:
+        """Creates the directory of the files, which is removed if the run trains no task."""
+        is_new = not self._directory.exists()
+        self._open.enter_context(directories(self._directory.parent))
+        if is_new:
+            self._open.callback(shutil.rmtree, self._directory, ignore_errors=True)
+        write_atomically(self._directory / CONFIG, config.encode())
+
     def begin_task(self, run: Run) -> None:
         """Starts the clock of the throughput."""
+        self._open.pop_all()  # there is something to keep
         self._images, self._since = 0, time.perf_counter()
 
     def end_step(self, run: Run, loss: torch.Tensor | float, num_images: int) -> None:
@@ -171,6 +182,7 @@ class Log(Observer):
 
     def end_run(self, run: Run) -> None:
         """Writes the summary."""
+        self._open.pop_all()
         results = run.results
         tables = {"class_il": results.class_il, "task_il": results.task_il}
         summary = _finite(results.summary())
@@ -179,6 +191,7 @@ class Log(Observer):
     def close(self, run: Run) -> None:
         """Closes the loggers, also after an error."""
         self._call(lambda logger: logger.close())
+        self._open.close()
 
 
 def steps_before(run: Run) -> int:

@@ -1,6 +1,7 @@
 """RunFolder: configuration, console output and results of a run in one folder."""
 
 import contextlib
+import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,8 @@ from mammoth_compiled.files import lock, write_atomically
 class RunFolder(Observer):
     """Writes `config.yaml` and `log.txt` first, and `results.json` and `report.html` in the end.
 
+    A run that fails before its first task leaves no folder, unless it resumed in an earlier one.
+
     Args:
         path: The folder; it is created when the run begins.
     """
@@ -48,6 +51,7 @@ class RunFolder(Observer):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._open = ExitStack()
+        self._is_unused = False
 
     def begin_run(self, run: Run) -> None:
         """Creates and locks the folder, writes the configuration and opens the log.
@@ -56,12 +60,17 @@ class RunFolder(Observer):
             MammothError: If it cannot be written, or another run writes to it.
         """
         self._open.enter_context(lock(self.path, "its results", "--out"))
+        self._is_unused = not self.path.exists() or not any(self.path.iterdir())
         write_atomically(self.path / CONFIG, config_text(run.config).encode())
         try:
             self._log = self._open.enter_context((self.path / LOG).open("a", encoding="utf-8"))
         except OSError as error:
             raise MammothError(f"cannot write {self.path / LOG}: {error}") from error
         self._open.enter_context(copied_to(self._write))
+
+    def begin_task(self, run: Run) -> None:
+        """Keeps the folder from now on."""
+        self._is_unused = False
 
     def _write(self, text: str) -> None:
         """Writes lines with their time; a full disk must not end the training."""
@@ -76,6 +85,7 @@ class RunFolder(Observer):
         Raises:
             MammothError: If they cannot be written.
         """
+        self._is_unused = False
         run.results.write_json(self.path / RESULTS)
         if run.results.class_il:
             from mammoth_compiled.report import write_report  # here: no run needs it before its end
@@ -83,5 +93,7 @@ class RunFolder(Observer):
             write_report([self.path], self.path / REPORT)
 
     def close(self, run: Run) -> None:
-        """Closes the log and releases the lock."""
-        self._open.close()
+        """Closes the log and releases the lock; removes a folder that is of no use."""
+        with self._open:
+            if self._is_unused:
+                shutil.rmtree(self.path, ignore_errors=True)

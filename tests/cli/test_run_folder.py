@@ -10,7 +10,9 @@ import yaml
 from mammoth_compiled.config.schema import ExperimentConfig, FilesConfig, RunConfig
 from mammoth_compiled.engine import Observer, run_folder
 from mammoth_compiled.errors import MammothError
+from mammoth_compiled.loggers import Logger
 from mammoth_compiled.models.sgd import SGD
+from mammoth_compiled.registry import backbones
 from mammoth_compiled.run import main
 
 RUN = (
@@ -261,3 +263,96 @@ def test_the_configuration_can_be_given_again():
     saved = yaml.safe_load(run_folder.config_text(config))
     assert saved["stages"] == [1, 2]
     assert not {"out", "num_classes"} & set(saved)
+
+
+# --- Names and what failed runs leave ----------------------------------------------------------
+
+
+@pytest.fixture
+def colon(tiny):
+    """Registers tiny-net under a name with a colon, as timm:NAME has, and returns it."""
+    backbones.register("tiny:net")(tiny.Net)
+    return "tiny:net"
+
+
+def test_names_of_files_have_no_colon(command, runs, colon):
+    code, _, err = command(*RUN, "--backbone", colon, "--savecheck", "last")
+    assert (code, err) == (0, "")
+    (folder,) = runs.iterdir()
+    assert folder.name.endswith("-sgd-seq-tiny-tiny_net-s0")
+    assert [path.name for path in folder.rglob("*:*")] == []
+    assert (folder / "checkpoints" / "sgd_seq-tiny_tiny_net_seed0_task3.pt").is_file()
+
+
+def test_resume_finds_folders_and_checkpoints_with_a_colon(command, runs, colon):
+    words = (*RUN, "--backbone", colon, "--resume")
+    command(*words)
+    (folder,) = runs.iterdir()
+    for path in (folder / "checkpoints").iterdir():
+        path.rename(path.with_name(path.name.replace("tiny_net", colon)))
+    earlier = folder.rename(folder.with_name(folder.name.replace("tiny_net", colon)))
+    code, out, _ = command(*words)
+    assert code == 0
+    assert f"run: {earlier}\n" in out
+    assert "tiny:net_seed0_task3.pt loaded, 3 tasks done" in out
+    assert list(runs.iterdir()) == [earlier]
+
+
+def test_the_last_lines_say_how_to_go_on(command, tmp_path):
+    folder = tmp_path / "my run"
+    _, out, _ = command(*RUN, "--out", folder, "--export", "--formats", "onnx")
+    lines = out.splitlines()
+    assert lines[-3:] == [
+        f"run: {folder}",
+        f"report: {folder}/report.html",
+        f"compare: python -m mammoth_compiled.report '{folder}' OTHER_RUN ...",
+    ]
+    assert (folder / "report.html").is_file()
+    assert f"browser   python -m mammoth_compiled.export open '{folder}/bundle'" in lines
+    _, out, _ = command(*RUN, "--export", tmp_path / "weights", "--formats", "safetensors")
+    assert "browser" not in out
+
+
+def test_an_interrupted_run_names_its_folder(command, runs, monkeypatch, capsys):
+    words = (*RUN, "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(SGD, "end_task", lambda self, dataset: interrupt(dataset))
+        code, out, _ = command(*words)
+    (folder,) = runs.iterdir()
+    assert code == 130
+    assert f"run: {folder}\n" in out
+    assert "total: " not in out
+
+
+def interrupt(dataset):
+    if dataset.c_task == 1:
+        raise KeyboardInterrupt
+
+
+class Refuses(Logger):
+    """A logger that cannot begin."""
+
+    def begin(self, run):
+        (run.directory / "half-made").write_text("")
+        raise MammothError("no account")
+
+    def log(self, point):
+        raise AssertionError("it has not begun")
+
+
+@pytest.mark.parametrize("log_dir", [(), ("--log_dir", "logs/mine")])
+def test_a_logger_that_cannot_begin_leaves_no_folder(command, runs, tmp_path, monkeypatch, log_dir):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Refuses, "NAME", "refuses")
+    code, _, err = command(*RUN, "--log", "jsonl,refuses", *log_dir)
+    assert (code, err) == (2, "error: no account\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_start_keeps_what_was_there(command, runs, monkeypatch):
+    command(*RUN, "--resume")
+    (folder,) = runs.iterdir()
+    before = {path.name for path in folder.iterdir()}
+    monkeypatch.setattr(Refuses, "NAME", "refuses")
+    assert command(*RUN, "--resume", "--log", "refuses")[0] == 2
+    assert {path.name for path in folder.iterdir()} == {*before, "half-made"}
