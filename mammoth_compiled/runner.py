@@ -12,6 +12,7 @@ import torch
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.contract import probe
 from mammoth_compiled.config import RunConfig, resolve
+from mammoth_compiled.config.compatibility import check_setting
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.device import computes_bf16, get_device, set_seed
 from mammoth_compiled.engine.compute import Compute
@@ -80,6 +81,8 @@ def build(args: Namespace) -> tuple[ContinualModel, ContinualDataset]:
         compute.whole_step = WholeStep(compute)
     # Before the model is built, so that its optimizer and buffer are on the same device.
     net.to(device)
+    if "buffer_size" not in {parameter.name for parameter in architecture.parameters}:
+        _check_buffer(config, dataset)
     model = _build_model(args, config, net, dataset)
     model.compute = compute
     return model, dataset
@@ -177,18 +180,10 @@ def _build_model(
         ConfigError: If it does not.
     """
     name = models[config.experiment.model].name
-    _check_buffer(config, dataset)
     target: Any = models[name].target
     model: ContinualModel = target(net, dataset.get_loss(), args, dataset.get_transform(), dataset)
     setting = dataset.stream_setting
-    if setting not in model.COMPATIBILITY:
-        why = "" if setting == dataset.SETTING else " because of --blurry"
-        targets: dict[str, Any] = {n: models[n].target for n in models}
-        fitting = [n for n, target in targets.items() if setting in target.COMPATIBILITY]
-        raise ConfigError(
-            f"model {name!r} supports {', '.join(model.COMPATIBILITY)}; dataset "
-            f"{dataset.NAME!r} is {setting}{why}. Models for {setting}: {', '.join(fitting)}"
-        )
+    check_setting(name, dataset.NAME, setting, blurry=setting != dataset.SETTING)
     is_stream = dataset.SETTING == "general-continual" and not dataset.joint
     if is_stream and model.TRAINS_ON_STREAM and config.experiment.n_epochs > 1:
         raise ConfigError(

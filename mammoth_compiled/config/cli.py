@@ -87,6 +87,7 @@ def _add_parameters(parser: Parser, kind: str, entry: Entry) -> None:
         ConfigError: If a name is taken by another part of the run; names both.
     """
     owner = f"{kind} {entry.name!r}"
+    taken = {}
     with parser.section(f"{kind.capitalize()} {entry.name}", owner):
         for parameter in entry.parameters:
             name = parameter.name
@@ -95,11 +96,16 @@ def _add_parameters(parser: Parser, kind: str, entry: Entry) -> None:
                 from_dataset = kind == "backbone" and parameter.input_shape is not None
                 parser.add_argument(f"--{name}", **_parameter_options(parameter, from_dataset))
             elif not (other == "the run" and name in SHARED):
-                raise ConfigError(
-                    f"--{name} would set both a parameter of {owner} ({entry.origin}) and an "
-                    f"argument of {other}: rename the parameter. Arguments of the run that a "
-                    f"parameter may share: {', '.join(SHARED)}"
-                )
+                taken[name] = other
+    if not taken:
+        return
+    (name, other), *more = taken.items()
+    others = ", ".join(f"--{name} ({other})" for name, other in more)
+    raise ConfigError(
+        f"--{name} would set both a parameter of {owner} ({entry.origin}) and an argument of "
+        f"{other}: rename the parameter{f'. The same holds for {others}' if more else ''}. "
+        f"Arguments of the run that a parameter may share: {', '.join(SHARED)}"
+    )
 
 
 def _parameter_options(parameter: Parameter, from_dataset: bool) -> dict[str, Any]:

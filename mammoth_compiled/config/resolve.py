@@ -5,11 +5,12 @@ Precedence: given > configuration file > best known setting of (model, dataset) 
 """
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mammoth_compiled.config.cli import build_parser, default_backbone
+from mammoth_compiled.config.compatibility import check_setting, declared_setting
 from mammoth_compiled.config.mammoth_arguments import translate
 from mammoth_compiled.config.parser import Parser
 from mammoth_compiled.config.schema import RunConfig
@@ -72,17 +73,25 @@ def resolve_with_origins(
     _reject_other_names(values, names)
     defaults = parser.defaults()
     best = _best_known(method.DEFAULTS.get(names["dataset"], {}), {**from_file, **values})
+    # They mean arguments of a method, not parameters of a user's backbone with the same name.
+    of_backbone = {name for name, owner in parser.owners.items() if owner.startswith("backbone")}
+    shared = defaults.keys() - of_backbone
+    from_dataset = defaults.keys() if _is_own_backbone(names) else shared
     # From low to high precedence.
     layers = {
         "default": defaults,
-        f"default of dataset {names['dataset']}": _known(source.DEFAULTS, defaults),
+        f"default of dataset {names['dataset']}": _known(source.DEFAULTS, from_dataset),
         f"default of model {names['model']}": {n: defaults[n] for n in parser.own_defaults},
-        f"best known: {best.get('source', 'this package')}": _known(best, defaults),
+        f"best known: {best.get('source', 'this package')}": _known(best, shared),
         "configuration file": from_file,
         "given": values,
     }
     merged = {key: value for layer in layers.values() for key, value in layer.items()} | names
     origins = {key: origin for origin, layer in layers.items() for key in layer}
+    # First, so that nobody looks up arguments for a run that cannot be.
+    is_blurry = bool(merged["blurry"])
+    setting = declared_setting(names["dataset"], is_blurry)
+    check_setting(names["model"], names["dataset"], setting, is_blurry)
     for name, action in required.items():
         if merged.get(name) is None:
             raise ConfigError(
@@ -123,7 +132,15 @@ def _given_backbone(given: Mapping[str, Any] | Sequence[str]) -> str | None:
     return values.get("backbone")
 
 
-def _known(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _is_own_backbone(names: Mapping[str, str]) -> bool:
+    """Returns whether the backbone is the one that the dataset names."""
+    try:
+        return normalize_name(default_backbone(names["dataset"])) == names["backbone"]
+    except NotImplementedError:
+        return False
+
+
+def _known(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Returns the values that this run has an argument for."""
     return {name: value for name, value in values.items() if name in known}
 

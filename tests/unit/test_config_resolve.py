@@ -364,6 +364,71 @@ def test_some_arguments_of_the_run_are_shared(tiny):
     assert received == {"device": "cpu", "seed": 3, "batch_size": 4}
 
 
+def test_backbone_parameters_named_like_arguments_are_named_at_once(tiny):
+    @register_backbone("clash")
+    def clash(num_classes, width=4, model="small", lr=1.0, buffer_size=3, alpha=0.1):
+        return tiny.Net(num_classes, width)
+
+    args = {"backbone": "clash", "buffer_size": 20, "alpha": 0.5, "beta": 0.5}
+    with pytest.raises(ConfigError) as caught:
+        resolve("derpp", "seq-tiny", args)
+    text = str(caught.value)
+    assert "--model would set both a parameter of backbone 'clash'" in text
+    assert (
+        "The same holds for --lr (the run), --buffer_size (model 'derpp'), --alpha (model 'derpp')"
+    ) in text
+    assert "rename the parameter" in text
+
+
+def test_defaults_of_methods_do_not_reach_a_backbone(tiny):
+    """Neither the dataset's nor a method's: `alpha` of the backbone is not that of a method."""
+
+    @register_backbone("own-alpha")
+    def own_alpha(num_classes, alpha: float = 0.7, buffer_size: int = 10**12):
+        net = tiny.Net(num_classes)
+        net.given = (alpha, buffer_size)
+        return net
+
+    @register_dataset("seq-methods")
+    class Stream(tiny.Dataset):
+        DEFAULTS = {"alpha": 0.1, "buffer_size": 50, "lr": 0.2}  # noqa: RUF012
+
+    @register_model("settled")
+    class Settled(ContinualModel):
+        DEFAULTS = {"seq-methods": {"alpha": 0.2, "source": "a paper"}}  # noqa: RUF012
+
+    for name in ("sgd", "settled"):
+        model, _ = load_runner(name, "seq-methods", {"backbone": "own-alpha"})
+        assert model.net.given == (0.7, 10**12)
+        assert model.args.lr == 0.2
+    model, _ = load_runner("sgd", "seq-methods", {"backbone": "own-alpha", "alpha": 0.5})
+    assert model.net.given[0] == 0.5
+
+
+def test_a_dataset_may_set_parameters_of_its_own_backbone(tiny):
+    @register_dataset("seq-wide")
+    class Wide(tiny.Dataset):
+        DEFAULTS = {"width": 6}  # noqa: RUF012
+
+    assert load_runner("sgd", "seq-wide")[0].net.conv.out_channels == 6
+
+
+@pytest.mark.parametrize("given", both_forms(n_epochs=1))
+def test_a_method_that_cannot_run_is_refused_before_its_arguments_are_asked_for(tiny, given):
+    @register_dataset("domains-tiny")
+    class Domains(tiny.Dataset):
+        SETTING = "domain-il"
+
+    with pytest.raises(ConfigError) as caught:
+        resolve("icarl", "domains-tiny", given)
+    text = str(caught.value)
+    assert "model 'icarl' supports class-il, task-il; dataset 'domains-tiny' is domain-il" in text
+    assert "Models for domain-il: " in text
+    assert " er," in text
+    with pytest.raises(ConfigError, match=r"is general-continual because of --blurry\. Models for"):
+        resolve("icarl", "seq-tiny", {"blurry": 0.1})
+
+
 # --- Errors in building -----------------------------------------------------------------------
 
 
