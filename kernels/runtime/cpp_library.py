@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mammoth_compiled.kernels.runtime.cpp_compiler import VECTOR_CAPABILITIES, prepare_compiler
 from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
 
 _FOLDER = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def unavailable_reason() -> str:
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return "the C++ kernels need an x86-64 processor"
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if torch.backends.cpu.get_cpu_capability() not in VECTOR_CAPABILITIES:
         return "the C++ kernels need AVX2 or AVX-512"
     try:
         _library()
@@ -82,6 +83,7 @@ def _library() -> Any:
     from torch._inductor.codecache import CppCodeCache
 
     verify_libraries()
+    prepare_compiler()
     # Inductor turns contraction into fused multiply-add off for its own code.
     flags = ["-ffp-contract=fast"]
     if torch.backends.cpu.get_cpu_capability() == "AVX2":

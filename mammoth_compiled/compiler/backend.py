@@ -15,6 +15,7 @@ from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
 from mammoth_compiled.kernels.runtime import cpp_library
+from mammoth_compiled.kernels.runtime.cpp_compiler import prepare_compiler
 from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
 
 
@@ -43,6 +44,8 @@ def mammoth(
     from torch._inductor.compile_fx import compile_fx
 
     verify_libraries()
+    if _on_cpu(example_inputs):
+        prepare_compiler()
     apply_patterns(graph.graph)
     graph.recompile()
     tag = _cache_tag(example_inputs)
@@ -67,8 +70,12 @@ def mammoth(
 def _cache_tag(example_inputs: list[torch.Tensor]) -> str:
     """Returns our part of the key under which a compiled graph is cached on disk."""
     tag = f"mammoth-{source_hash()}"
-    on_cpu = any(isinstance(t, torch.Tensor) and t.is_cpu for t in example_inputs)
+    on_cpu = _on_cpu(example_inputs)
     return f"{tag} cpp" if on_cpu and not cpp_library.unavailable_reason() else tag
+
+
+def _on_cpu(example_inputs: list[torch.Tensor]) -> bool:
+    return any(isinstance(t, torch.Tensor) and t.is_cpu for t in example_inputs)
 
 
 @functools.cache
