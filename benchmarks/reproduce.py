@@ -62,6 +62,7 @@ def plan(
                     "resume": True,
                     **({"buffer_size": size} if has_buffer else {}),
                     **protocol.arguments,
+                    **protocol.method_arguments.get(method, {}),
                     **(given or {}),
                 }
                 args = resolve_experiments([], values)[0].args
@@ -111,6 +112,7 @@ def write(name: str, protocol: Protocol, rows: list[dict[str, Any]]) -> None:
         "dataset": protocol.dataset,
         "backbone": protocol.backbone,
         "arguments": protocol.arguments,
+        "method_arguments": protocol.method_arguments,
         "environment": environment(),
         "rows": rows,
         "orderings": check(rows),

@@ -1,0 +1,115 @@
+"""Runs Mammoth's own files of methods beside ours, with the same settings and seeds.
+
+    python benchmarks/peers.py MAMMOTH [--methods er-ace icarl] [--seeds 3] [--dataset NAME]
+
+MAMMOTH is a checkout of Mammoth. Its files are renamed by `mammoth_compiled.compat` into a
+temporary folder; none of their text is kept. What an ordering of methods owes to our code and
+what to the protocol shows in the difference of the two.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import write_results
+
+from mammoth_compiled import get_avail_args
+from mammoth_compiled.config.experiments import resolve_experiments
+from mammoth_compiled.results import Results
+
+# Mammoth's names of arguments of ours, where they differ.
+NAMES = {"optim_wd": "optim_wd", "eta": "constr_eta", "margin": "constr_margin"}
+# What Mammoth's file switches on by default and the paper does not have.
+SWITCHES = {"er-ace": {"use_custom_classifier": "0"}}
+
+
+def settings(method: str, dataset: str, buffer_size: int) -> dict[str, Any]:
+    """Returns the arguments that a method runs with here: its own ones, and the learning rate."""
+    values: dict[str, Any] = {"model": method, "dataset": dataset, "backbone": "cnn", "n_epochs": 1}
+    own = set().union(*get_avail_args(model=method)) - set().union(*get_avail_args(model="sgd"))
+    if "buffer_size" in own:
+        values["buffer_size"] = buffer_size
+    config = vars(resolve_experiments([], values)[0].args)
+    own -= {"buffer_policy"}  # Mammoth's methods choose theirs
+    names = sorted((own | {"lr", "optim_wd", "optim_mom", "batch_size"}) & set(config))
+    return values | {name: config[name] for name in names if config[name] is not None}
+
+
+def run(values: dict[str, Any], seed: int, folder: Path, module: Path | None) -> Results:
+    """Returns the results of a run in a process of its own.
+
+    Raises:
+        SystemExit: If it fails; with the last lines that it printed.
+    """
+    path = folder / "results.json"
+    words = [f"--{name}={value}" for name, value in {**values, "seed": seed}.items()]
+    command = [sys.executable, "-m", "mammoth_compiled.run", *words, "--out", str(folder / "out")]
+    command += ["--results_path", str(path), "--quiet"]
+    command += [] if module is None else ["--import", str(module)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
+    return Results.read_json(path)
+
+
+def renamed(mammoth: Path, method: str, folder: Path) -> Path:
+    """Writes Mammoth's file of a method with our imports, and returns its path."""
+    name = f"{method.replace('-', '_')}.py"
+    command = [sys.executable, "-m", "mammoth_compiled.compat", str(mammoth / "models" / name)]
+    subprocess.run([*command, "--out", str(folder)], check=True, capture_output=True)
+    return folder / name
+
+
+def peer_arguments(values: dict[str, Any], module: Path, method: str) -> dict[str, Any]:
+    """Returns the values whose arguments Mammoth's file has too."""
+    text = module.read_text()
+    common = {"model", "dataset", "backbone", "n_epochs", "lr", "batch_size", "buffer_size"}
+    common |= {"optim_wd", "optim_mom"}
+    named = {NAMES.get(name, name): value for name, value in values.items()}
+    kept = {name: v for name, v in named.items() if name in common or f"'--{name}'" in text}
+    return kept | SWITCHES.get(method, {})
+
+
+def figures(runs: Sequence[Results]) -> dict[str, Any]:
+    """Returns mean, standard deviation and values of class-IL accuracy, in %."""
+    values = [100 * run.summary()["class_il"] for run in runs]
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
+
+
+def main() -> None:
+    """Runs the pairs, one seed after the other, and writes them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("mammoth", type=Path, help="A checkout of Mammoth.")
+    parser.add_argument("--methods", nargs="+", default=["er", "er-ace", "icarl", "xder-ce"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dataset", default="seq-fmnist-mini")
+    parser.add_argument("--buffer_size", type=int, default=200)
+    args = parser.parse_args()
+    rows = []
+    for method in args.methods:
+        ours, theirs = [], []
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            values = settings(method, args.dataset, args.buffer_size)
+            module = renamed(args.mammoth, method, folder)
+            given = peer_arguments(values, module, method)
+            for seed in range(args.seeds):
+                for member, word in ((None, "ours"), (module, "theirs")):
+                    (folder / f"{word}{seed}").mkdir()
+                for results, words, file in ((ours, values, None), (theirs, given, module)):
+                    place = folder / f"{'ours' if file is None else 'theirs'}{seed}"
+                    results.append(run(words, seed, place, file))
+                print(method, seed, figures(ours), figures(theirs), flush=True)
+        row = {"method": method, "buffer_size": args.buffer_size, "settings": values}
+        rows.append(row | {"ours": figures(ours), "mammoth": figures(theirs)})
+    write_results("peers", {"dataset": args.dataset, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
