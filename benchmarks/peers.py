@@ -22,8 +22,6 @@ from mammoth_compiled import get_avail_args
 from mammoth_compiled.config.experiments import resolve_experiments
 from mammoth_compiled.results import Results
 
-# Mammoth's names of arguments of ours, where they differ.
-NAMES = {"optim_wd": "optim_wd", "eta": "constr_eta", "margin": "constr_margin"}
 # What Mammoth's file switches on by default and the paper does not have.
 SWITCHES = {"er-ace": {"use_custom_classifier": "0"}}
 
@@ -70,14 +68,13 @@ def peer_arguments(values: dict[str, Any], module: Path, method: str) -> dict[st
     text = module.read_text()
     common = {"model", "dataset", "backbone", "n_epochs", "lr", "batch_size", "buffer_size"}
     common |= {"optim_wd", "optim_mom"}
-    named = {NAMES.get(name, name): value for name, value in values.items()}
-    kept = {name: v for name, v in named.items() if name in common or f"'--{name}'" in text}
+    kept = {name: v for name, v in values.items() if name in common or f"'--{name}'" in text}
     return kept | SWITCHES.get(method, {})
 
 
 def figures(runs: Sequence[Results]) -> dict[str, Any]:
-    """Returns mean, standard deviation and values of class-IL accuracy, in %."""
-    values = [100 * run.summary()["class_il"] for run in runs]
+    """Returns mean, standard deviation and values of class-IL accuracy, in [0, 1]."""
+    values = [run.summary()["class_il"] for run in runs]
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
 
@@ -100,10 +97,9 @@ def main() -> None:
             module = renamed(args.mammoth, method, folder)
             given = peer_arguments(values, module, method)
             for seed in range(args.seeds):
-                for member, word in ((None, "ours"), (module, "theirs")):
-                    (folder / f"{word}{seed}").mkdir()
                 for results, words, file in ((ours, values, None), (theirs, given, module)):
                     place = folder / f"{'ours' if file is None else 'theirs'}{seed}"
+                    place.mkdir()
                     results.append(run(words, seed, place, file))
                 print(method, seed, figures(ours), figures(theirs), flush=True)
         row = {"method": method, "buffer_size": args.buffer_size, "settings": values}

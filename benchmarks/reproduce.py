@@ -121,7 +121,8 @@ def write(name: str, protocol: Protocol, rows: list[dict[str, Any]]) -> None:
     order = [known for known in PROTOCOLS if known in results["protocols"]]
     results["protocols"] = {known: results["protocols"][known] for known in order}
     path.write_text(json.dumps(results, indent=2) + "\n")
-    PAGE.write_text(render(results))
+    peers = RESULTS / "peers.json"
+    PAGE.write_text(render(results, json.loads(peers.read_text()) if peers.is_file() else None))
     print(f"written: {path}, {PAGE}")
 
 

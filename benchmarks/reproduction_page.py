@@ -1,4 +1,4 @@
-"""Writes `docs/reproduction.md` from `benchmarks/results/reproduction.json`."""
+"""Writes `docs/reproduction.md` from `reproduction.json` and `peers.json`."""
 
 from typing import Any
 
@@ -20,16 +20,39 @@ python benchmarks/reproduce.py --protocols fmnist-mini fmnist --budget 3600
 """
 
 
-def render(results: dict[str, Any]) -> str:
+PEERS = """## Beside Mammoth's own code
+
+Mammoth's files of these methods, with renamed imports, ran with the settings and seeds of ours:
+`python benchmarks/peers.py MAMMOTH`. Data, backbone and loop are the same for both; the method and
+its random draws are not. Orderings that both show are due to the protocol, not to our code.
+"""
+
+
+def render(results: dict[str, Any], peers: dict[str, Any] | None = None) -> str:
     """Returns the page, Markdown.
 
     Args:
-        results: The content of the JSON file.
+        results: The content of `reproduction.json`.
+        peers: That of `peers.json`; None leaves its section out.
     """
     parts = [HEAD]
     for name, protocol in results["protocols"].items():
         parts.append(_protocol(name, protocol))
+    if peers is not None:
+        parts.append(_peers(peers))
     return "\n".join(parts)
+
+
+def _peers(peers: dict[str, Any]) -> str:
+    head = ["method", "buffer", "n", "class-IL, ours", "class-IL, Mammoth's", "difference, points"]
+    rows = []
+    for row in peers["rows"]:
+        ours, theirs = row["ours"], row["mammoth"]
+        cells = [f"`{row['method']}`", f"{row['buffer_size']:,}", str(ours["n"]), _percent(ours)]
+        cells += [_percent(theirs), f"{100 * (ours['mean'] - theirs['mean']):+.2f}"]
+        rows.append(cells)
+    setting = f"`--dataset {peers['dataset']} --backbone cnn`, n_epochs 1."
+    return f"{PEERS}\n{setting}\n\n{_table(head, rows)}\n"
 
 
 def _protocol(name: str, protocol: dict[str, Any]) -> str:
