@@ -66,8 +66,7 @@ def _worst_differences(
     worst: dict[str, Difference] = {}
     for outputs in runtime_of(file).output_sets(file):
         run = open_model(directory, file, outputs, device)
-        differences = compare(run, reference.batches, outputs, file.path, reference.exact)
-        for name, found in differences.items():
+        for name, found in compare(run, reference.batches, outputs, file.path).items():
             if found.exceeds(worst.get(name)):
                 worst[name] = found
     return {name: worst[name] for name in file.outputs}

@@ -22,6 +22,10 @@ def launch_cases() -> Iterator[LaunchCase]:
             name = f"{batch}+{batch}x{channels}x{size}x{size} {dtype}"
             launch = partial(_launch, batch, (channels, size, size), layout, dtype, plain)
             yield LaunchCase(name, launch)
+    # The replay batches of DER++ on CIFAR-100: float images, labels and logits.
+    for batch in (32, 128):
+        name = f"{batch}x3x32x32 from float32, with labels and logits"
+        yield LaunchCase(name, partial(_launch_replay, batch, (3, 32, 32)))
 
 
 def _launch(
@@ -43,6 +47,20 @@ def _launch(
     results = op.empty_results(images, index, index, shape[1:], dtype, is_channels_last, plain)
     stores = (images, index, replay, index)
     triton.forward(*results, *stores, state, mean, std, (4, 4, 4, 4), 0, 0.5, 0)
+
+
+def _launch_replay(batch: int, shape: tuple[int, int, int]) -> None:
+    from mammoth_compiled.kernels.augment import triton
+
+    images = torch.empty((500, *shape), device="meta")
+    index = torch.empty(batch, dtype=torch.int64, device="meta")
+    columns = [torch.empty(500, dtype=torch.int64, device="meta"), images.new_empty((500, 100))]
+    gathered = [column.new_empty((batch, *column.shape[1:])) for column in columns]
+    mean, std = torch.empty((2, shape[0]), device="meta")
+    state = torch.empty(2, dtype=torch.int64, device="meta")
+    results = op.empty_results(images, index, None, shape[1:], torch.float32, False, False)
+    stores = (images, index, images, index.new_empty((0,)), state, mean, std)
+    triton.forward(*results, *stores, (4, 4, 4, 4), 0, 0.5, 0, columns, gathered)
 
 
 def augment_work(shape: Sequence[int], dtype: torch.dtype, *, plain: bool = False) -> Work:

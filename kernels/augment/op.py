@@ -10,6 +10,10 @@ from mammoth_compiled.kernels.runtime.device import triton_why_not
 from mammoth_compiled.kernels.runtime.implementations import Implementation, usable
 from mammoth_compiled.kernels.runtime.operators import traced_operator
 
+# Dtypes of the stores, and columns that one launch can gather.
+DTYPES = (torch.uint8, torch.float32)
+MAX_COLUMNS = 4
+
 
 def augment(
     images: torch.Tensor,
@@ -27,14 +31,17 @@ def augment(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
     plain: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Builds a training batch from uint8 stores: one launch on a GPU.
+    columns: Sequence[torch.Tensor] = (),
+) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+    """Builds a training batch from stores of images: one launch on a GPU.
 
     Gathers rows, crops them at random from the padded image, flips them at random, scales them to
-    [0, 1], normalizes and casts. Rows of a replay buffer can follow in the same batch.
+    [0, 1], normalizes and casts. Rows of a replay buffer can follow in the same batch. Values that
+    belong to the images, such as labels, are gathered with them.
 
     Args:
-        images: The store, uint8, [N, C, H, W], contiguous or channels-last.
+        images: The store, uint8 or float32 in [0, 1], [N, C, H, W], contiguous or channels-last.
+            Floats are truncated to multiples of 1/255 first, as by torchvision's ToPILImage.
         index: Rows to gather, int64, [B], each in 0..N-1.
         state: State of the generator, `philox.random_state`. It is only read: call
             `philox.advance` once per step.
@@ -44,15 +51,17 @@ def augment(
         padding: Pixels added at (left, right, top, bottom).
         fill: Value of the added pixels, 0 to 255.
         flip: Probability of a flip left to right.
-        replay: A second store with the same image size, and its rows to gather, int64, [M].
+        replay: A second store of the same dtype and image size, and its rows to gather, int64, [M].
         stream: Distinguishes the batches of one step, 0 to 65535.
         dtype: Dtype of the batch: float32, bfloat16 or float16.
         memory_format: Of both results: channels_last or contiguous_format.
         plain: Also return the rows without augmentation, scaled to [0, 1].
+        columns: Contiguous tensors, [N, ...], whose rows belong to those of `images`; only without
+            `replay`. The kernel gathers up to MAX_COLUMNS of them.
 
     Returns:
-        The batch, [B + M, C, height, width], and the plain images, float32, [B + M, C, H, W], or
-        None.
+        The batch, [B + M, C, height, width], the plain images, float32, [B + M, C, H, W], or None,
+        and the rows of each column, [B, ...].
 
     Raises:
         ValueError: If the stores do not fit together or have the wrong dtype or layout, or a crop
@@ -60,11 +69,13 @@ def augment(
     """
     second, second_index = (None, None) if replay is None else replay
     is_channels_last = memory_format == torch.channels_last
-    batch, plain_images = augment_op(
+    batch, plain_images, *gathered = augment_op(
         *(images, index, second, second_index, state, mean, std),
         *(size, padding, fill, flip, stream, dtype, is_channels_last, plain),
+        list(columns[:MAX_COLUMNS]),
     )
-    return batch, plain_images if plain else None
+    gathered += [column[index] for column in columns[MAX_COLUMNS:]]
+    return batch, plain_images if plain else None, gathered
 
 
 @traced_operator("augment")
@@ -84,25 +95,28 @@ def augment_op(
     dtype: torch.dtype,
     channels_last: bool,
     plain: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes `augment`; the second result is empty unless `plain`."""
-    _check_stores(images, replay, size, padding)
+    columns: Sequence[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Computes `augment`: batch, plain images (empty unless `plain`), and rows of the columns."""
+    _check_stores(images, replay, size, padding, columns)
     results = empty_results(images, index, replay_index, size, dtype, channels_last, plain)
+    gathered = [column.new_empty((len(index), *column.shape[1:])) for column in columns]
     if replay is None or replay_index is None:
-        replay, replay_index = images, index[:0]
+        replay, replay_index = images, index.new_empty((0,))
     stores = (images, index, replay, replay_index)
-    args = (*results, *stores, state, mean, std, padding, fill, flip, stream)
+    args = (*results, *stores, state, mean, std, padding, fill, flip, stream, columns, gathered)
     (best, *_), _ = usable(IMPLEMENTATIONS, images.device, *args)
     best.function(*args)
-    return results
+    return [*results, *gathered]
 
 
 @augment_op.register_fake
 def _fake(
     images: Any, index: Any, replay: Any, replay_index: Any, *rest: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _, _, _, size, _, _, _, _, dtype, channels_last, plain = rest
-    return empty_results(images, index, replay_index, size, dtype, channels_last, plain)
+) -> list[torch.Tensor]:
+    _, _, _, size, _, _, _, _, dtype, channels_last, plain, columns = rest
+    results = empty_results(images, index, replay_index, size, dtype, channels_last, plain)
+    return [*results, *(column.new_empty((len(index), *column.shape[1:])) for column in columns)]
 
 
 def empty_results(
@@ -146,14 +160,18 @@ def _reference(
     fill: int,
     flip: float,
     stream: int,
+    columns: Sequence[torch.Tensor],
+    gathered: Sequence[torch.Tensor],
 ) -> None:
     size = batch.shape[2:]
-    rows = torch.cat((images[index], replay[replay_index]))
+    rows = reference.to_bytes(torch.cat((images[index], replay[replay_index])))
     positions = reference.num_positions(images, size, padding)
     crops = reference.crop_draws(state, len(rows), *positions, flip, stream)
     batch.copy_(reference.augmented(rows, *crops, mean, std, size, padding, fill))
     if len(plain):
         plain.copy_(reference.scaled(rows))
+    for column, result in zip(columns, gathered, strict=True):
+        result.copy_(column[index])
 
 
 def _triton_why_not(
@@ -171,7 +189,7 @@ def _triton_why_not(
     return triton_why_not(images, index, state, mean, std, any_dtype=True)
 
 
-# Each fills the results of `empty_results`: see `triton.forward` for the arguments.
+# Each fills the results of `empty_results` and the gathered rows; see `triton.forward`.
 IMPLEMENTATIONS = (
     Implementation("triton", "one Triton kernel", _triton, "cuda", _triton_why_not),
     Implementation("reference", "torch", _reference),
@@ -183,23 +201,31 @@ def _check_stores(
     replay: torch.Tensor | None,
     size: Sequence[int],
     padding: Sequence[int],
+    columns: Sequence[torch.Tensor],
 ) -> None:
     for name, store in (("images", images), ("replay", replay)):
         if store is None:
             continue
-        if store.dtype != torch.uint8 or store.dim() != 4 or not _is_dense(store):
+        if store.dtype not in DTYPES or store.dim() != 4 or not _is_dense(store):
             raise ValueError(
-                f"augment: {name} must be uint8 [N, C, H, W], contiguous or channels-last; got "
-                f"{store.dtype} {list(store.shape)} with strides {list(store.stride())}"
+                f"augment: {name} must be uint8 or float32, [N, C, H, W], contiguous or "
+                f"channels-last; got {store.dtype} {list(store.shape)} with strides "
+                f"{list(store.stride())}"
             )
-        if store.shape[1:] != images.shape[1:]:
+        if store.shape[1:] != images.shape[1:] or store.dtype != images.dtype:
             raise ValueError(
-                f"augment: replay holds images of shape {list(store.shape[1:])}, the stream of "
-                f"{list(images.shape[1:])}; both must be equal"
+                f"augment: replay holds images of shape {list(store.shape[1:])} and {store.dtype}, "
+                f"the stream of {list(images.shape[1:])} and {images.dtype}; both must be equal"
             )
-    rows, columns = reference.num_positions(images, size, padding)
-    if rows < 1 or columns < 1:
-        padded = [rows + size[0] - 1, columns + size[1] - 1]
+    for column in columns:
+        if replay is not None or len(column) != len(images) or not column.is_contiguous():
+            raise ValueError(
+                f"augment: columns must be contiguous, [{len(images)}, ...], and without replay; "
+                f"got {list(column.shape)} with strides {list(column.stride())}"
+            )
+    free_rows, free_columns = reference.num_positions(images, size, padding)
+    if free_rows < 1 or free_columns < 1:
+        padded = [free_rows + size[0] - 1, free_columns + size[1] - 1]
         raise ValueError(
             f"augment: a crop of {list(size)} is larger than the padded image {padded}"
         )

@@ -46,6 +46,11 @@ def augmented(
     return (scaled(crops) - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
 
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Returns float images in [0, 1] as uint8, truncated like ToPILImage; uint8 unchanged."""
+    return images.mul(255).byte() if images.is_floating_point() else images
+
+
 def scaled(images: torch.Tensor) -> torch.Tensor:
     """Returns uint8 images as float32 in [0, 1]."""
     return images.float().div(255)

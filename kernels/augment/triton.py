@@ -29,6 +29,24 @@ def _position(
 
 
 @triton.jit
+def _bytes(stored):
+    """Returns stored pixels as integers; floats in [0, 1] are truncated like ToPILImage's."""
+    if stored.dtype.is_floating():
+        stored = (stored * 255.0).to(tl.int32)
+    return stored
+
+
+@triton.jit
+def _copy(column, gathered, row, sample, ROW: tl.constexpr, BLOCK: tl.constexpr):
+    """Copies the row of an image from a column of ROW elements a row; ROW is 0 if there is none."""
+    if ROW > 0:
+        for start in range(0, ROW, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            value = tl.load(column + row * ROW + at, mask=at < ROW, other=0)
+            tl.store(gathered + sample.to(tl.int64) * ROW + at, value, mask=at < ROW)
+
+
+@triton.jit
 def _scaled(byte):
     # The exact quotient, as torch computes it; `/` is an approximation on a GPU.
     return tl.div_rn(byte.to(tl.float32), 255.0)
@@ -38,13 +56,15 @@ def _scaled(byte):
 def forward_kernel(
     batch,  # [B + M, C, OH, OW]
     plain,  # [B + M, C, H, W], float32, if PLAIN
-    images,  # [N, C, H, W], uint8
+    images,  # [N, C, H, W], uint8 or float32
     index,  # [B], int64
-    replay,  # [K, C, H, W], uint8
+    replay,  # [K, C, H, W], likewise
     replay_index,  # [M], int64
     state,  # [2], int64: seed and step
     mean,  # [C], float32
     std,  # [C], float32
+    column0, column1, column2, column3,  # each [N, ROW], of any dtype
+    gathered0, gathered1, gathered2, gathered3,  # each [B, ROW], likewise
     num_stream,  # B
     stream,
     C: tl.constexpr,
@@ -64,8 +84,9 @@ def forward_kernel(
     REPLAY_PIXEL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     PLAIN: tl.constexpr,
+    ROW0: tl.constexpr, ROW1: tl.constexpr, ROW2: tl.constexpr, ROW3: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """A program computes BLOCK consecutive elements of one image."""
     sample = tl.program_id(0)
     element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -91,7 +112,8 @@ def forward_kernel(
     y = y + top - ABOVE
     x = tl.where(flipped, OW - 1 - x, x) + left - BEFORE
     valid = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    byte = tl.load(source + channel * channel_step + (y * W + x) * pixel_step, valid, other=FILL)
+    stored = tl.load(source + channel * channel_step + (y * W + x) * pixel_step, valid, other=0)
+    byte = tl.where(valid, _bytes(stored), FILL)
     value = _scaled(byte) - tl.load(mean + channel, inside, other=0.0)
     value = tl.div_rn(value, tl.load(std + channel, inside, other=1.0))
     target = batch + start * (C * OH * OW) + element
@@ -100,8 +122,15 @@ def forward_kernel(
     if PLAIN:
         channel, y, x = _position(element, C, H, W, CHANNELS_LAST)
         inside = element < C * H * W
-        byte = tl.load(source + channel * channel_step + (y * W + x) * pixel_step, inside, other=0)
-        tl.store(plain + start * (C * H * W) + element, _scaled(byte), mask=inside)
+        at = source + channel * channel_step + (y * W + x) * pixel_step
+        stored = tl.load(at, inside, other=0)
+        tl.store(plain + start * (C * H * W) + element, _scaled(_bytes(stored)), mask=inside)
+
+    if tl.program_id(1) == 0:
+        _copy(column0, gathered0, row, sample, ROW0, BLOCK)
+        _copy(column1, gathered1, row, sample, ROW1, BLOCK)
+        _copy(column2, gathered2, row, sample, ROW2, BLOCK)
+        _copy(column3, gathered3, row, sample, ROW3, BLOCK)
 
 
 def forward(
@@ -118,15 +147,17 @@ def forward(
     fill: int,
     flip: float,
     stream: int,
+    columns: Sequence[torch.Tensor] = (),
+    gathered: Sequence[torch.Tensor] = (),
 ) -> None:
-    """Fills a batch, and `plain` unless it is empty; see `op.augment`.
+    """Fills a batch, `plain` unless it is empty, and the rows of the columns; see `op.augment`.
 
     Args:
         batch: [B + M, C, height, width], contiguous or channels_last.
         plain: [B + M, C, H, W] or empty, float32, in the layout of `batch`.
-        images: The stream's store, uint8, [N, C, H, W], contiguous or channels_last.
+        images: The stream's store, uint8 or float32, [N, C, H, W], contiguous or channels_last.
         index: Its rows, int64, [B].
-        replay: The buffer's store, uint8, [K, C, H, W], contiguous or channels_last.
+        replay: The buffer's store, of the same dtype, [K, C, H, W], contiguous or channels_last.
         replay_index: Its rows, int64, [M], possibly empty.
         state: Seed and step, int64, [2].
         mean: float32, [C].
@@ -135,19 +166,25 @@ def forward(
         fill: Value of the added pixels, 0 to 255.
         flip: Probability of a flip.
         stream: Distinguishes the batches of one step.
+        columns: At most `op.MAX_COLUMNS` tensors, [N, ...], contiguous.
+        gathered: Their rows, [B, ...].
     """
     samples, channels, *size = batch.shape
     height, width = images.shape[2:]
-    rows, columns = reference.num_positions(images, size, padding)
+    free_rows, free_columns = reference.num_positions(images, size, padding)
     sizes = {"batch": samples, "channels": channels, "height": height, "width": width}
     config = select_tile("augment.forward", batch.dtype, sizes, batch.device)
     pixels = max(size[0] * size[1], height * width if len(plain) else 0)
     images_channel, images_pixel = _strides(images)
     replay_channel, replay_pixel = _strides(replay)
+    # Where there is no column, a tensor that is only read is passed.
+    spare = [index] * (4 - len(columns))
+    row_sizes = [*(column[0].numel() for column in columns), *(0 for _ in spare)]
     launch(
         forward_kernel,
         (samples, ceil_div(channels * pixels, config["BLOCK"])),
         *(batch, plain, images, index, replay, replay_index, state, mean, std),
+        *(*columns, *spare, *gathered, *spare),
         len(index),
         reference.STREAM + stream,
         config=config,
@@ -158,16 +195,20 @@ def forward(
         OW=size[1],
         ABOVE=padding[2],
         BEFORE=padding[0],
-        ROWS=rows,
-        COLUMNS=columns,
+        ROWS=free_rows,
+        COLUMNS=free_columns,
         FILL=fill,
         FLIP=philox.threshold(flip),
         IMAGES_CHANNEL=images_channel,
         IMAGES_PIXEL=images_pixel,
         REPLAY_CHANNEL=replay_channel,
         REPLAY_PIXEL=replay_pixel,
-        CHANNELS_LAST=batch.is_contiguous(memory_format=torch.channels_last),
+        # Of a single pixel, or a single channel, a result is in both layouts.
+        CHANNELS_LAST=all(
+            result.is_contiguous(memory_format=torch.channels_last) for result in (batch, plain)
+        ),
         PLAIN=len(plain) > 0,
+        **{f"ROW{k}": size for k, size in enumerate(row_sizes)},
     )
 
 

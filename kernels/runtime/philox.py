@@ -33,7 +33,7 @@ def advance(state: torch.Tensor) -> None:
     The kernels only read the state, so that their programs cannot race. One call per training step,
     after all draws and captured with them, is enough.
     """
-    state[1] += 1
+    state[1].add_(1)
 
 
 def draw(state: torch.Tensor, rows: int, stream: int) -> Words:

@@ -10,7 +10,7 @@ from mammoth_compiled.buffers.policies import State, find_policy
 from mammoth_compiled.buffers.reads import BufferReads
 from mammoth_compiled.buffers.rows import ATTRIBUTES, check_labels, complete_rows, to_rows
 from mammoth_compiled.buffers.selection import find_selection
-from mammoth_compiled.buffers.slots import FilledSlots
+from mammoth_compiled.buffers.slots import DRAWS, FilledSlots, draw_state
 from mammoth_compiled.distributed import gathered, num_ranks
 from mammoth_compiled.errors import ConfigError
 
@@ -103,8 +103,11 @@ class Buffer(BufferReads):
         self.reset()
 
     def _set_state(self, state: State, num_filled: int | None = None) -> None:
-        self._state = state
-        self._slots = FilledSlots(self.num_rows, state.get("filled"), num_filled)
+        # Policies know nothing of the generator of the reads, on a GPU.
+        draws = {name: value for name, value in self._state.items() if name == DRAWS}
+        self._state = {**draws, **state}
+        filled = state.get("filled")
+        self._slots = FilledSlots(self.num_rows, filled, num_filled, self._state.get(DRAWS))
 
     @property
     def buffer_size(self) -> int:
@@ -148,7 +151,7 @@ class Buffer(BufferReads):
         for name in self.used_attributes:
             setattr(self, name, getattr(self, name).to(self.device))
         self._state = {name: tensor.to(self.device) for name, tensor in self._state.items()}
-        self._slots.mask = self._state.get("filled")
+        self._slots.mask, self._slots.random = (self._state.get(n) for n in ("filled", DRAWS))
         return self
 
     def reset(self) -> None:
@@ -158,6 +161,7 @@ class Buffer(BufferReads):
         if self.sample_selection_fn is not None:
             self.sample_selection_fn.resize(self.num_rows)
         state = self._policy.initial_state(self.num_rows, self.num_classes, self.device)
+        self._state = draw_state(self.device)
         self._set_state(state, num_filled=0)
 
     def empty(self) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mammoth_compiled.buffers.fused import fused_rows
 from mammoth_compiled.buffers.slots import FilledSlots
 from mammoth_compiled.buffers.store import RowStore
 from mammoth_compiled.data.transforms import apply_transform
 from mammoth_compiled.distributed import part
+from mammoth_compiled.kernels.runtime import philox
 
 
 class BufferReads(RowStore):
@@ -94,9 +96,10 @@ class BufferReads(RowStore):
         """
         if force_indexes is None:
             index = self._draw(size, mask_task_out, cpt)
+            data = self._gather(index, transform, device)
         else:
             index = torch.as_tensor(force_indexes, device=self.device)
-        data = self.get_data_by_index(index, transform, device)
+            data = self.get_data_by_index(index, transform, device)
         if return_not_aug:
             data = (self.get_data_by_index(index, not_aug_transform, device)[0], *data)
         if return_index:
@@ -159,12 +162,25 @@ class BufferReads(RowStore):
         self, indexes: torch.Tensor, transform: Any = None, device: str | torch.device | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Returns the rows with the given indices, int64, [M]; see `get_data`."""
+        if self._slots.random is not None:
+            # A draw leaves random numbers for the transform; chosen rows need new ones as well.
+            philox.advance(self._slots.random)
+        return self._gather(indexes, transform, device)
+
+    def _gather(
+        self, indexes: torch.Tensor, transform: Any, device: str | torch.device | None
+    ) -> tuple[torch.Tensor, ...]:
         if torch.compiler.is_compiling():
             # A graph would freeze how many rows are filled.
             raise RuntimeError("training_loss reads the buffer: read it in draw(batch)")
         target = self.device if device is None else torch.device(device)
         index = torch.as_tensor(indexes, device=self.device)
-        examples, *others = (getattr(self, name)[index].to(target) for name in self.used_attributes)
+        stores = [getattr(self, name) for name in self.used_attributes]
+        random = self._slots.random if target.type == self.device.type else None
+        rows = fused_rows(stores[0], stores[1:], index, transform, random)
+        if rows is not None:
+            return rows
+        examples, *others = (store[index].to(target) for store in stores)
         # Few transforms take an empty batch.
         return apply_transform(examples, transform if len(examples) else None), *others
 

@@ -2,6 +2,20 @@
 
 import torch
 
+from mammoth_compiled.kernels.draw import draw_rows
+from mammoth_compiled.kernels.runtime import device as kernel_device
+from mammoth_compiled.kernels.runtime import philox
+
+# Name of the generator among the tensors of a buffer.
+DRAWS = "draws"
+
+
+def draw_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Returns a generator for `FilledSlots` as DRAWS, seeded from torch's; none on a CPU."""
+    if not kernel_device.supports_triton(device):
+        return {}
+    return {DRAWS: philox.random_state(int(torch.randint(2**62, ())), device)}
+
 
 class FilledSlots:
     """Counts and samples the filled slots with as few host syncs as possible.
@@ -12,13 +26,23 @@ class FilledSlots:
             buffer policy. None if slots fill in the order of the stream.
         num_filled: Number of filled slots if the host knows it; None to read it from `mask` when
             it is needed.
+        random: State of the generator of `sample` on a GPU, advanced in place by each draw; see
+            `draw_state`. None draws from torch's generator.
 
     Attributes:
         mask: As above.
+        random: As above.
     """
 
-    def __init__(self, capacity: int, mask: torch.Tensor | None, num_filled: int | None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        mask: torch.Tensor | None,
+        num_filled: int | None,
+        random: torch.Tensor | None = None,
+    ) -> None:
         self.mask = mask
+        self.random = random
         self._capacity = capacity
         # A lower bound: only the device knows how many slots a policy has filled since.
         self._num_filled = num_filled or 0
@@ -54,6 +78,9 @@ class FilledSlots:
     def sample(self, size: int, num_seen: int, device: torch.device) -> torch.Tensor:
         """Draws filled slots uniformly without replacement.
 
+        On a GPU with our kernels this is one launch, in which nothing is sorted. Elsewhere the
+        draws are those of torch's generator.
+
         Args:
             size: Number of slots to draw, M; at most as many as are filled.
             num_seen: Samples that the stream has offered so far.
@@ -63,6 +90,9 @@ class FilledSlots:
             int64, [M].
         """
         num_filled = min(num_seen, self._capacity)
+        if self.random is not None:
+            count = num_filled if self.mask is None else self._capacity
+            return draw_rows(size, count, self.random, mask=self.mask)
         if self.mask is None and device.type == "cpu":
             return torch.randperm(num_filled)[:size]
         # The slots with the largest random keys; empty ones come last.

@@ -65,10 +65,9 @@ class ArraySource:
             [B, C, H, W]: what collating the items of the dataset would give; then rows of `fields`.
         """
         if self.fused is not None:
-            inputs, not_aug_inputs = self.fused.gather(index)
-            fields = (field[index] for field in self.fields)
+            inputs, not_aug_inputs, (rows_of_labels, *fields) = self.fused.gather(index)
             not_aug = () if not_aug_inputs is None else (not_aug_inputs,)
-            return inputs, self.labels[index], *not_aug, *fields
+            return inputs, rows_of_labels, *not_aug, *fields
         rows = (tensor[index].to(self.device) for tensor in self.row_tensors)
         return self.transform_rows(*rows)
 
@@ -154,7 +153,8 @@ def array_source(dataset: Any, device: torch.device) -> ArraySource:
     if supports_triton(device) and not stays_on_host:
         parameters = fuse_transform(dataset.transform)
         if parameters is not None:
-            fused = FusedGather(images, parameters, with_not_aug=not_aug_transform is not None)
+            with_not_aug = not_aug_transform is not None
+            fused = FusedGather(images, parameters, with_not_aug, (labels, *fields))
     return ArraySource(
         dataset_data=data,
         dataset_targets=targets,

@@ -1,6 +1,6 @@
 """Batches by one GPU kernel that gathers, crops, flips and normalizes: the common transforms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from mammoth_compiled.kernels.augment import augment
 from mammoth_compiled.kernels.runtime import philox
 
 _NORMALIZE = (v1.Normalize, v2.Normalize)
+_TO_PIL = (v1.ToPILImage, v2.ToPILImage)
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,18 @@ class FusedTransform:
         """Whether two batches of the same images can differ."""
         return self.size is not None or self.flip > 0
 
+    def moments(self, num_channels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns mean and standard deviation of each channel on a device, float32, [C]."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device)
+            .expand(num_channels)
+            .contiguous()
+            for values in (self.mean, self.std)
+        )
+        return mean, std
 
-def fuse_transform(transform: Any) -> FusedTransform | None:
+
+def fuse_transform(transform: Any, is_pil: bool = True) -> FusedTransform | None:
     """Returns the parameters of a torchvision transform of a PIL image.
 
     The transform consists of at most one RandomCrop and one RandomHorizontalFlip in either order,
@@ -49,6 +60,7 @@ def fuse_transform(transform: Any) -> FusedTransform | None:
 
     Args:
         transform: A transform or a Compose.
+        is_pil: False for a transform of tensors, which begins with ToPILImage.
 
     Returns:
         None if the kernel cannot compute the transform.
@@ -62,6 +74,10 @@ def fuse_transform(transform: Any) -> FusedTransform | None:
         True
     """
     parts = list(_flatten(transform))
+    if not is_pil:
+        first = parts.pop(0) if parts else None
+        if type(first) not in _TO_PIL or first.mode not in (None, "RGB", "L"):
+            return None
     parameters: dict[str, Any] = {}
     while parts and type(parts[0]) in (*CROPS, *FLIPS):
         part = parts.pop(0)
@@ -88,21 +104,25 @@ class FusedGather:
         images: uint8, [N, H, W] or [N, H, W, C], on the device.
         transform: Parameters of the transform.
         with_not_aug: Whether to return the images without the transform, too.
+        columns: What belongs to the images, such as labels, [N, ...] each, on the device.
 
     Attributes:
         random_state: State of the Philox generator, advanced in place by each batch.
     """
 
-    def __init__(self, images: torch.Tensor, transform: FusedTransform, with_not_aug: bool) -> None:
+    def __init__(
+        self,
+        images: torch.Tensor,
+        transform: FusedTransform,
+        with_not_aug: bool,
+        columns: Sequence[torch.Tensor] = (),
+    ) -> None:
         channels_first = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
         self._images = channels_first
         self._transform = transform
         self._with_not_aug = with_not_aug
-        num_channels = channels_first.shape[1]
-        self._mean, self._std = (
-            torch.tensor(values, device=images.device).expand(num_channels).contiguous()
-            for values in (transform.mean, transform.std)
-        )
+        self._columns = [column.contiguous() for column in columns]
+        self._mean, self._std = transform.moments(channels_first.shape[1], images.device)
         self.random_state = philox.random_state(0, images.device)
 
     def begin_epoch(self) -> None:
@@ -113,15 +133,17 @@ class FusedGather:
                 philox.random_state(int(torch.randint(2**62, ())), torch.device("cpu"))
             )
 
-    def gather(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def gather(
+        self, index: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
         """Returns the images with these indices.
 
         Args:
             index: int64, [B].
 
         Returns:
-            The transformed images, float32, [B, C, H', W'], and the images without transform,
-            float32 in [0, 1], [B, C, H, W], or None.
+            The transformed images, float32, [B, C, H', W'], the images without transform, float32
+            in [0, 1], [B, C, H, W], or None, and the rows of each column, [B, ...].
         """
         transform = self._transform
         height, width = self._images.shape[2:]
@@ -138,6 +160,7 @@ class FusedGather:
             # As in eager mode: convolutions pass channels-last on, and user code may call view().
             memory_format=torch.contiguous_format,
             plain=self._with_not_aug,
+            columns=self._columns,
         )
         philox.advance(self.random_state)
         return batch

@@ -140,7 +140,7 @@ def moments(channels, device="cpu"):
 def test_operator_equals_torchvision(problem, seed):
     (images, replay), (index, replay_index), options = problem
     state, (mean, std) = philox.random_state(seed, torch.device("cpu")), moments(images.shape[1])
-    batch, plain = augment(
+    batch, plain, _ = augment(
         images, index, state, mean, std, replay=(replay, replay_index), **options
     )
     rows = torch.cat((images[index], replay[replay_index]))
@@ -173,7 +173,7 @@ def test_kernel_equals_operator_bitwise(device, problem, seed, dtype):
     (images, replay), (index, replay_index) = stores, indices
     state = philox.random_state(seed, torch.device("cpu"))
     mean, std = moments(images.shape[1])
-    exact, expected_plain = augment(
+    exact, expected_plain, _ = augment(
         images, index, state, mean, std, replay=(replay, replay_index), **options
     )
     plain, last = options["plain"], options["memory_format"] == torch.channels_last
@@ -206,7 +206,7 @@ def test_kernel_with_several_programs_per_image(device):
     images, index = store(3, 3, 20, 24), torch.tensor([2, 0])
     state, (mean, std) = philox.random_state(1, torch.device("cpu")), moments(3)
     options = {"size": (18, 24), "padding": (3, 3, 3, 3), "flip": 0.5, "plain": True}
-    expected = augment(images, index, state, mean, std, **options)
+    *expected, _ = augment(images, index, state, mean, std, **options)
     tensors = [t.to(device) for t in (images, index, images, index[:0], state, mean, std)]
     sizes = []
 
@@ -221,6 +221,40 @@ def test_kernel_with_several_programs_per_image(device):
     assert sizes[0] * 2 < 3 * 18 * 24
     for result, value in zip(results, expected, strict=True):
         assert torch.equal(result.cpu(), value)
+
+
+@pytest.mark.usefixtures("triton_kernels")
+def test_float_images_and_columns(device):
+    from mammoth_compiled.kernels.augment import triton
+
+    images, index = store(9, 3, 7, 6), torch.tensor([3, 8, 0, 3])
+    columns = [torch.arange(9), torch.rand(9, 5), torch.arange(9) > 4]
+    state, (mean, std) = philox.random_state(5, torch.device("cpu")), moments(3)
+    options = {"size": (7, 6), "padding": (2, 2, 2, 2), "fill": 7, "flip": 0.5, "plain": True}
+    from_bytes = augment(images, index, state, mean, std, columns=columns, **options)
+    # A buffer stores the images as float32, from which the bytes are restored exactly.
+    stored = images.float() / 255
+    batch, plain, rows = augment(stored, index, state, mean, std, columns=columns, **options)
+    assert torch.equal(batch, from_bytes[0])
+    assert torch.equal(plain, from_bytes[1])
+    for row, column in zip(rows, columns, strict=True):
+        assert torch.equal(row, column[index])
+
+    tensors = [t.to(device) for t in (stored, index, stored, index[:0], state, mean, std)]
+    moved = [column.to(device) for column in columns]
+    gathered = [column.new_empty((4, *column.shape[1:])) for column in moved]
+    results = op.empty_results(tensors[0], tensors[1], None, (7, 6), torch.float32, True, True)
+    triton.forward(*results, *tensors, (2, 2, 2, 2), 7, 0.5, 0, moved, gathered)
+    for result, expected in zip((*results, *gathered), (batch, plain, *rows), strict=True):
+        assert torch.equal(result.cpu(), expected)
+
+
+def test_more_columns_than_one_launch_gathers():
+    images, index = store(4, 1, 3, 3), torch.tensor([2, 0])
+    columns = [torch.arange(4) + k for k in range(op.MAX_COLUMNS + 2)]
+    state = philox.random_state(5, torch.device("cpu"))
+    _, _, rows = augment(images, index, state, *moments(1), size=(3, 3), columns=columns)
+    assert [row.tolist() for row in rows] == [[2 + k, k] for k in range(op.MAX_COLUMNS + 2)]
 
 
 def test_positions_are_uniform_and_independent_of_the_flip():
@@ -258,8 +292,8 @@ def test_replayed_rows_get_their_own_draws():
     images, index = store(2, 1, 8, 8), torch.tensor([1, 0])
     state, (mean, std) = philox.random_state(9, torch.device("cpu")), moments(1)
     options = {"size": (8, 8), "padding": (2, 2, 2, 2)}
-    alone, _ = augment(images, index, state, mean, std, **options)
-    both, _ = augment(images, index, state, mean, std, replay=(images, index), **options)
+    alone, *_ = augment(images, index, state, mean, std, **options)
+    both, *_ = augment(images, index, state, mean, std, replay=(images, index), **options)
     assert torch.equal(both[:2], alone)
     assert not torch.equal(both[2:], alone)
 
@@ -267,7 +301,9 @@ def test_replayed_rows_get_their_own_draws():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": torch.zeros(2, 3, 4, 4)}, "must be uint8"),
+        ({"images": torch.zeros(2, 3, 4, 4).double()}, "must be uint8 or float32"),
+        ({"images": torch.zeros(2, 3, 4, 4)}, r"and torch\.uint8, the stream .* torch\.float32"),
+        ({"columns": [torch.zeros(2)]}, "without replay"),
         ({"images": torch.zeros(2, 3, 4, 8, dtype=torch.uint8)[..., ::2]}, "strides"),
         ({"replay": torch.zeros(2, 3, 4, 5, dtype=torch.uint8)}, r"replay holds .* \[3, 4, 5\]"),
         ({"size": (7, 4)}, r"crop of \[7, 4\] is larger than the padded image \[6, 4\]"),
@@ -284,6 +320,7 @@ def test_invalid_inputs_raise(change, message):
             size=size,
             padding=(0, 0, 1, 1),
             replay=(replay, index),
+            columns=change.get("columns", ()),
         )
 
 
@@ -293,7 +330,8 @@ def test_opcheck(device, whole):
     images, index = store(4, channels, 5, 6).to(device), torch.tensor([3, 1], device=device)
     replay = (images, index) if whole else (None, None)
     state, (mean, std) = philox.random_state(1, device), moments(channels, device)
-    fixed = ([5, 5], [1, 1, 0, 0], 0, 0.5, 2, dtype, whole, whole)
+    columns = [] if whole else [torch.arange(4, device=device), torch.rand(4, 3).to(device)]
+    fixed = ([5, 5], [1, 1, 0, 0], 0, 0.5, 2, dtype, whole, whole, columns)
     torch.library.opcheck(op.augment_op, (images, index, *replay, state, mean, std, *fixed))
 
 
@@ -305,7 +343,7 @@ def test_cuda_graph_draws_new_numbers_in_every_replay():
     options = {"size": (32, 32), "padding": (4, 4, 4, 4), "flip": 0.5}
 
     def step():
-        batch, _ = augment(*tensors, state, *moments(3, cuda), **options)
+        batch, *_ = augment(*tensors, state, *moments(3, cuda), **options)
         philox.advance(state)
         return batch
 
@@ -316,7 +354,7 @@ def test_cuda_graph_draws_new_numbers_in_every_replay():
     for number in (1, 2, 3):
         graph.replay()
         on_cpu = torch.tensor([4, number])
-        expected, _ = augment(images, index, on_cpu, *moments(3), **options)
+        expected, *_ = augment(images, index, on_cpu, *moments(3), **options)
         assert torch.equal(result.cpu(), expected)
 
 

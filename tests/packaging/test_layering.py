@@ -18,8 +18,11 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes", "launch"},
-    {"console", "files", "html", "memory", "signatures", "startup", "signals"},
+    {"checkpoint_checks"},
+    {"console", "files", "html", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
     {"registry", "device", "distributed", "plugins", "checkpoint", "metrics"},
+    {"result_formats"},
+    {"result_html"},
     {"results", "loggers"},
     {"config"},
     {"report"},

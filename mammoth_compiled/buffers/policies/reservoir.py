@@ -35,8 +35,8 @@ def choose(
 def update(state: State, stores: list[torch.Tensor], rows: list[torch.Tensor]) -> None:
     """Samples and writes a batch with one kernel; see `BufferPolicy.update`."""
     update_reservoir(stores, rows, state["seen"], state["random"])
-    state["seen"] += len(rows[0])
-    philox.advance(state["random"])
+    # One launch for both: the number of samples, and the step of the generator.
+    torch._foreach_add_([state["seen"], state["random"][1]], [len(rows[0]), 1])
 
 
 POLICY = BufferPolicy("reservoir", initial_state, draw, choose, update, needs_labels=False)
