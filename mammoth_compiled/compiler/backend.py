@@ -11,9 +11,11 @@ import torch
 
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.fingerprint import source_hash
+from mammoth_compiled.compiler.gradients import keep_weight_strides
 from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
+from mammoth_compiled.compiler.step_counters import merge_step_counters
 from mammoth_compiled.kernels.runtime import cpp_library
 from mammoth_compiled.kernels.runtime.cpp_compiler import prepare_compiler
 from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
@@ -50,8 +52,8 @@ def mammoth(
     graph.recompile()
     tag = _cache_tag(example_inputs)
     patches = {
-        "joint_custom_post_pass": _graph_pass(save_mutated_inputs, tag),
-        "post_grad_custom_pre_pass": _graph_pass(apply_lowerings, tag),
+        "joint_custom_post_pass": _graph_pass(_rewrite_joint, tag),
+        "post_grad_custom_pre_pass": _graph_pass(_rewrite_lowered, tag),
         "unsafe_marked_cacheable_functions": dict.fromkeys(traced_functions(), tag),
         **(list_mode_options(mode) if mode else {}),
         **(options or {}),
@@ -65,6 +67,18 @@ def mammoth(
     counters.count_graph()
     result: Callable[..., Any] = compiled
     return result
+
+
+def _rewrite_joint(graph: torch.fx.Graph) -> None:
+    """Rewrites a graph of forward and backward, or of forward alone without gradients."""
+    save_mutated_inputs(graph)
+    keep_weight_strides(graph)
+
+
+def _rewrite_lowered(graph: torch.fx.Graph) -> None:
+    """Rewrites a graph of forward or backward before Inductor lowers it."""
+    apply_lowerings(graph)
+    merge_step_counters(graph)
 
 
 def _cache_tag(example_inputs: list[torch.Tensor]) -> str:
