@@ -21,44 +21,37 @@ class Convolutions(nn.Module):
         return self.last(torch.conv2d(x, self.scaled * 2)).flatten(1)
 
 
+def strides(tensor):
+    """Its strides along dimensions of more than one element, which autograd compares."""
+    return [s for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
+
+
 def gradients(function, net, images):
-    loss = function(images).square().sum()
+    loss = function(images).float().square().mean()
     return torch.autograd.grad(loss, list(net.parameters()))
 
 
-@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
-def test_strides_and_values(weights):
+@pytest.mark.parametrize(
+    ("weights", "autocast"),
+    [
+        (torch.contiguous_format, False),
+        (torch.contiguous_format, True),
+        (torch.channels_last, False),
+    ],
+)
+def test_strides_and_values(weights, autocast):
     torch._dynamo.reset()
     net = Convolutions().to(memory_format=weights)
     x = torch.randn(2, 3, 9, 8).contiguous(memory_format=torch.channels_last)
-    found = gradients(torch.compile(net, backend="mammoth", dynamic=False), net, x)
-    expected = gradients(net, net, x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = gradients(torch.compile(net, backend="mammoth", dynamic=False), net, x)
+        expected = gradients(net, net, x)
     for name, grad in zip(dict(net.named_parameters()), found, strict=True):
         if name != "scaled":  # it is not itself the weight of a convolution
-            assert grad.stride() == net.get_parameter(name).stride(), name
+            assert strides(grad) == strides(net.get_parameter(name)), name
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
-def test_under_autocast_and_in_a_graph_of_forward_and_backward(monkeypatch):
-    """As in `--whole_step`, where gradients are outputs of a forward graph."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
-    net = Convolutions()
-    x = torch.randn(2, 3, 9, 8).contiguous(memory_format=torch.channels_last)
-
-    def step(parameters, images):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = net(images).float().square().sum()
-        return torch.autograd.grad(loss, parameters)
-
-    parameters = list(net.parameters())
-    found = torch.compile(step, backend="mammoth", dynamic=False, fullgraph=True)(parameters, x)
-    for one, other, parameter in zip(found, step(parameters, x), parameters, strict=True):
-        assert one.dtype == parameter.dtype
-        if parameter is not net.scaled:
-            assert one.stride() == parameter.stride()
-        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * float(other.abs().max()))
+        tolerance = 0.05 * float(other.abs().max()) if autocast else 1e-4
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=tolerance)
 
 
 def test_user_code_may_view_weights_and_gradients():
