@@ -75,6 +75,8 @@ class ContinualDataset(DatasetDefaults):
         TEST_TRANSFORM: torchvision transform of test images.
         CLASS_NAMES: One name per class of the data, before `--class_order_seed` and others
             renumber them; by default the class ids.
+        SHARES_IMAGES: Whether `get_data_loaders` keeps the images it has read for other objects of
+            the class, so that the runs of a sweep can share them. It must not draw random numbers.
         DEFAULTS: Arguments that apply if neither the user nor the settings of the model give them;
             methods may declare them too, see `datasets.defaults.set_default_from_args`.
         args: The arguments of the run.
@@ -119,6 +121,7 @@ class ContinualDataset(DatasetDefaults):
     TRANSFORM: Any
     TEST_TRANSFORM: Any
     CLASS_NAMES: tuple[str, ...] = ()
+    SHARES_IMAGES: bool = False
 
     protocol: Protocol
     train_loader: TaskLoader

@@ -43,6 +43,7 @@ class SequentialCIFAR(ContinualDataset):
 
     SETTING = "class-il"
     SIZE = (32, 32)
+    SHARES_IMAGES = True
     SOURCE: ClassVar[type[CIFAR10]]
 
     def get_data_loaders(self) -> tuple[ArrayDataset, ArrayDataset]:

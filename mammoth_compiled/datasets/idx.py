@@ -23,6 +23,7 @@ class SequentialIDX(ContinualDataset):
         HINT: A further remedy if the files are missing and cannot be downloaded.
     """
 
+    SHARES_IMAGES = True
     RAW: ClassVar[str]
     HINT: ClassVar[str] = ""
 

@@ -43,6 +43,7 @@ class SequentialImageFiles(ContinualDataset):
     SETTING = "class-il"
     MEAN = IMAGENET_MEAN
     STD = IMAGENET_STD
+    SHARES_IMAGES = True
     STORED_SIZE: ClassVar[int | None] = None
 
     _decoded: tuple[ArrayDataset, ArrayDataset] | None = None

@@ -23,6 +23,7 @@ class SequentialSVHN(ContinualDataset):
     """SVHN, 73,257 + 26,032 images of house numbers, 5 tasks x 2 digits, 32x32x3."""
 
     SETTING = "class-il"
+    SHARES_IMAGES = True
     N_CLASSES_PER_TASK = 2
     N_TASKS = 5
     SIZE = (32, 32)

@@ -99,6 +99,11 @@ class Compute:
             is_cached = bool(self._compiled_before)
             self.compile, self.reason = compiling_pays(net, images, num_steps, is_cached)
 
+    @property
+    def was_compiled_before(self) -> bool:
+        """Whether this machine has compiled the backbone before; False once this run has."""
+        return bool(self._compiled_before)
+
     def remember_compilation(self) -> None:
         """Notes that the backbone was compiled, for the decision of later runs."""
         if self.compile and self.has_compiled and self._compiled_before is not None:

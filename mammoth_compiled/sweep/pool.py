@@ -1,7 +1,6 @@
 """Runs trials in processes of their own, several at a time."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +9,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mammoth_compiled.signals import SIGNALS, is_main_thread
+from mammoth_compiled.sweep import processes
+from mammoth_compiled.sweep.layout import Layout
 from mammoth_compiled.sweep.trial import Trial
 from mammoth_compiled.sweep.worker import Event, run_trial
 
@@ -50,20 +51,19 @@ class Pool:
     other one starts; a second signal ends them at once.
 
     Args:
-        workers: Trials at the same time.
-        num_threads: Threads of each on the CPU.
+        layout: Trials at the same time, and threads of each.
         on_event: Called with every trial and event; its result after a task says whether the trial
             goes on.
         plugins: Files and modules of `--import`.
     """
 
-    workers: int
-    num_threads: int
+    layout: Layout
     on_event: Callable[[Trial, Event], bool]
     plugins: Sequence[str] = ()
     _running: list[_Running] = field(default_factory=list)
     _compiled: set[Any] = field(default_factory=set)
     _signals: list[int] = field(default_factory=list)
+    _compiles: bool = False
 
     def run(self, trials: Iterable[Trial]) -> int:
         """Runs all trials and returns the signal that stopped them, 0 if none did.
@@ -76,7 +76,7 @@ class Pool:
         is_exhausted = False
         with self._signals_handled():
             while True:
-                while not is_exhausted and len(self._running) + len(waiting) < self.workers:
+                while not is_exhausted and len(self._running) + len(waiting) < self.layout.workers:
                     trial = next(source, None)
                     if trial is None or self._signals:
                         is_exhausted = True
@@ -110,7 +110,10 @@ class Pool:
                 else:
                     running.process.kill()
 
-        before = {n: signal.signal(n, stop) for n in SIGNALS} if is_main_thread() else {}
+        before = {n: signal.getsignal(n) for n in SIGNALS} if is_main_thread() else {}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as SIGHUP is under nohup
+                signal.signal(number, stop)
         try:
             yield
         finally:
@@ -118,26 +121,30 @@ class Pool:
                 signal.signal(number, handler)
 
     def _may_start(self, trial: Trial) -> bool:
-        if len(self._running) >= self.workers:
+        if len(self._running) >= self.layout.workers:
             return False
         key = trial.compile_key
         compiling = any(r.trial.compile_key == key and not r.is_compiled for r in self._running)
         return key in self._compiled or not compiling
 
     def _start(self, trial: Trial) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mammoth_compiled.public", "mammoth_compiled.sweep.worker"])
-        ours, theirs = context.Pipe()
+        if self._compiles:
+            processes.warm_up_compiler()
+        ours, theirs = processes.context().Pipe()
         trial.folder.parent.mkdir(parents=True, exist_ok=True)
         errors = f"{trial.folder}.stderr"
-        process = context.Process(
-            target=run_trial,
-            args=(theirs, trial.args, self.plugins, self.num_threads, errors),
-            name=trial.label,
+        # A forked process has imported them already.
+        plugins = () if processes.can_fork() else self.plugins
+        process = processes.start(
+            run_trial,
+            (theirs, trial.args, plugins, self.layout, errors),
+            trial.label,
+            close=[ours, *(running.connection for running in self._running)],
         )
-        process.start()
         theirs.close()
         self._running.append(_Running(trial, process, ours))
+        if self._signals:  # one that came while it was started
+            os.kill(process.pid, signal.SIGINT)
 
     def _handle(self, running: _Running) -> None:
         """Reads the events of a trial, and removes it if it has ended."""
@@ -160,12 +167,6 @@ class Pool:
         if event.kind in ("compiled", "task", "finished"):
             running.is_compiled = True
             self._compiled.add(running.trial.compile_key)
+        self._compiles |= event.kind == "compiled" and bool(event.value)
         if event.kind == "task":
             running.connection.send(goes_on)
-
-
-def available_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
-from mammoth_compiled.device import get_device
 from mammoth_compiled.engine.checkpoint_files import CHECKPOINTS
 from mammoth_compiled.engine.run_folder import new_folder, runs_directory
 from mammoth_compiled.errors import ConfigError, MammothError
@@ -17,7 +16,9 @@ from mammoth_compiled.files import write_atomically
 from mammoth_compiled.report import read_runs, render
 from mammoth_compiled.report.document import grouped
 from mammoth_compiled.report.leaderboard_text import leaderboard_text
-from mammoth_compiled.sweep.pool import Pool, available_cores
+from mammoth_compiled.sweep.layout import Layout, choose_layout
+from mammoth_compiled.sweep.pool import Pool
+from mammoth_compiled.sweep.processes import share_images, warm_up_compiler
 from mammoth_compiled.sweep.trial import Trial, make_trials
 from mammoth_compiled.sweep.worker import Event
 
@@ -54,11 +55,10 @@ class Progress:
 
 def run_trials(
     trials: Iterable[Trial],
-    workers: int,
+    layout: Layout,
     plugins: Sequence[str] = (),
     total: int | None = None,
     judge: Judge = lambda trial, event: True,
-    threads: int | None = None,
 ) -> int:
     """Runs trials and returns the exit code.
 
@@ -67,11 +67,10 @@ def run_trials(
 
     Args:
         trials: The trials, taken when a worker is free.
-        workers: Trials at the same time.
+        layout: Trials at the same time, and threads of each.
         plugins: Files and modules of `--import`.
         total: Number of trials, for the console.
         judge: Told of every event; its result after a task says whether the trial goes on.
-        threads: Threads of each trial on the CPU; None divides the cores among them.
     """
     progress = Progress(total)
 
@@ -86,17 +85,30 @@ def run_trials(
             else:
                 yield trial
 
-    threads = threads or max(1, available_cores() // workers)
-    stopped = Pool(workers, threads, on_event, plugins).run(pending())
+    stopped = Pool(layout, on_event, plugins).run(pending())
     if stopped:
         return SIGNAL + stopped
     return ERROR if progress.failed else SUCCESS
 
 
-def default_workers(trial: Trial) -> int:
-    """Returns how many trials run at the same time: one a core, or one on a GPU."""
-    device = get_device(RunConfig.from_namespace(trial.args).compute.device)
-    return available_cores() if device.type == "cpu" else 1
+def prepare(
+    trials: Sequence[Trial], total: int | None, workers: int | None, plugins: Sequence[str]
+) -> Layout:
+    """Loads what trials share and returns how they share the machine.
+
+    Args:
+        trials: Trials to come, all or one of each kind.
+        total: Number of trials; None if it is not known.
+        workers: Trials at the same time, if the user gave it.
+        plugins: Files and modules of `--import`.
+    """
+    left = [trial for trial in trials if not (trial.args.resume and trial.finished())]
+    if not left:
+        return Layout(1, 1)
+    share_images(left)
+    if any(trial.args.compile == "on" for trial in left):
+        warm_up_compiler()
+    return choose_layout(left[0], None if total is None else len(left), workers, plugins)
 
 
 def report(directory: str | Path) -> None:
@@ -126,7 +138,7 @@ def run_side_by_side(
 
     Args:
         runs: All arguments of every run; `out` of the first is the folder of all.
-        workers: Runs at the same time; None for `default_workers`.
+        workers: Runs at the same time; None for what `choose_layout` finds.
         plugins: Files and modules of `--import`.
 
     Raises:
@@ -134,9 +146,9 @@ def run_side_by_side(
     """
     directory = _directory(runs[0])
     trials = make_trials(runs, directory)
-    workers = min(len(trials), workers or default_workers(trials[0]))
-    say(f"{len(trials)} runs in {directory}, {workers} at a time")
-    code = run_trials(trials, workers, plugins, len(trials))
+    layout = prepare(trials, len(trials), workers, plugins)
+    say(f"{len(trials)} runs in {directory}, {layout}")
+    code = run_trials(trials, layout, plugins, len(trials))
     report(directory)
     return code
 

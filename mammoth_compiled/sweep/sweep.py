@@ -12,7 +12,8 @@ from mammoth_compiled.config.experiments import list_arguments, resolve_experime
 from mammoth_compiled.console import say
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.files import lock, write_atomically
-from mammoth_compiled.sweep.runs import default_workers, remove_checkpoints, report, run_trials
+from mammoth_compiled.sweep.layout import Layout
+from mammoth_compiled.sweep.runs import prepare, remove_checkpoints, report, run_trials
 from mammoth_compiled.sweep.search import OptunaSearch
 from mammoth_compiled.sweep.space import Range, Search
 from mammoth_compiled.sweep.trial import Trial, make_trials
@@ -104,7 +105,7 @@ class Sweep:
         """Runs everything that has not finished yet, reports, and returns the exit code.
 
         Args:
-            workers: Runs at the same time; None for one per core, or 1 on a GPU.
+            workers: Runs at the same time; None for what `choose_layout` finds.
             plugins: Files and modules of `--import`.
 
         Raises:
@@ -114,10 +115,9 @@ class Sweep:
             self.directory.mkdir(parents=True, exist_ok=True)
             if self.search.method == "grid":
                 trials = self._grid()
-                say(f"{len(trials)} runs in {self.directory}")
-                code = self._run(
-                    trials, len(trials), workers or default_workers(trials[0]), plugins
-                )
+                layout = prepare(trials, len(trials), workers, plugins)
+                say(f"{len(trials)} runs in {self.directory}, {layout}")
+                code = self._run(trials, len(trials), layout, plugins)
             else:
                 code = self._search(workers, plugins)
             report(self.directory)
@@ -127,9 +127,9 @@ class Sweep:
         engine = OptunaSearch(self.search, self.axes, self.fixed, self.words, self.directory)
         trials: Iterator[Trial] = engine.trials()
         one = resolve_experiments(self.words, {**self.fixed, **first(self.axes)})[0]
-        count = workers or default_workers(Trial(one.args, ""))
-        say(f"{self.search.trials} combinations in {self.directory}, {count} runs at a time")
-        code = self._run(trials, None, count, plugins, engine)
+        layout = prepare([Trial(one.args, "")], None, workers, plugins)
+        say(f"{self.search.trials} combinations in {self.directory}, {layout}")
+        code = self._run(trials, None, layout, plugins, engine)
         values, value = engine.best()
         found = ", ".join(f"{name}={item}" for name, item in values.items())
         say(f"best: {found} ({100 * value:.2f} % on the validation images)", always=True)
@@ -143,7 +143,7 @@ class Sweep:
         self,
         trials: Any,
         total: int | None,
-        workers: int,
+        layout: Layout,
         plugins: Sequence[str],
         engine: OptunaSearch | None = None,
     ) -> int:
@@ -153,7 +153,7 @@ class Sweep:
                 remove_checkpoints(trial)
             return goes_on
 
-        return run_trials(trials, workers, plugins, total, judge)
+        return run_trials(trials, layout, plugins, total, judge)
 
 
 def first(axes: Mapping[str, Sequence[Any] | Range]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mammoth_compiled.console import say
+from mammoth_compiled.console import begin_output, say
 from mammoth_compiled.engine import Observer, Run
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.metrics import average
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.sweep.layout import Layout
+from mammoth_compiled.sweep.processes import accept_signals
 from mammoth_compiled.types import Evaluation
 
 # By this step of the first task everything that recurs in training is compiled.
@@ -29,10 +31,12 @@ class Event(NamedTuple):
     """What a trial tells.
 
     Attributes:
-        kind: "compiled" once the code that trials share is compiled, "task" after each task,
-            "finished", "stopped" after a signal or if the sweep asked for it, "failed".
+        kind: "compiled" once no other trial needs to wait for the code that trials share, "task"
+            after each task, "finished", "stopped" after a signal or if the sweep asked for it,
+            "failed".
         task: Tasks finished.
-        value: After a task the average class-IL accuracy in [0, 1]; the message of a failure.
+        value: Of "compiled", whether there is such code; after a task the average class-IL accuracy
+            in [0, 1]; the message of a failure.
     """
 
     kind: str
@@ -45,18 +49,35 @@ class TrialObserver(Observer):
 
     Args:
         connection: Sends events; receives a boolean after each task: whether to go on.
+        layout: How many trials run at the same time, which the results record.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, layout: Layout) -> None:
         self._connection = connection
+        self._layout = layout
         self._steps = 0
+        self._has_announced = False
+
+    def begin_run(self, run: Run) -> None:
+        """Records how the trial shares the machine."""
+        run.results.notes["side_by_side"] = self._layout._asdict()
+
+    def begin_task(self, run: Run) -> None:
+        """Tells that nothing is compiled first, because the code is in the cache or not needed."""
+        if not run.compute.compile or run.compute.was_compiled_before:
+            self._announce(run)
 
     def end_step(self, run: Run, loss: Any, num_images: int) -> None:
         """Counts steps, to know when the training step is compiled."""
         self._steps += 1
         if self._steps == COMPILED_STEP:
+            self._announce(run)
+
+    def _announce(self, run: Run) -> None:
+        if not self._has_announced:
             with contextlib.suppress(OSError):  # the sweep was killed
-                self._connection.send(Event("compiled"))
+                self._connection.send(Event("compiled", value=run.compute.compile))
+        self._has_announced = True
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Sends the accuracy and waits for the answer."""
@@ -74,7 +95,7 @@ def run_trial(
     connection: Connection,
     args: Namespace,
     plugins: Sequence[str],
-    num_threads: int,
+    layout: Layout,
     errors: str,
 ) -> None:
     """Runs a trial in this process, which ends afterwards.
@@ -82,18 +103,20 @@ def run_trial(
     Args:
         connection: To the sweep.
         args: All arguments; continues what is in the run folder.
-        plugins: Files and modules of `--import`.
-        num_threads: Threads on the CPU.
+        plugins: Files and modules of `--import` that this process does not have yet.
+        layout: Gives the number of threads on the CPU.
         errors: File that collects what libraries print.
     """
     os.setsid()  # the sweep passes signals on, so that each arrives once
     _redirect_output(errors)
-    torch.set_num_threads(num_threads)
+    begin_output()
+    torch.set_num_threads(layout.threads)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     event = Event("failed", value="the process ended")
     try:
         with signals_end_process():
-            event = _train(connection, args, plugins)
+            accept_signals()
+            event = _train(connection, args, plugins, layout)
     except MammothError as error:
         event = Event("failed", value=" ".join(str(error).split()))
     except (KeyboardInterrupt, SystemExit):
@@ -108,12 +131,14 @@ def run_trial(
         Path(errors).unlink()
 
 
-def _train(connection: Connection, args: Namespace, plugins: Sequence[str]) -> Event:
+def _train(
+    connection: Connection, args: Namespace, plugins: Sequence[str], layout: Layout
+) -> Event:
     from mammoth_compiled.training import run_experiment
 
     for plugin in plugins:
         import_plugin(plugin)
-    results = run_experiment(args, [TrialObserver(connection)])
+    results = run_experiment(args, [TrialObserver(connection, layout)])
     return Event("stopped" if results.interrupted else "finished", len(results.class_il))
 
 

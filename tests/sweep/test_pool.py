@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from argparse import ArgumentTypeError, Namespace
 
 import pytest
@@ -14,7 +15,7 @@ from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.sweep.runs import run_side_by_side
 
 PLUGIN = '''
-import os, signal, time
+import functools, os, signal, time
 import numpy as np
 import torch
 from torch import nn
@@ -25,16 +26,22 @@ from mammoth_compiled import (
 )
 from mammoth_compiled.datasets.arrays import ArrayDataset
 
+@functools.cache
+def read():
+    with open("reads.txt", "a") as file:
+        file.write("read\\n")
+    return np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3), np.uint8)
+
 @register_dataset("seq-noise")
 class Noise(ContinualDataset):
     """Noise."""
+    SHARES_IMAGES = True
     SETTING, N_CLASSES_PER_TASK, N_TASKS, SIZE = "class-il", 2, 3, (8, 8)
     TRANSFORM = TEST_TRANSFORM = transforms.ToTensor()
     MEAN, STD = (0.0,) * 3, (1.0,) * 3
 
     def get_data_loaders(self):
-        images = np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3), np.uint8)
-        split = ArrayDataset(images, np.arange(240) % 6, transforms.ToTensor())
+        split = ArrayDataset(read(), np.arange(240) % 6, transforms.ToTensor())
         return split, split
 
     @staticmethod
@@ -102,14 +109,16 @@ def results(folder):
 
 
 def test_every_seed_equals_its_run_alone(command, tmp_path):
-    together = command(
-        "run", *RUN, "--seeds", "0-2", "--out", "all", "--savecheck", "last", "--workers", "2"
-    )
+    together = command("run", *RUN, "--seeds", "0-2", "--out", "all", "--savecheck", "last")
     assert together.returncode == 0, together.stdout + together.stderr
+    assert (tmp_path / "reads.txt").read_text() == "read\n"  # images are loaded once for all
     assert together.stderr == ""
     assert (tmp_path / "all" / "report.html").is_file()
     assert " 3  " in together.stdout.splitlines()[-2]  # three runs on the leaderboard
-    environment = {"OMP_NUM_THREADS": "1"}
+    layout = results(tmp_path / "all" / "seed=2")["notes"]["side_by_side"]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert layout["reason"].startswith("measured")
+    environment = {"OMP_NUM_THREADS": str(layout["threads"])}
     alone = command(
         "run", *RUN, "--seed", "2", "--out", "alone", "--savecheck", "last", **environment
     )
@@ -172,6 +181,28 @@ def test_ctrl_c_stops_all_runs_after_their_step(plugin, tmp_path):
     assert results(tmp_path / "all" / "seed=0")["interrupted"] is True
     assert not (tmp_path / "all" / "seed=3").exists()
     assert "Traceback" not in out
+
+
+def test_runs_stop_after_their_task_if_the_sweep_is_killed(plugin, tmp_path):
+    words = [word if word != "2" else "300" for word in RUN]
+    words += ["--seeds", "0-1", "--out", "all", "--workers", "2", "--import", plugin]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mammoth_compiled.run", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in process.stdout:
+        if "after task 1" in line:
+            break
+    process.kill()
+    process.communicate(timeout=60)
+    paths = [tmp_path / "all" / f"seed={n}" / "results.json" for n in (0, 1)]
+    end = time.monotonic() + 60
+    while not all(path.exists() for path in paths) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert any(results(path.parent)["interrupted"] for path in paths)
 
 
 def test_several_runs_need_a_folder(tiny):
