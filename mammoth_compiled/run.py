@@ -9,13 +9,13 @@ from mammoth_compiled.config import Parser, Resolution
 from mammoth_compiled.config.commands import add_command_args, help_text, listing
 from mammoth_compiled.config.config_file import read_config_file
 from mammoth_compiled.config.experiments import describe, given_parts, resolve_experiments
-from mammoth_compiled.console import begin_output, discard_output, output_failure, say
-from mammoth_compiled.errors import ConfigError, OutputError
-from mammoth_compiled.exit_codes import INTERRUPTED, NO_OUTPUT, SUCCESS
+from mammoth_compiled.console import say
+from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.exit_codes import INTERRUPTED, SUCCESS
 from mammoth_compiled.files import write_atomically
 from mammoth_compiled.launch import is_launched
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import exit_code
+from mammoth_compiled.signals import end_command
 
 
 def run(argv: Sequence[str]) -> int:
@@ -98,18 +98,7 @@ def main() -> None:
     The exit code is 2 after an error, 1 if standard output cannot be written, and 128 + n after
     signal n.
     """
-    begin_output()
-    code = exit_code(_run_and_check_output)
-    if code == NO_OUTPUT or output_failure():
-        discard_output()
-    sys.exit(code)
-
-
-def _run_and_check_output() -> int:
-    code = run(sys.argv[1:])
-    if output_failure() and code == SUCCESS:
-        raise OutputError(f"cannot write to standard output: {output_failure()}")
-    return code
+    end_command(lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from mammoth_compiled.console import begin_output, discard_output, output_failure
 from mammoth_compiled.errors import ConfigError, MammothError, OutputError
-from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SIGNAL
+from mammoth_compiled.exit_codes import ERROR, INTERRUPTED, NO_OUTPUT, SIGNAL, SUCCESS
 from mammoth_compiled.launch import launched_rank
 
 # Ctrl-C, and what schedulers, spot machines and closed terminals send.
@@ -64,6 +65,28 @@ def exit_code(command: Callable[[], int]) -> int:
         except KeyboardInterrupt:
             _report("interrupted")
             return INTERRUPTED
+
+
+def end_command(command: Callable[[], int]) -> NoReturn:
+    """Runs a command that prints with `console.say`, and ends the process with its exit code.
+
+    Standard output that could not be written makes an exit code of 1, unless something else failed.
+
+    Args:
+        command: Returns its exit code.
+    """
+
+    def run() -> int:
+        code = command()
+        if output_failure() and code == SUCCESS:
+            raise OutputError(f"cannot write to standard output: {output_failure()}")
+        return code
+
+    begin_output()
+    code = exit_code(run)
+    if code == NO_OUTPUT or output_failure():
+        discard_output()
+    sys.exit(code)
 
 
 def _report(line: str) -> None:

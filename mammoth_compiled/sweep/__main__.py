@@ -7,11 +7,11 @@ from typing import Any
 
 from mammoth_compiled.config import Parser
 from mammoth_compiled.config.values import file_path, positive_int
-from mammoth_compiled.console import begin_output, say
+from mammoth_compiled.console import say
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import exit_code
+from mammoth_compiled.signals import end_command
 
 DESCRIPTION = """Runs the configurations of a file side by side, each in a run folder, and reports
 on them. A list stands for alternatives; {low: 0.001, high: 1, log: true} is a range. The section
@@ -103,8 +103,7 @@ def _directory(command: dict[str, Any]) -> Path:
 
 def main() -> None:
     """Ends the process: 0 on success, else after one message; see `mammoth_compiled.run`."""
-    begin_output()
-    sys.exit(exit_code(lambda: sweep(sys.argv[1:])))
+    end_command(lambda: sweep(sys.argv[1:]))
 
 
 if __name__ == "__main__":
