@@ -19,8 +19,8 @@ PACKAGE = "mammoth_compiled"
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes", "launch"},
     {"checkpoint_checks"},
-    {"console", "files", "html", "memory", "signatures", "startup", "signals", "checkpoint_schema"},
-    {"registry", "device", "distributed", "plugins", "checkpoint", "metrics"},
+    {"console", "files", "html", "memory", "signatures", "startup", "checkpoint_schema"},
+    {"registry", "device", "distributed", "plugins", "signals", "checkpoint", "metrics"},
     {"result_formats"},
     {"result_html"},
     {"results", "loggers"},
