@@ -8,7 +8,7 @@ from mammoth_compiled.export.bundle.json_fields import JsonFields
 from mammoth_compiled.export.bundle.manifest import GOLDEN, TEXT, File
 from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.formats import FORMATS, RunnableFormat
-from mammoth_compiled.export.parity.compare import Difference
+from mammoth_compiled.export.parity.compare import EAGER, FLOAT64, Difference
 
 # A file that claims to have more is not read. A message of ONNX holds less than 2 GiB.
 MAX_BYTES, MAX_ONNX_BYTES = 2**36, 2**31
@@ -46,6 +46,10 @@ def parse_file(entry: JsonFields, interface: Interface) -> File:
             bound=value.size("bound"),
             batch_size=value.positive_integer("batch_size"),
             inputs=value.string("inputs"),
+            # Absent in bundles of earlier releases.
+            reference=value.choice("reference", (EAGER, FLOAT64))
+            if "reference" in value.content
+            else EAGER,
         )
         for name, value in entry.optional_objects("parity").items()
     }

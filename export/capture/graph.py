@@ -62,7 +62,10 @@ class NamedOutputs(nn.Module):
 
     def compute(self, input: torch.Tensor, outputs: Sequence[str]) -> dict[str, torch.Tensor]:
         """Computes the given outputs, in the given order; see `forward`."""
-        images = self.preprocessing(input)
+        return self.compute_from(self.preprocessing(input), outputs)
+
+    def compute_from(self, images: torch.Tensor, outputs: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Computes the given outputs from normalized images [B, C, H, W]; see `compute`."""
         if not self._takes_returnt:
             return {"out": self.head(self.net(images))}
         results = {}

@@ -66,7 +66,8 @@ def _worst_differences(
     worst: dict[str, Difference] = {}
     for outputs in runtime_of(file).output_sets(file):
         run = open_model(directory, file, outputs, device)
-        for name, found in compare(run, reference.batches, outputs, file.path).items():
+        differences = compare(run, reference.batches, outputs, file.path, reference.exact)
+        for name, found in differences.items():
             if found.exceeds(worst.get(name)):
                 worst[name] = found
     return {name: worst[name] for name in file.outputs}

@@ -11,12 +11,14 @@ from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.capture.options import SCALE
 from mammoth_compiled.export.parity.compare import (
     BATCH_SIZES,
+    Exact,
     ReferenceBatch,
     check_deterministic,
     make_batch,
     make_batches,
     random_images,
 )
+from mammoth_compiled.export.parity.float64 import Float64
 from mammoth_compiled.types import DatasetInfo
 
 GOLDEN_SIZE = 4
@@ -33,11 +35,13 @@ class ReferenceData:
 
     Attributes:
         batches: Images and their outputs in eager mode; the last batch is the golden one.
+        exact: The graph in float64.
         calibration: Training images as the graph takes them [N, ...], if given.
         test_set: Test images as the graph takes them [N, ...] and class ids int64 [N], if given.
     """
 
     batches: Sequence[ReferenceBatch]
+    exact: Exact
     calibration: torch.Tensor | None = None
     test_set: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -93,7 +97,7 @@ def collect_reference(
     # Batch size 1 as well, because an update runs no other batches.
     batches += [make_batch(eager, interface, "golden", images) for images in (golden[:1], golden)]
     check_deterministic(eager, batches[0])
-    return ReferenceData(batches, calibration, test_set)
+    return ReferenceData(batches, Float64(graph).evaluate, calibration, test_set)
 
 
 def _check_images(images: object, shape: tuple[int, int, int], name: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mammoth_compiled.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
-from mammoth_compiled.checkpoint_schema import check_checkpoint
+from mammoth_compiled.checkpoint.schema import check_checkpoint
 from mammoth_compiled.device import random_state, set_random_state
 from mammoth_compiled.engine.checkpoint_files import (
     checkpoint_path,

@@ -19,6 +19,7 @@ from mammoth_compiled.models.common.settings import (
     CIFAR100,
     DER,
     DOMAINS,
+    EVERY_SETTING,
     MAMMOTH,
     MNIST,
     OWN,
@@ -59,12 +60,7 @@ def project(gradients: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
 class AGEM(RehearsalModel):
     """A-GEM: steps that must not increase the loss of a replay batch, to first order."""
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.03, "buffer_size": 500, **CIFAR10, "source": DER},
         "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": OWN},

@@ -26,7 +26,7 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
-from mammoth_compiled.models.common.settings import CIFAR100, OWN, by_buffer
+from mammoth_compiled.models.common.settings import CIFAR100, EVERY_SETTING, OWN, by_buffer
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -53,12 +53,7 @@ class CLSER(RehearsalModel):
         step: Training steps so far, float, 0-d.
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": by_buffer(
             {500: {"plastic_update_prob": 0.9}, 200: {"plastic_update_prob": 0.3}}, **_CIFAR

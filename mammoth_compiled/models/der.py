@@ -21,12 +21,7 @@ from mammoth_compiled.types import Batch
 class DER(RehearsalModel):
     """Dark Experience Replay: matches the network's logits to stored ones on replay (eq. 4)."""
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = settings.EVERY_SETTING
     # What is replayed to, in the order of the draws.
     TARGETS: ClassVar[tuple[str, ...]] = ("logits",)
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}

@@ -15,6 +15,7 @@ from mammoth_compiled.models.common.settings import (
     CIFAR100,
     DER,
     DOMAINS,
+    EVERY_SETTING,
     MNIST,
     TINY,
     XDER,
@@ -29,12 +30,7 @@ from mammoth_compiled.types import Batch
 class ER(RehearsalModel):
     """Experience Replay: trains on the stream batch and a batch of stored images together."""
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.1, "buffer_size": 500, **CIFAR10, "source": DER},
         "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": XDER},

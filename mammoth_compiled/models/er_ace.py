@@ -17,7 +17,15 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
-from mammoth_compiled.models.common.settings import CIFAR10, CIFAR100, DER, OWN, XDER, fmnist
+from mammoth_compiled.models.common.settings import (
+    CIFAR10,
+    CIFAR100,
+    DER,
+    EVERY_SETTING,
+    OWN,
+    XDER,
+    fmnist,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -30,12 +38,7 @@ class ERACE(RehearsalModel):
         seen: Classes of all batches so far, bool, [K].
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {
             "lr": 0.03,

@@ -21,7 +21,14 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
 from mammoth_compiled.models.common.per_image import per_image_gradients
-from mammoth_compiled.models.common.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
+from mammoth_compiled.models.common.settings import (
+    CIFAR10,
+    DER,
+    DOMAINS,
+    EVERY_SETTING,
+    MNIST,
+    TINY,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -39,12 +46,7 @@ class EWCOn(ContinualModel):
         anchor: theta*, [P]; likewise.
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.03, "e_lambda": 10.0, "gamma": 1.0, **CIFAR10, "source": DER},
         "seq-tinyimg": {"lr": 0.03, "e_lambda": 25.0, "gamma": 1.0, **TINY, "source": DER},

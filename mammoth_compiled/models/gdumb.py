@@ -26,7 +26,7 @@ from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.exemplars import ExemplarModel
 from mammoth_compiled.models.common.rehearsal import gather_batch
-from mammoth_compiled.models.common.settings import OWN, fmnist
+from mammoth_compiled.models.common.settings import EVERY_SETTING, OWN, fmnist
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -50,12 +50,7 @@ class GDumb(ExemplarModel):
         initial: The initial weights of the backbone, by name.
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     POLICY: ClassVar[str] = "class-balanced"
     TRAINS_ON_STREAM: ClassVar[bool] = False
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"buffer_size": 60}

@@ -10,6 +10,7 @@ from mammoth_compiled.models.common.settings import (
     CIFAR100,
     DER,
     DOMAINS,
+    EVERY_SETTING,
     MNIST,
     TINY,
     XDER,
@@ -22,12 +23,7 @@ from mammoth_compiled.types import Batch
 class SGD(ContinualModel):
     """Trains on each task with nothing to counter forgetting; its accuracy is a lower bound."""
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.1, **CIFAR10, "source": DER},
         "seq-cifar100": {"lr": 0.03, **CIFAR100, "source": XDER},

@@ -19,7 +19,14 @@ import torch
 from mammoth_compiled.config import non_negative_float, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.common.settings import CIFAR10, DER, DOMAINS, MNIST, TINY
+from mammoth_compiled.models.common.settings import (
+    CIFAR10,
+    DER,
+    DOMAINS,
+    EVERY_SETTING,
+    MNIST,
+    TINY,
+)
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -36,12 +43,7 @@ class SI(ContinualModel):
         gradient: The gradient of CE in the current step, [P].
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = [
-        "class-il",
-        "task-il",
-        "domain-il",
-        "general-continual",
-    ]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.03, "c": 0.5, "xi": 1.0, **CIFAR10, "source": DER},
         "seq-tinyimg": {"lr": 0.03, "c": 0.5, "xi": 1.0, **TINY, "source": DER},

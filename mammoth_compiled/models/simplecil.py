@@ -14,6 +14,7 @@ from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.extended import ExtendedModel
 from mammoth_compiled.models.common.features import width_of_features
+from mammoth_compiled.models.common.settings import EVERY_SETTING
 from mammoth_compiled.models.networks.headed import CosinePrototypes, HeadedNet, freeze
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -33,7 +34,7 @@ class SimpleCIL(ExtendedModel):
     hub`. One epoch is enough; further ones change nothing but rounding.
     """
 
-    COMPATIBILITY: ClassVar[list[str]] = ["class-il", "task-il", "domain-il", "general-continual"]
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         name: _SETTING
         for name in ("seq-cifar100", "seq-cifar100-224", "seq-imagenet-r", "seq-cub200")

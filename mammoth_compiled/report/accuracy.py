@@ -15,7 +15,7 @@ from mammoth_compiled.html import (
 )
 from mammoth_compiled.metrics import average, forgetting_per_task
 from mammoth_compiled.report.groups import Benchmark, Method
-from mammoth_compiled.result_html import SETTINGS, matrix_html
+from mammoth_compiled.results.html import SETTINGS, matrix_html
 
 # Confusion matrices of more classes are drawn without names.
 _MAX_NAMED_CLASSES = 20

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.report.accuracy import class_labels, confusion, mean_forgetting, series
 from mammoth_compiled.report.groups import Benchmark, Method
-from mammoth_compiled.result_html import SETTINGS
+from mammoth_compiled.results.html import SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import torch
 
 from mammoth_compiled import loggers
 from mammoth_compiled.engine import Observer
-from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.loggers import LoggedRun, Logger, Point, logger_classes
 from mammoth_compiled.loggers.csv import COLUMNS, CsvLogger
 from mammoth_compiled.loggers.jsonl import JsonlLogger
@@ -202,21 +202,68 @@ def test_a_resumed_run_replaces_what_it_repeats(tmp_path, cls):
     assert path.read_text() == whole
 
 
-def test_tensorboard(run_tiny, tmp_path):
+# What every run logs, by the first part of the name and for some the rest.
+LOGGED = {
+    *("train/loss", "train/lr", "train/images_per_s"),
+    *("class_il/task1", "class_il/task3", "task_il/task3", "test/loss"),
+    *("test/class_il", "test/average_incremental_class_il", "test/forgetting_class_il"),
+    *("time/train_s", "time/eval_s", "time/images_per_s", "memory/peak_mib"),
+    *("compile/graphs", "compile/graph_breaks", "compile/seconds"),
+}
+
+
+def logged_points(folder):
+    """Returns the points of a run as JSONL has them: [(step, {name: value})]."""
+    points = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        step = values["step"]
+        points.append((step, {name: value for name, value in values.items() if "/" in name}))
+    return points
+
+
+def assert_same_as_csv(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(file)]
+    assert rows == [
+        (step, name, value)
+        for step, values in logged_points(folder)
+        for name, value in values.items()
+    ]
+
+
+def test_tensorboard_has_all_that_was_logged(run_tiny, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    *_, results = run_tiny(log="tensorboard", out=str(tmp_path / "run"), log_every=2)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    folder = tmp_path / "run"
+    *_, results = run_tiny(log="tensorboard,jsonl", out=str(folder), log_every=2, eval_every=3)
+    assert_same_as_csv(folder)
+    events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    tags = events.Tags()
-    assert {"train/loss", "train/lr", "test/class_il", "class_il/task3"} <= set(tags["scalars"])
-    (last,) = events.Scalars("class_il/task3")
-    assert last.value == pytest.approx(results.class_il[-1][2])
-    assert last.step == results.notes["steps"]
-    assert "config/text_summary" in tags["tensors"]
-    (text,) = events.Tensors("accuracy/class_il/text_summary")
-    assert f"{100 * results.class_il[2][0]:.2f} %" in text.tensor_proto.string_val[0].decode()
+    found = {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+    expected = {}
+    for step, values in logged_points(folder):
+        for name, value in values.items():
+            expected.setdefault(name, []).append((step, pytest.approx(value, rel=1e-6)))
+    assert found == expected
+    assert set(found) >= LOGGED
+    assert len(found["train/loss"]) == 3 * 3
+    assert found["class_il/task3"][-1] == (15, pytest.approx(results.class_il[-1][2]))
+    texts = {
+        name.removesuffix("/text_summary"): events.Tensors(name)[0].tensor_proto.string_val[0]
+        for name in events.Tags()["tensors"]
+    }
+    config = texts["config"].decode()
+    for name, value in results.config.items():
+        assert f"| {name} | {value} |" in config
+    for name in ("class_il", "task_il"):
+        matrix = texts[f"accuracy/{name}"].decode()
+        for row in getattr(results, name):
+            assert " | ".join(f"{100 * accuracy:.2f} %" for accuracy in row) in matrix
 
 
 def wandb_records(path):
@@ -240,29 +287,70 @@ def wandb_records(path):
             parts = b""
 
 
-def test_wandb_offline(run_tiny, tmp_path, monkeypatch):
+def wandb_items(items):
+    """Returns what a record says, by name; nested names have dots."""
+    return {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
+
+
+def test_wandb_offline_has_all_that_was_logged(run_tiny, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    *_, results = run_tiny(log="wandb", out=str(tmp_path / "run"), log_every=2)
-    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    folder = tmp_path / "run"
+    *_, results = run_tiny(
+        log="wandb,jsonl", out=str(folder), log_every=2, eval_every=3, notes="first try"
+    )
+    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     records, deadline = [], time.monotonic() + 60
     # The process of W&B writes the last records shortly after `finish`.
     while not any(record.HasField("exit") for record in records):
         assert time.monotonic() < deadline, "the run was not finished"
         time.sleep(0.05)
         records = list(wandb_records(path))
-    history, config, summary = [], {}, {}
+    history, config, summary, runs = [], {}, {}, []
     for record in records:
-        values = {i.key or ".".join(i.nested_key): i.value_json for i in record.history.item}
-        history.append({name: json.loads(value) for name, value in values.items()})
-        config |= {item.key: item.value_json for item in record.run.config.update}
-        summary |= {i.key or ".".join(i.nested_key): i.value_json for i in record.summary.update}
-    assert json.loads(config["model"]) == "sgd"
-    (task3,) = [row for row in history if "class_il/task3" in row]
-    assert task3["class_il/task3"] == results.class_il[-1][2]
-    assert task3["step"] == results.notes["steps"]
-    assert sum("train/loss" in row for row in history) == 3 * 3
-    assert json.loads(summary["class_il"]) == results.accuracy["class_il"]
+        history.append(wandb_items(record.history.item))
+        config |= wandb_items(record.run.config.update)
+        summary |= wandb_items(record.summary.update)
+        runs += [record.run] if record.HasField("run") else []
+    found = [
+        (row["step"], {name: value for name, value in row.items() if "/" in name})
+        for row in history
+        if "step" in row and not any(name.startswith("accuracy/") for name in row)
+    ]
+    assert found == logged_points(folder)
+    assert {name for _, values in found for name in values} >= LOGGED
+    assert {name: config[name] for name in results.config} == results.config
+    assert (runs[0].project, runs[0].display_name, runs[0].notes) == (
+        "mammoth_compiled",
+        "run",
+        "first try",
+    )
+    figures = {name: value for name, value in results.summary().items() if value is not None}
+    assert {name: summary[name] for name in figures} == figures
+    for name in ("class_il", "task_il"):
+        (table_file,) = (
+            row[f"accuracy/{name}.path"] for row in history if f"accuracy/{name}.path" in row
+        )
+        table = json.loads((path.parent / "files" / table_file).read_text())
+        assert table["columns"] == ["after", "task1", "task2", "task3"]
+        rows = [row[1 : 1 + len(row[1:]) - row[1:].count(None)] for row in table["data"]]
+        assert rows == getattr(results, name)
+
+
+def test_wandb_that_refuses_leaves_nothing(run_tiny, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(MammothError) as caught:
+        run_tiny(log="wandb", out=str(tmp_path / "run"))
+    assert str(caught.value) == (
+        "--log wandb: No API key configured. Use `wandb login` to log in. WANDB_MODE=offline logs "
+        "to files, without an account"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 # --- Arguments -------------------------------------------------------------------------------

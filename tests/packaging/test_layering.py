@@ -18,11 +18,8 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes", "launch"},
-    {"checkpoint_checks"},
-    {"console", "files", "html", "memory", "signatures", "startup", "checkpoint_schema"},
+    {"console", "files", "html", "memory", "signatures", "startup"},
     {"registry", "device", "distributed", "plugins", "signals", "checkpoint", "metrics"},
-    {"result_formats"},
-    {"result_html"},
     {"results", "loggers"},
     {"config"},
     {"report"},

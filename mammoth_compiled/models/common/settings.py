@@ -1,4 +1,4 @@
-"""Protocols and sources that the best known settings (`DEFAULTS`) of several methods share.
+"""Settings that methods run in, and protocols and sources of best known values (`DEFAULTS`).
 
 Each setting says in `source` where it comes from; `--show_config` prints it beside the value. The
 settings of the protocol of Buzzega et al. are those of Mammoth's `utils/best_args.py`, which holds
@@ -13,6 +13,9 @@ XDER = "Boschini et al. 2022, arXiv 2201.00766"
 MAMMOTH = "Mammoth, utils/best_args.py"
 # No paper has figures for this dataset, or its settings are not known here.
 OWN = "this package, not from a paper"
+
+# For `COMPATIBILITY` of methods that need no tasks, nor classes that are seen once only.
+EVERY_SETTING = ["class-il", "task-il", "domain-il", "general-continual"]
 
 # Epochs, batch size and schedule of the protocol on each dataset.
 CIFAR10: dict[str, Any] = {"n_epochs": 50, "batch_size": 32}

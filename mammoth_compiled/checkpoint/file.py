@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled.checkpoint_schema import check_checkpoint
+from mammoth_compiled.checkpoint.schema import check_checkpoint
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.files import write_atomically
 
@@ -28,7 +28,7 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
 
     Args:
         path: The file.
-        content: The entries of `checkpoint_schema.CHECKPOINT`.
+        content: The entries of `checkpoint.schema.CHECKPOINT`.
 
     Returns:
         The path of the file.
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        The entries of `checkpoint_schema.CHECKPOINT`.
+        The entries of `checkpoint.schema.CHECKPOINT`.
 
     Raises:
         CheckpointError: If the file is missing, damaged, contains pickled code, is not a

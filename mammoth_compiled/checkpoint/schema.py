@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled.checkpoint_checks import (
+from mammoth_compiled.checkpoint.checks import (
     Check,
     anything,
     dict_of,

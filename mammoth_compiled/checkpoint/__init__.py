@@ -1,0 +1,21 @@
+"""The checkpoint file: written atomically, checked wholly, and read without running code."""
+
+from mammoth_compiled.checkpoint.file import (
+    FORMAT,
+    VERSION,
+    add_checksum,
+    pack,
+    read_checkpoint,
+    unpack,
+    write_checkpoint,
+)
+
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "add_checksum",
+    "pack",
+    "read_checkpoint",
+    "unpack",
+    "write_checkpoint",
+]
