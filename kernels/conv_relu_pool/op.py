@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels.conv_relu_pool import cpp, reference
+from mammoth_compiled.kernels.conv_relu_pool import unpooled_op as unpooled
 from mammoth_compiled.kernels.relu_pool import op as relu_pool
 from mammoth_compiled.kernels.runtime.cpp_library import cpp_why_not
 from mammoth_compiled.kernels.runtime.device import input_precision, triton_why_not
@@ -28,23 +29,20 @@ def conv_relu_pool(
 ) -> torch.Tensor:
     """Computes `max_pool2d(relu(conv2d(x, weight, bias, padding=1)), 2)`, or ReLU after the pool.
 
-    Casts its arguments under autocast, as a convolution does. Differentiable; a NaN is passed on
-    and gets no gradient.
+    Casts x under autocast, as a convolution does, and multiplies in the dtype of x. Differentiable;
+    a NaN is passed on and gets no gradient.
 
     Args:
         x: [B, Cin, H, W], float, fastest in channels-last; H and W at least 2.
-        weight: [Cout, Cin, 3, 3], same dtype, fastest in channels-last; its gradient gets its
-            layout.
-        bias: [Cout], same dtype, or None.
+        weight: [Cout, Cin, 3, 3], in any dtype and layout, which its gradient gets too.
+        bias: [Cout], in any dtype, or None.
 
     Returns:
         [B, Cout, H // 2, W // 2], channels-last.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        x = x.to(torch.get_autocast_dtype(device))
     # Also here, not only in the operator, so that x is saved for the backward in this layout.
     y: torch.Tensor = conv_relu_pool_op(channels_last(x), weight, bias)[0]
     return y
@@ -55,6 +53,20 @@ def conv_relu_pool_op(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes `reference.forward`, with Triton on a GPU."""
+    return _forward(x, weight, bias)
+
+
+@traced_operator("conv_relu_pool_unpooled")
+def conv_relu_pool_unpooled_op(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `conv_relu_pool_op`, but its backward unpools before it multiplies."""
+    return _forward(x, weight, bias)
+
+
+def _forward(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     x = channels_last(x)
     if triton_why_not(x):
         return reference.forward(x, weight, bias)
@@ -126,6 +138,7 @@ def weight_grad_cpp_op(
 
 
 @conv_relu_pool_cpp_op.register_fake
+@conv_relu_pool_unpooled_op.register_fake
 @conv_relu_pool_op.register_fake
 def _fake(x: Any, weight: Any, bias: Any) -> tuple[torch.Tensor, torch.Tensor]:
     batch, _, height, width = x.shape
@@ -167,6 +180,18 @@ def _backward_with(input_grad: Any, weight_grad: Any) -> Callable[..., Any]:
     return backward
 
 
+def _unpooled_backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+    x, weight, argmax = ctx.saved_tensors
+    dz = unpooled.unpool_op(force_channels_last(grad), argmax, tuple(x.shape[2:]))
+    grad_x = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_x = unpooled.plain_input_grad_op(dz, weight)
+    if any(ctx.needs_input_grad[1:]):
+        grad_weight, grad_bias = unpooled.plain_weight_grad_op(dz, x, weight)
+    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+
+
+conv_relu_pool_unpooled_op.register_autograd(_unpooled_backward, setup_context=_setup)
 conv_relu_pool_op.register_autograd(
     _backward_with(input_grad_op, weight_grad_op), setup_context=_setup
 )
@@ -180,20 +205,31 @@ def _triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return y
 
 
+def _unpooled(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    y: torch.Tensor = conv_relu_pool_unpooled_op(channels_last(x), weight, bias)[0]
+    return y
+
+
 def _cpp(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     y: torch.Tensor = conv_relu_pool_cpp_op(channels_last(x), weight, bias)[0]
     return y
 
 
 def _relu_pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    z = F.conv2d(channels_last(x), weight, bias, padding=1)
+    z = _conv(channels_last(x), weight, bias)
     (best, *_), _ = usable(relu_pool.IMPLEMENTATIONS, z.device, z, *reference.POOL)
     result: torch.Tensor = best.function(z, *reference.POOL)
     return result
 
 
 def _torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=1)), 2)
+    return F.max_pool2d(F.relu(_conv(x, weight, bias)), 2)
+
+
+def _conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Casts weight and bias like autocast."""
+    bias = None if bias is None else bias.to(x.dtype)
+    return F.conv2d(x, weight.to(x.dtype), bias, padding=1)
 
 
 def _triton_why_not(x: torch.Tensor, *_: Any) -> str:
@@ -232,6 +268,14 @@ def _cpp_why_slow(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> str:
 IMPLEMENTATIONS = (
     Implementation(
         "triton", "one Triton kernel", _triton, "cuda", _triton_why_not, _triton_why_slow
+    ),
+    Implementation(
+        "unpooled",
+        "one Triton kernel, three in backward",
+        _unpooled,
+        "cuda",
+        _triton_why_not,
+        _triton_why_slow,
     ),
     Implementation("cpp", "one C++ kernel", _cpp, "cpu", _cpp_why_not, _cpp_why_slow),
     Implementation(

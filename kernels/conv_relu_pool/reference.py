@@ -20,15 +20,16 @@ def forward(
 
     Args:
         x: [B, Cin, H, W], float.
-        weight: [Cout, Cin, 3, 3], same dtype.
-        bias: [Cout] or None.
+        weight: [Cout, Cin, 3, 3]; multiplied in the dtype of x.
+        bias: [Cout] or None; added in the dtype of x.
 
     Returns:
         The pooled values, [B, Cout, H // 2, W // 2], and for each the index of the first maximum in
         its window, counted row by row, 0 to 3, or 4 if nothing is above 0, int8. Both are
         channels-last.
     """
-    y, argmax = relu_pool.forward(F.conv2d(x, weight, bias, padding=1), *POOL)
+    bias = None if bias is None else bias.to(x.dtype)
+    y, argmax = relu_pool.forward(F.conv2d(x, weight.to(x.dtype), bias, padding=1), *POOL)
     return channels_last(y), channels_last(argmax.to(torch.int8))
 
 
@@ -46,9 +47,7 @@ def input_grad(
     Returns:
         [B, Cin, H, W], channels-last.
     """
-    height, width = size
-    x = empty_images((grad.shape[0], weight.shape[1], height, width), grad)
-    return channels_last(_backward(grad, argmax, x, weight, (True, False, False))[0])
+    return plain_input_grad(unpool(grad, argmax, size), weight)
 
 
 def weight_grad(
@@ -63,19 +62,54 @@ def weight_grad(
         weight: [Cout, Cin, 3, 3].
 
     Returns:
-        [Cout, Cin, 3, 3] in the layout of the weight, and [Cout].
+        [Cout, Cin, 3, 3] in dtype and layout of the weight, and [Cout] in its dtype.
     """
-    _, *grads = _backward(grad, argmax, x, weight, (False, True, True))
-    return torch.empty_like(weight).copy_(grads[0]), grads[1]
+    return plain_weight_grad(unpool(grad, argmax, x.shape[2:]), x, weight)
 
 
-def _backward(
-    grad: torch.Tensor,
-    argmax: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    output_mask: tuple[bool, bool, bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the gradients of x, weight and bias; None where the mask is False."""
-    grad_conv = relu_pool.backward(grad, argmax, (x.shape[2], x.shape[3]), *POOL)
-    return convolution_backward(grad_conv, x, weight, output_mask)
+def unpool(grad: torch.Tensor, argmax: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Computes the gradient of the convolution's result from that of the pooled values.
+
+    Args:
+        grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2].
+        argmax: From `forward`.
+        size: (H, W) of x.
+
+    Returns:
+        [B, Cout, H, W], channels-last: zero but for the maxima of the windows.
+    """
+    height, width = size
+    return channels_last(relu_pool.backward(grad, argmax, (height, width), *POOL))
+
+
+def plain_input_grad(dz: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Computes the gradient of x from that of the convolution's result.
+
+    Args:
+        dz: [B, Cout, H, W].
+        weight: [Cout, Cin, 3, 3]; multiplied in the dtype of dz.
+
+    Returns:
+        [B, Cin, H, W], channels-last.
+    """
+    batch, _, height, width = dz.shape
+    x = empty_images((batch, weight.shape[1], height, width), dz)
+    grads = convolution_backward(dz, x, weight.to(dz.dtype), (True, False, False))
+    return channels_last(grads[0])
+
+
+def plain_weight_grad(
+    dz: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes the gradients of weight and bias from that of the convolution's result.
+
+    Args:
+        dz: [B, Cout, H, W].
+        x: [B, Cin, H, W].
+        weight: [Cout, Cin, 3, 3].
+
+    Returns:
+        [Cout, Cin, 3, 3] in dtype and layout of the weight, and [Cout] in its dtype.
+    """
+    grads = convolution_backward(dz, x, weight.to(dz.dtype), (False, True, True))
+    return torch.empty_like(weight).copy_(grads[1]), grads[2].to(weight.dtype)

@@ -1,7 +1,8 @@
 """Launchers of the Triton kernels of convolution, ReLU and pooling, and of their gradients.
 
-Weights are read, and their gradients written, in the layout they have; no launch reorders them. A
-channels-last weight is read faster, in vectors.
+Weights are read in the dtype of the images and, where that allows loads of vectors, in
+channels-last: `pack_weight` converts both in one kernel, which autocast needs anyway. Gradients are
+written in dtype and layout of the weight, so that nothing converts them.
 """
 
 from typing import Any
@@ -25,16 +26,16 @@ def forward(
 
     Args:
         x: [B, Cin, H, W], float, contiguous in channels_last.
-        weight: [Cout, Cin, 3, 3], same dtype, in any layout.
-        bias: [Cout] or None.
+        weight: [Cout, Cin, 3, 3], in any dtype and layout.
+        bias: [Cout] or None, in any dtype.
         precision: "tf32" or "ieee", of float32 multiplications.
     """
     batch, _, height, width = x.shape
     out_channels = weight.shape[0]
     y = empty_images((batch, out_channels, height // 2, width // 2), x)
     argmax = torch.empty_like(y, dtype=torch.int8)
-    weight, strides = _with_even_taps(weight)
-    config, constants = _select("forward", x, weight, precision)
+    weight, strides = with_even_taps(pack_weight(weight, x.dtype))
+    config, constants = select("forward", x, out_channels, precision)
     num_cells = batch * (height // 2) * (width // 2)
     grid = ceil_div(num_cells, config["BLOCK_M"]) * ceil_div(out_channels, config["BLOCK_N"])
     args = (x, weight, bias, y, argmax, num_cells)
@@ -54,14 +55,14 @@ def input_grad(
     Args:
         grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2], contiguous in channels_last.
         argmax: From `forward`, in the same layout.
-        weight: [Cout, Cin, 3, 3], same dtype as grad, in any layout.
+        weight: [Cout, Cin, 3, 3], in any dtype and layout.
         size: (H, W) of x.
         precision: "tf32" or "ieee".
     """
     in_channels = weight.shape[1]
     grad_x = empty_images((grad.shape[0], in_channels, *size), grad)
-    weight, strides = _with_even_taps(weight)
-    config, constants = _select("input_grad", grad_x, weight, precision)
+    weight, strides = with_even_taps(pack_weight(weight, grad.dtype))
+    config, constants = select("input_grad", grad_x, weight.shape[0], precision)
     num_pixels = grad.shape[0] * size[0] * size[1]
     grid = ceil_div(num_pixels, config["BLOCK_M"]) * ceil_div(in_channels, config["BLOCK_N"])
     args = (grad, argmax, weight, grad_x, num_pixels)
@@ -85,23 +86,56 @@ def weight_grad(
         weight: [Cout, Cin, 3, 3]; its gradient gets the same layout and dtype.
         precision: "tf32" or "ieee".
     """
-    out_channels, in_channels = weight.shape[:2]
-    config, constants = _select("weight_grad", x, weight, precision)
+    config, constants = select("weight_grad", x, weight.shape[0], precision)
     num_cells = grad.shape[0] * grad.shape[2] * grad.shape[3]
+    partial, grid, per_split = split_sums(weight, num_cells, config, x.device)
+    args = (grad, argmax, x, partial, num_cells, per_split)
+    launch(kernels.weight_grad_kernel, (grid,), *args, config=config, **constants)
+    return sum_splits(partial, weight)
+
+
+def split_sums(
+    weight: torch.Tensor, count: int, config: TileConfig, device: torch.device
+) -> tuple[torch.Tensor, int, int]:
+    """Divides the sums of a weight gradient among programs.
+
+    Args:
+        weight: [Cout, Cin, 3, 3].
+        count: Number of cells or pixels to sum over.
+        config: Tile of the kernel.
+        device: Where it runs.
+
+    Returns:
+        Uninitialized partial sums, [splits, Cout * (9 * Cin + 1)] in float32; the number of
+        programs; and the number of cells or pixels of a split.
+    """
+    out_channels, in_channels = weight.shape[:2]
     blocks_m = ceil_div(out_channels, config["BLOCK_M"])
     blocks = blocks_m * ceil_div(9 * in_channels, config["BLOCK_N"])
-    steps = ceil_div(num_cells, config["BLOCK_K"])
+    steps = ceil_div(count, config["BLOCK_K"])
     steps_per_split = max(1, ceil_div(steps, ceil_div(SPLIT_PROGRAMS, blocks)))
     splits = ceil_div(steps, steps_per_split)
     num_elements = out_channels * (9 * in_channels + 1)
-    partial = torch.empty((splits, num_elements), dtype=torch.float32, device=x.device)
-    args = (grad, argmax, x, partial, num_cells, steps_per_split * config["BLOCK_K"])
-    launch(kernels.weight_grad_kernel, (splits * blocks,), *args, config=config, **constants)
+    partial = torch.empty((splits, num_elements), dtype=torch.float32, device=device)
+    return partial, splits * blocks, steps_per_split * config["BLOCK_K"]
 
+
+def sum_splits(partial: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds up partial sums, in a fixed order.
+
+    Args:
+        partial: [splits, Cout * (9 * Cin + 1)], float32.
+        weight: [Cout, Cin, 3, 3].
+
+    Returns:
+        The gradients of the weight, in its dtype and layout, and of the bias, [Cout].
+    """
+    out_channels, in_channels = weight.shape[:2]
+    splits, num_elements = partial.shape
     grad_weight = torch.empty_like(weight)
     grad_bias = weight.new_empty(out_channels)
     sizes = {"elements": num_elements, "splits": splits}
-    config = select_tile("conv_relu_pool.sum_partial", partial.dtype, sizes, x.device)
+    config = select_tile("conv_relu_pool.sum_partial", partial.dtype, sizes, partial.device)
     strides = dict(zip(("WN", "WC", "WY", "WX"), grad_weight.stride(), strict=True))
     constants = {"CIN": in_channels, "COUT": out_channels, **strides}
     launch(
@@ -114,12 +148,11 @@ def weight_grad(
     return grad_weight, grad_bias
 
 
-def _select(
-    kernel: str, x: torch.Tensor, weight: torch.Tensor, precision: str
+def select(
+    kernel: str, x: torch.Tensor, out_channels: int, precision: str
 ) -> tuple[TileConfig, dict[str, Any]]:
-    """Returns the tile of a kernel and the compile-time constants that all kernels share."""
+    """Returns the tile of a kernel and the compile-time constants that most kernels share."""
     batch, in_channels, height, width = x.shape
-    out_channels = weight.shape[0]
     sizes = {
         "batch": batch,
         "in_channels": in_channels,
@@ -133,7 +166,18 @@ def _select(
     return config, {**sizes, "PRECISION": precision}
 
 
-def _with_even_taps(weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, int]]:
+def pack_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Returns a weight, [Cout, Cin, 3, 3], as the kernels multiply it, itself if it is so already.
+
+    A channels-last weight is loaded in vectors if channels come in multiples of 16 bytes. With
+    fewer it is gathered in any layout, and not reordered unless it is converted anyway.
+    """
+    if weight.dtype == dtype and weight.shape[1] * dtype.itemsize % 16:
+        return weight
+    return weight.to(dtype, memory_format=torch.channels_last)
+
+
+def with_even_taps(weight: torch.Tensor) -> tuple[torch.Tensor, dict[str, int]]:
     """Returns the weight with evenly spaced taps, as any dense weight has, and its strides."""
     if weight.stride(2) != 3 * weight.stride(3):
         weight = weight.contiguous(memory_format=torch.channels_last)

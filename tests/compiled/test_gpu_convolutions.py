@@ -1,5 +1,7 @@
 """Patterns of convolutions and pooling on a fake GPU."""
 
+import copy
+
 import pytest
 import torch
 from fake_gpu import (
@@ -18,7 +20,10 @@ from mammoth_compiled.kernels.runtime import device as kernel_device
 
 
 @pytest.mark.parametrize("style", [Functional, Modules, Methods])
-@pytest.mark.parametrize(("winner", "name"), [("triton", "fused conv"), ("relu_pool", "pool")])
+@pytest.mark.parametrize(
+    ("winner", "name"),
+    [("triton", "fused conv"), ("unpooled", "unpooled conv"), ("relu_pool", "pool")],
+)
 def test_convolutions_in_three_spellings(gpu, style, winner, name):
     gpu.winners["conv_relu_pool"] = winner
     matches, found = assert_same_results(style(), torch.rand(2, 3, 8, 8))
@@ -107,3 +112,22 @@ def test_cases_have_the_layouts_of_the_run(gpu, layout):
     # The images come contiguous from the loader; the second layer reads what the first one wrote.
     assert first == ["nhwc_images=0", f"nhwc_weight={nhwc}"]
     assert second == ["nhwc_images=1", f"nhwc_weight={nhwc}"]
+
+
+@pytest.mark.parametrize("winner", ["triton", "unpooled"])
+def test_autocast_leaves_weights_to_the_operator(gpu, winner):
+    """It casts and reorders them in one kernel, and its gradients are float32 at once."""
+    gpu.winners["conv_relu_pool"] = winner
+    net, images = Functional(), torch.rand(2, 3, 8, 8)
+    other = copy.deepcopy(net)
+    with torch.autocast("cpu", torch.bfloat16), torch.autocast("cuda", torch.bfloat16):
+        result, _, found = rewritten(net, images)
+        expected = other(images)
+    assert sum(found.values()) == 2
+    assert all("cast=1" in case for case in gpu.cases)
+    result.float().square().mean().backward()
+    expected.float().square().mean().backward()
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        assert one.grad.dtype == torch.float32
+        assert one.grad.stride() == one.stride()
+        torch.testing.assert_close(one.grad, two.grad, rtol=0.05, atol=0.02)

@@ -19,6 +19,7 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal",
 
 OURS = {
     "fused conv": torch.ops.mammoth.conv_relu_pool.default,
+    "unpooled conv": torch.ops.mammoth.conv_relu_pool_unpooled.default,
     "pool": torch.ops.mammoth.relu_pool.default,
     "attention": torch.ops.mammoth.attention.default,
     "sdpa": F.scaled_dot_product_attention,

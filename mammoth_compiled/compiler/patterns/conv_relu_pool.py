@@ -40,6 +40,12 @@ from mammoth_compiled.kernels.conv_relu_pool.cases import ConvReluPoolCase
 from mammoth_compiled.kernels.runtime.implementations import Implementation, usable
 from mammoth_compiled.kernels.runtime.tiles import representative_size
 
+_OPERATORS = {
+    "triton": fused.conv_relu_pool_op,
+    "unpooled": fused.conv_relu_pool_unpooled_op,
+    "cpp": fused.conv_relu_pool_cpp_op,
+}
+
 
 @dataclass(frozen=True)
 class _Subgraph:
@@ -130,8 +136,9 @@ def _select_fused(subgraph: _Subgraph, conv: Conv) -> tuple[Implementation, str]
 
     def make_case() -> ConvReluPoolCase:
         batch, channels, height, width = images.shape
-        needs_grad = example(conv.images)
+        needs_grad, own = example(conv.images), example(conv.weight)
         assert needs_grad is not None
+        assert own is not None
         return ConvReluPoolCase(
             dtype,
             representative_size(batch),
@@ -144,6 +151,7 @@ def _select_fused(subgraph: _Subgraph, conv: Conv) -> tuple[Implementation, str]
             train=torch.is_grad_enabled(),
             channels_last_images=is_channels_last(conv.images),
             channels_last_weight=weight.is_contiguous(memory_format=torch.channels_last),
+            weight_dtype=own.dtype,
         )
 
     best = select(candidates, device, make_case)
@@ -156,10 +164,12 @@ def _insert_fused(
     """Replaces convolution, ReLU and pooling by an operator of images, weight and bias."""
     last, dtype = subgraph.last, subgraph.value.dtype
     images = channels_last(graph, last, cast(graph, last, conv.images, dtype))
-    weight = cast(graph, last, conv.weight, dtype)
-    bias = None if conv.bias is None else cast(graph, last, conv.bias, dtype)
-    operators = {"triton": fused.conv_relu_pool_op, "cpp": fused.conv_relu_pool_cpp_op}
-    _insert_operator(graph, subgraph, operators[implementation.name], (images, weight, bias))
+    weight, bias = conv.weight, conv.bias
+    if implementation.name == "cpp":  # the others cast while they reorder
+        weight = cast(graph, last, weight, dtype)
+        bias = None if bias is None else cast(graph, last, bias, dtype)
+    operator_ = _OPERATORS[implementation.name]
+    _insert_operator(graph, subgraph, operator_, (images, weight, bias))
     graph.erase_node(subgraph.producer)
 
 

@@ -1,0 +1,166 @@
+"""Triton kernels of the gradients that read the gradient of the convolution from memory.
+
+The kernels of `triton_kernels` find the maximum of every window again for each tap. The gradient of
+the convolution is four times as large as the pooled one. Where it stays in the cache, writing it
+once makes both gradients plain implicit matrix multiplications, whose operands go from memory to
+the tensor cores without passing through registers.
+"""
+
+import triton
+import triton.language as tl
+
+from mammoth_compiled.kernels.conv_relu_pool.triton_kernels import _dot, _taps
+
+
+@triton.jit
+def unpool_kernel(
+    grad,  # [B, H // 2, W // 2, COUT]
+    argmax,  # like grad, int8
+    dz,  # [B, H, W, COUT]
+    num_elements,  # B * ceil(H / 2) * ceil(W / 2) * COUT
+    H: tl.constexpr,
+    W: tl.constexpr,
+    COUT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Writes each pooled gradient to the maximum of its window, and zero to the other pixels.
+
+    An odd last row or column is in no window; it is written as the part of a window that lies
+    inside the image, without a gradient.
+    """
+    OH: tl.constexpr = H // 2
+    OW: tl.constexpr = W // 2
+    ROWS: tl.constexpr = (H + 1) // 2
+    COLUMNS: tl.constexpr = (W + 1) // 2
+    IMAGE: tl.constexpr = ROWS * COLUMNS * COUT
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    image = first // IMAGE
+    grad += image * (OH * OW * COUT)
+    argmax += image * (OH * OW * COUT)
+    dz += image * (H * W * COUT)
+    # From the first image on, 32 bits suffice.
+    i = (first - image * IMAGE).to(tl.int32) + tl.arange(0, BLOCK)
+    inside = first + tl.arange(0, BLOCK) < num_elements
+    c = i % COUT
+    column = i // COUT % COLUMNS
+    row = i // (COUT * COLUMNS) % ROWS
+    number = i // IMAGE
+    offset = ((number * OH + row) * OW + column) * COUT + c
+    pooled = inside & (row < OH) & (column < OW)
+    index = tl.load(argmax + offset, mask=pooled, other=4)
+    g = tl.load(grad + offset, mask=pooled, other=0.0)
+    offset = ((number * H + row * 2) * W + column * 2) * COUT + c
+    for q in tl.static_range(4):
+        valid = inside
+        if H % 2 == 1:
+            valid = valid & (row * 2 + q // 2 < H)
+        if W % 2 == 1:
+            valid = valid & (column * 2 + q % 2 < W)
+        value = tl.where(index == q, g, 0.0)
+        tl.store(dz + offset + (q // 2 * W + q % 2) * COUT, value, mask=valid)
+
+
+@triton.jit
+def plain_input_grad_kernel(
+    dz,  # [B, H, W, COUT]
+    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
+    grad_x,  # [B, H, W, CIN]
+    num_pixels,  # B * H * W
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Convolves the gradient of the convolution with the mirrored weight."""
+    BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    first = program // BLOCKS_N * BLOCK_M
+    local = tl.arange(0, BLOCK_M)
+    pixel = first + local
+    c = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
+    y = (pixel // W % H)[:, None] + 1
+    x = (pixel % W)[:, None] + 1
+    # A 64-bit pointer to the first pixel, and 32-bit offsets from it.
+    dz += first.to(tl.int64) * COUT
+
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range((9 * COUT + BLOCK_K - 1) // BLOCK_K):
+        tap, n = _taps(step, COUT, BLOCK_K)
+        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = (n * WN + tap * WT)[:, None] + c[None, :] * WC
+        valid = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
+        w = tl.load(weight + offset, mask=valid, other=0.0)
+        row = y - (tap // 3)[None, :]
+        column = x - (tap % 3)[None, :]
+        covered = (row >= 0) & (row < H) & (column >= 0) & (column < W)
+        covered = covered & (pixel < num_pixels)[:, None] & (k < 9 * COUT)[None, :]
+        shift = (1 - tap // 3) * W + 1 - tap % 3
+        offset = local[:, None] * COUT + (shift * COUT + n)[None, :]
+        a = tl.load(dz + offset, mask=covered, other=0.0)
+        total = _dot(a, w, total, PRECISION, UPCAST)
+    offset = pixel.to(tl.int64)[:, None] * CIN + c[None, :]
+    valid = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
+    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=valid)
+
+
+@triton.jit
+def plain_weight_grad_kernel(
+    dz,  # [B, H, W, COUT]
+    x,  # [B, H, W, CIN]
+    partial,  # [splits, COUT * 9 * CIN + COUT], float32: weights as [COUT, 9, CIN], then biases
+    num_pixels,  # B * H * W
+    pixels_per_split,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Sums over a share of the pixels."""
+    BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
+    BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    split = program // (BLOCKS_M * BLOCKS_N)
+    block_n = program % BLOCKS_N
+    m = program // BLOCKS_N % BLOCKS_M * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    tap, c = _taps(block_n, CIN, BLOCK_N)
+    shift = ((tap // 3 - 1) * W + tap % 3 - 1) * CIN + c
+
+    start = split * pixels_per_split
+    end = tl.minimum(start + pixels_per_split, num_pixels)
+    # 64-bit pointers to the first pixel of the share, and 32-bit offsets from it.
+    dz += start.to(tl.int64) * COUT
+    x += start.to(tl.int64) * CIN
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    total_bias = tl.zeros((BLOCK_K, BLOCK_M), tl.float32)
+    for begin in range(start, end, BLOCK_K):
+        pixel = begin + tl.arange(0, BLOCK_K)
+        local = pixel - start
+        inside = (pixel < end)[:, None]
+        offset = local[:, None] * COUT + m[None, :]
+        a = tl.load(dz + offset, mask=inside & (m < COUT)[None, :], other=0.0)
+        row = (pixel // W % H)[:, None] + (tap // 3 - 1)[None, :]
+        column = (pixel % W)[:, None] + (tap % 3 - 1)[None, :]
+        valid = inside & (n < 9 * CIN)[None, :]
+        valid = valid & (row >= 0) & (row < H) & (column >= 0) & (column < W)
+        b = tl.load(x + (local[:, None] * CIN + shift[None, :]), mask=valid, other=0.0)
+        total = _dot(tl.trans(a), b, total, PRECISION, UPCAST)
+        total_bias += a.to(tl.float32)
+    partial += split.to(tl.int64) * (COUT * (9 * CIN + 1))
+    valid = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
+    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=valid)
+    valid = (m < COUT) & (block_n == 0)
+    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=valid)

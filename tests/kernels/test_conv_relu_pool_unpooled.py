@@ -1,0 +1,143 @@
+"""Gradients from the unpooled gradient of the convolution: kernels, operators, float32 weights."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from mammoth_compiled.kernels.conv_relu_pool import op, reference
+from mammoth_compiled.kernels.conv_relu_pool import unpooled_op as unpooled
+from mammoth_compiled.kernels.runtime.tiles import override_tiles
+
+CHANNELS_LAST = torch.channels_last
+
+
+@st.composite
+def problems(draw):
+    """(x, weight, pooled gradient, argmax): one or several taps per block, odd sizes."""
+    shape = [draw(st.integers(*sizes)) for sizes in ((1, 3), (2, 6), (2, 7))]
+    batch, height, width = shape
+    in_channels = draw(st.sampled_from([1, 3, 16, 20, 32]))
+    out_channels = draw(st.sampled_from([1, 5, 16, 32, 40, 64]))
+    torch.manual_seed(draw(st.integers(0, 10_000)))
+    x = torch.randn(batch, in_channels, height, width).contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(out_channels, in_channels, 3, 3) / (9 * in_channels) ** 0.5
+    if draw(st.booleans()):
+        weight = weight.contiguous(memory_format=CHANNELS_LAST)
+    y, argmax = reference.forward(x, weight, None)
+    return x, weight, torch.randn_like(y), argmax
+
+
+def in_dtype(tensors, dtype):
+    return [t.to(dtype) if t.is_floating_point() else t for t in tensors]
+
+
+@settings(max_examples=12)
+@given(
+    problem=problems(),
+    kind=st.sampled_from(["float32 tf32", "float32 ieee", "bfloat16 ieee"]),
+    candidate=st.integers(0, 7),
+)
+@pytest.mark.usefixtures("looping_kernels")
+def test_kernels_are_as_accurate_as_torch(device, assert_as_accurate, problem, kind, candidate):
+    from mammoth_compiled.kernels.conv_relu_pool import triton_unpooled
+
+    name, precision = kind.split()
+    dtype = getattr(torch, name)
+    # TF32 has the mantissa of float16.
+    as_exact_as = torch.float16 if precision == "tf32" else dtype
+    x, weight, grad, argmax = (t.to(device) for t in in_dtype(problem, dtype))
+    size = tuple(x.shape[2:])
+    with override_tiles(lambda _, tiles: tiles[candidate % len(tiles)]):
+        dz = triton_unpooled.unpool(grad, argmax, size)
+        assert torch.equal(dz, reference.unpool(grad, argmax, size))
+        assert dz.is_contiguous(memory_format=CHANNELS_LAST)
+        grad_x = triton_unpooled.input_grad(dz, weight, precision)
+        grads = triton_unpooled.weight_grad(dz, x, weight, precision)
+    exact_x = reference.plain_input_grad(*in_dtype([dz, weight], torch.float64))
+    torch_x = reference.plain_input_grad(*in_dtype([dz, weight], as_exact_as))
+    assert_as_accurate(grad_x, exact_x, torch_x.to(dtype), factor=3)
+    exact = reference.plain_weight_grad(*in_dtype([dz, x, weight], torch.float64))
+    torch_own = reference.plain_weight_grad(*in_dtype([dz, x, weight], as_exact_as))
+    for ours, e, t in zip(grads, exact, torch_own, strict=True):
+        assert_as_accurate(ours, e, t.to(dtype), factor=3)
+    assert grads[0].stride() == weight.stride()
+
+
+@pytest.mark.usefixtures("looping_kernels")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, CHANNELS_LAST])
+def test_kernels_take_float32_weights_of_bfloat16_images(device, assert_as_accurate, layout):
+    """As under autocast: the weight is cast and reordered at once, its gradient is not rounded."""
+    from mammoth_compiled.kernels.conv_relu_pool import triton, triton_unpooled
+
+    x = torch.randn(2, 16, 5, 4, device=device).bfloat16().contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(8, 16, 3, 3, device=device).contiguous(memory_format=layout) / 12
+    bias = torch.randn(8, device=device)
+    y, argmax = triton.forward(x, weight, bias, "ieee")
+    exact_y, _ = reference.forward(x.double(), weight, bias)
+    assert_as_accurate(y, exact_y, reference.forward(x, weight, bias)[0])
+
+    grad = torch.randn_like(y)
+    dz = triton_unpooled.unpool(grad, argmax, (5, 4))
+    grad_x = triton.input_grad(grad, argmax, weight, (5, 4), "ieee")
+    assert grad_x.dtype == torch.bfloat16
+    assert torch.equal(triton_unpooled.input_grad(dz, weight, "ieee"), grad_x)
+    exact = reference.weight_grad(grad.double(), argmax, x.double(), weight)
+    for grads in (
+        triton.weight_grad(grad, argmax, x, weight, "ieee"),
+        triton_unpooled.weight_grad(dz, x, weight, "ieee"),
+    ):
+        for ours, e in zip(grads, exact, strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours.double(), e.double(), rtol=1e-5, atol=1e-5)
+        assert grads[0].stride() == weight.stride()
+
+
+@pytest.mark.usefixtures("looping_kernels")
+def test_kernels_with_empty_batch(device):
+    from mammoth_compiled.kernels.conv_relu_pool import triton_unpooled
+
+    x = torch.empty(0, 3, 4, 4, device=device).contiguous(memory_format=CHANNELS_LAST)
+    weight = torch.randn(8, 3, 3, 3, device=device)
+    y, argmax = reference.forward(x, weight, None)
+    dz = triton_unpooled.unpool(y, argmax, (4, 4))
+    assert dz.shape == (0, 8, 4, 4)
+    assert triton_unpooled.input_grad(dz, weight, "ieee").shape == x.shape
+    assert not any(g.any() for g in triton_unpooled.weight_grad(dz, x, weight, "ieee"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operator_equals_torch(dtype):
+    """Float32 weights, images in `dtype`; odd sizes."""
+    leaves = [torch.randn(2, 3, 5, 6).to(dtype), torch.randn(4, 3, 3, 3), torch.randn(4)]
+    results = []
+    for function in (
+        lambda x, w, b: op.conv_relu_pool_unpooled_op(x, w, b)[0],
+        lambda x, w, b: F.max_pool2d(F.relu(F.conv2d(x, w.to(dtype), b.to(dtype), padding=1)), 2),
+    ):
+        given = [leaf.clone().requires_grad_() for leaf in leaves]
+        y = function(*given)
+        y.sum().backward()
+        results.append([y, *(leaf.grad for leaf in given)])
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-2 if dtype != torch.float32 else 1e-5, atol=1e-5
+        )
+
+
+def test_gradcheck_and_opcheck():
+    x = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda *a: op.conv_relu_pool_unpooled_op(*a)[0], (x, weight, bias)
+    )
+    torch.library.opcheck(op.conv_relu_pool_unpooled_op, (x, weight, bias))
+    x, weight = x.detach(), weight.detach()
+    y, argmax = op.conv_relu_pool_unpooled_op(x, weight, None)
+    torch.library.opcheck(unpooled.unpool_op, (y, argmax, (5, 4)))
+    dz = unpooled.unpool_op(y, argmax, (5, 4))
+    torch.library.opcheck(unpooled.plain_input_grad_op, (dz, weight))
+    torch.library.opcheck(unpooled.plain_weight_grad_op, (dz, x, weight))
