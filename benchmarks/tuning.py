@@ -9,6 +9,9 @@ import torch
 from mammoth_compiled.compiler.autotune import time_replays
 from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
+# The implementations of Triton kernels; the second shares kernels with the first.
+OURS = ("triton", "unpooled")
+
 
 def tune(cases, deadline):
     """Times all candidates of one kernel at a time, with the other kernels as chosen so far.
@@ -26,20 +29,28 @@ def tune(cases, deadline):
         if time.monotonic() > deadline:
             left_out.append(str(case))
             continue
-        step = case.make_steps(torch.device("cuda")).get("triton")
-        if step is None:
-            continue
-        candidates = find_candidates(step)
-        chosen = {kernel: tiles[0] for kernel, (_, tiles) in candidates.items()}
-        for kernel, (key, tiles) in candidates.items():
-            times = {}
-            for tile in tiles:
-                trial = {**chosen, kernel: tile}
-                with override_tiles(lambda _, found, t=trial: t[found[0].kernel]):
-                    times[tile] = statistics.median(time_replays([step] * 10))
-            chosen[kernel] = min(times, key=times.get)
-            best[kernel][key] = str(chosen[kernel])
+        steps = case.make_steps(torch.device("cuda"))
+        for name in OURS:
+            if name in steps:
+                tune_step(steps[name], best)
     return dict(best), left_out
+
+
+def tune_step(step, best):
+    """Adds the fastest configuration of every kernel of a step that is not in `best` yet."""
+    candidates = find_candidates(step)
+    chosen = {kernel: tiles[0] for kernel, (_, tiles) in candidates.items()}
+    for kernel, (key, tiles) in candidates.items():
+        if key in best[kernel]:
+            chosen[kernel] = next(tile for tile in tiles if str(tile) == best[kernel][key])
+            continue
+        times = {}
+        for tile in tiles:
+            trial = {**chosen, kernel: tile}
+            with override_tiles(lambda _, found, t=trial: t[found[0].kernel]):
+                times[tile] = statistics.median(time_replays([step] * 10))
+        chosen[kernel] = min(times, key=times.get)
+        best[kernel][key] = str(chosen[kernel])
 
 
 def find_candidates(step):

@@ -2,8 +2,8 @@
 
 The forward pass stores one byte per output for the backward pass: the index of the maximum within
 the pooling window, or a sentinel if ReLU zeroed it. The output of the convolution, four times as
-large, is not written to memory by the Triton and C++ kernels. Neither is its gradient, but by the
-implementation "unpooled", which is faster where that stays in the cache of a GPU.
+large, is not written to memory by the Triton and C++ kernels. Neither is its gradient, except by
+the implementation "unpooled", which suits gradients that stay in the cache of a GPU.
 """
 
 from mammoth_compiled.kernels.conv_relu_pool.op import (

@@ -1,9 +1,9 @@
 """Triton kernels of the gradients that read the gradient of the convolution from memory.
 
 The kernels of `triton_kernels` find the maximum of every window again for each tap. The gradient of
-the convolution is four times as large as the pooled one. Where it stays in the cache, writing it
-once makes both gradients plain implicit matrix multiplications, whose operands go from memory to
-the tensor cores without passing through registers.
+the convolution is four times as large as the pooled one. Once it is written, which may pay where it
+stays in the cache, both gradients are plain implicit matrix multiplications, whose operands go from
+memory to the tensor cores without passing through registers.
 """
 
 import triton

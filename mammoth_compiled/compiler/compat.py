@@ -7,6 +7,14 @@ from typing import Any
 
 import torch
 
+# Options of Inductor that launch small kernels together that do not depend on each other. Without
+# them a step of ResNet-18 in one graph launches 130 Triton kernels, with them 89
+# (benchmarks/results/launches.json). Nothing is timed to choose them.
+COMBO_KERNELS = {
+    "combo_kernels": True,
+    "combo_kernels_autotune": 0,
+    "benchmark_combo_kernel": False,
+}
 # Train and eval mode, with and without gradients, times the batch sizes of a run.
 RECOMPILE_LIMIT = 32
 

@@ -13,6 +13,7 @@ from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
 from mammoth_compiled.engine.compiled_before import CompiledBefore
 from mammoth_compiled.engine.cost import compiling_pays
 from mammoth_compiled.engine.forward import NetRunner
+from mammoth_compiled.engine.numerics import timed_algorithms
 
 # A batch size that the model does not declare is compiled after this many steps that used it, and
 # only the first few such sizes are: each graph takes seconds, and user code may pass any size.
@@ -133,7 +134,8 @@ class Compute:
         self._eager_step = num_images < self.full_batch
         self._this_step = set()
         try:
-            yield
+            with timed_algorithms(self.device, recurs=not self._eager_step):
+                yield
         finally:
             for kind in self._this_step:
                 self._steps_with[kind] = self._steps_with.get(kind, 0) + 1

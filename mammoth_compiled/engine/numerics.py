@@ -45,6 +45,28 @@ def numerics(device: torch.device, precision: str, deterministic: bool) -> Itera
 
 
 @contextlib.contextmanager
+def timed_algorithms(device: torch.device, recurs: bool) -> Iterator[None]:
+    """Lets cuDNN time its algorithms for convolutions of new shapes, instead of guessing.
+
+    Does nothing on a CPU and where deterministic algorithms are asked for: which algorithm is
+    fastest may change from run to run, and with it the order of sums.
+
+    Args:
+        device: Where the block computes.
+        recurs: Whether the shapes of the block recur often enough to pay for timing.
+    """
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, recurs
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextlib.contextmanager
 def _precision(precision: str) -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     matmul = torch.get_float32_matmul_precision()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mammoth_compiled.compiler.compat import compile_function
+from mammoth_compiled.compiler.compat import COMBO_KERNELS, compile_function
 from mammoth_compiled.engine.compute import WHOLE, Compute
 from mammoth_compiled.engine.recompilation import RecompilationWatch
 from mammoth_compiled.models.base import ContinualModel
@@ -87,7 +87,11 @@ class WholeStep:
             self._model = model
             self._recompilations = RecompilationWatch(f"the step of {type(model).__name__}")
             self._function = compile_function(
-                _step_function(model), backend="mammoth", dynamic=False, fullgraph=True
+                _step_function(model),
+                backend="mammoth",
+                dynamic=False,
+                fullgraph=True,
+                options=COMBO_KERNELS if self._compute.device.type == "cuda" else None,
             )
         return self._function
 
@@ -105,7 +109,13 @@ def _step_function(model: ContinualModel) -> Callable[..., Any]:
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor | None, ...]]:
         batch = Batch(inputs, labels, not_aug_inputs, true_labels=true_labels, replay=replay)
         loss = model.training_loss(batch)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gradients = tuple(
+            # In the order of the parameter, so that `set_gradients` copies nothing.
+            g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+            for p, g in zip(
+                parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+            )
+        )
         logits = None if batch.logits is None else batch.logits.detach()
         return loss.detach(), logits, gradients
 

@@ -4,6 +4,7 @@ Graphs go through Dynamo and AOTAutograd, but not through Inductor, which takes 
 """
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from torch.nn import functional as F
 
 from mammoth_compiled import ContinualModel, MammothBackbone, register_backbone, register_model
 from mammoth_compiled.compiler import counters
-from mammoth_compiled.compiler.compat import compile_function
+from mammoth_compiled.compiler.compat import COMBO_KERNELS, compile_function
 from mammoth_compiled.engine import whole_step
 from mammoth_compiled.engine.compute import MAX_UNDECLARED_SIZES, WHOLE, Compute
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.engine.whole_step import set_gradients
+from mammoth_compiled.types import Batch
 
 # Replay batches are smaller than those of the stream, and the last batch of an epoch is ragged.
 ARGS = {
@@ -206,6 +208,29 @@ def test_gradients_have_the_strides_of_parameters_and_their_own_memory():
     assert torch.equal(gradients[2], transposed)
     set_gradients(parameters[:1], [None], [])
     assert parameters[0].grad is None
+
+
+def test_a_graph_returns_gradients_in_the_order_of_parameters():
+    net = nn.Conv2d(3, 4, 3)
+    parameters = list(net.parameters())
+    images = torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    model = SimpleNamespace(training_loss=lambda batch: net(batch.inputs).square().mean())
+    step = whole_step._step_function(model)
+    _, logits, gradients = step(parameters, images, None, images, None, None)
+    assert logits is None
+    expected = torch.autograd.grad(model.training_loss(Batch(images, None, images)), parameters)
+    assert expected[0].stride() != net.weight.stride()
+    for found, parameter, grad in zip(gradients, parameters, expected, strict=True):
+        assert found.stride() == parameter.stride()
+        assert torch.equal(found, grad)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_small_kernels_are_launched_together_on_a_gpu(monkeypatch, device):
+    given = {}
+    monkeypatch.setattr(whole_step, "compile_function", lambda _, **options: given.update(options))
+    whole_step.WholeStep(Compute(torch.device(device), compile=True))._compiled(SimpleNamespace())
+    assert given["options"] == (COMBO_KERNELS if device == "cuda" else None)
 
 
 # --- which steps ---

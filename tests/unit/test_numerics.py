@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mammoth_compiled.engine import Observer
+from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.numerics import CUBLAS_WORKSPACE, numerics, resolve_precision
 from mammoth_compiled.kernels.runtime.device import input_precision
 
@@ -61,6 +62,22 @@ def test_deterministic_algorithms_during_the_block(monkeypatch):
         assert settings() == {**before, "deterministic": True, "fill": False, "benchmark": False}
         assert os.environ[CUBLAS_WORKSPACE[0]] == CUBLAS_WORKSPACE[1]
     assert settings() == before
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_times_its_algorithms_in_full_steps_on_a_gpu(deterministic):
+    """Not in ragged steps, whose shapes are rare, nor where the algorithm must not change."""
+    before = settings()
+    compute = Compute(GPU)
+    seen = []
+    with numerics(GPU, "auto", deterministic):
+        for num_images in (8, 8, 3):
+            with compute.step(num_images):
+                seen.append(torch.backends.cudnn.benchmark)
+        assert not torch.backends.cudnn.benchmark
+    assert seen == ([False] * 3 if deterministic else [True, True, False])
+    with Compute(CPU).step(8):
+        assert settings() == before
 
 
 def test_a_run_applies_and_records_them(run_tiny):
