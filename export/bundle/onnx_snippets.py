@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.capture.interface import dtype_name
+from mammoth_compiled.files import portable_name
 
 _PYTHON_LABELS = 'Path("labels.txt").read_text(encoding="utf-8").splitlines()'
 _JS_LABELS = '(await readFile("labels.txt", "utf8")).split("\\n")'
@@ -155,7 +156,7 @@ def _values(manifest: Manifest, file: File) -> dict[str, object]:
     std = info.std or (1.0,) * channels
     return {
         "file": file.path,
-        "name": quote(manifest.name),
+        "name": quote(portable_name(manifest.name)),
         "python_labels": _PYTHON_LABELS if info.class_names else ids_as_labels,
         "js_labels": _JS_LABELS if info.class_names else ids_as_labels,
         "seen": seen or list(range(len(ids))),

@@ -24,6 +24,7 @@ from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.capture.interface import INPUT, dtype_name
 from mammoth_compiled.export.storage.zip_archive import read_members, write_members
+from mammoth_compiled.files import portable_name
 from mammoth_compiled.types import ReturnTypes
 
 # First line of a configuration, by which models that may be replaced are recognized.
@@ -65,7 +66,8 @@ def write_triton_layout(
     Args:
         bundle: The directory of the bundle.
         repository: The model repository; created if missing.
-        name: Name of the model for clients; None takes the bundle's name.
+        name: Name of the model for clients; None takes the bundle's name, with `_` for characters
+            such as the colon of `timm:NAME`.
         precision: Which ONNX file: `fp32`, `fp16` or `int8`.
         device: Where the ONNX model runs: `auto` (a GPU if the server has one), `cpu` or `cuda`.
         max_batch_size: Largest batch the server may form; exports are verified up to 32.
@@ -87,7 +89,7 @@ def write_triton_layout(
     """
     source, target = Path(bundle), Path(repository)
     manifest = read_manifest(source)
-    name = manifest.name if name is None else name
+    name = portable_name(manifest.name) if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise ExportError(f"{name!r} cannot be a model's name: use letters, digits, '_', '-', '.'")
     if device not in _INSTANCE_KINDS:

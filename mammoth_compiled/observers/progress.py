@@ -17,6 +17,7 @@ from mammoth_compiled.types import Evaluation
 # Seconds between two updates. Drawing a bar takes a few milliseconds.
 BAR_INTERVAL = 0.5
 LINE_INTERVAL = 60.0
+NOTEBOOK_INTERVAL = 10.0
 # Columns of the terminal for the bar, its percentage and the spaces between.
 MIN_BAR = 20
 
@@ -27,9 +28,14 @@ def is_interactive() -> bool:
     return is_notebook() or any(stream is not None and stream.isatty() for stream in streams)
 
 
+def is_kernel() -> bool:
+    """Returns whether this process is the kernel of a notebook."""
+    return "ipykernel" in sys.modules
+
+
 def is_notebook() -> bool:
     """Returns whether this is a notebook that can redraw a bar, for which rich needs ipywidgets."""
-    return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
+    return is_kernel() and find_spec("ipywidgets") is not None
 
 
 class Progress(Observer):
@@ -180,12 +186,17 @@ class ProgressBar(Progress):
 
 
 class ProgressLines(Progress):
-    """Prints a line a minute if nobody watches, for the log of a job."""
+    """Prints a line a minute if nobody watches, for the log of a job.
+
+    In a notebook that cannot redraw a bar, a line every ten seconds.
+    """
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Observer | None:
-        """Returns one if nobody watches."""
-        return None if is_interactive() else cls()
+        """Returns one if nobody watches, or there is no bar to watch."""
+        if is_interactive():
+            return None
+        return cls(NOTEBOOK_INTERVAL if is_kernel() else LINE_INTERVAL)
 
     def __init__(self, interval: float = LINE_INTERVAL) -> None:
         super().__init__(interval)

@@ -16,6 +16,8 @@ from mammoth_compiled.report.statistics import (
 )
 
 LEVEL = 0.05
+# With more methods, the columns of paired tests have their numbers only, so that they fit.
+_MAX_NAMED_COLUMNS = 6
 
 
 def leaderboard(benchmark: Benchmark) -> Markup:
@@ -93,8 +95,10 @@ def paired_tests(benchmark: Benchmark) -> Markup | None:
         return None
     found = comparisons(benchmark)
     columns = range(1, len(methods))
+    is_named = len(columns) <= _MAX_NAMED_COLUMNS
     rows = []
-    for i in range(len(methods) - 1):
+    # Without names above the columns, the last method has a row for its name.
+    for i in range(len(methods) - is_named):
         cells = [Cell(f"{i + 1}. {methods[i].label}")]
         cells += [
             _compared(found[i, j], methods[i], methods[j]) if j > i else Cell("") for j in columns
@@ -106,8 +110,19 @@ def paired_tests(benchmark: Benchmark) -> Markup | None:
         tag("p", _what_n_allows(list(found.values())), class_="note"),
         tag(
             "div",
-            table(["Class-IL, points", *(f"{j + 1}. {methods[j].label}" for j in columns)], rows),
-            class_="wide",
+            table(
+                [
+                    "Class-IL, points",
+                    *(
+                        f"{j + 1}. {methods[j].label}"
+                        if is_named
+                        else tag("span", f"{j + 1}.", title=methods[j].label)
+                        for j in columns
+                    ),
+                ],
+                rows,
+            ),
+            class_="wide pairs",
         ),
         class_="card",
     )

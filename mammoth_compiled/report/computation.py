@@ -5,7 +5,7 @@ from typing import Any
 
 from mammoth_compiled.html import Cell, Markup, table, tag
 from mammoth_compiled.report.groups import Benchmark
-from mammoth_compiled.report.measures import NONE
+from mammoth_compiled.report.measures import NONE, counted
 from mammoth_compiled.report.runs import RecordedRun
 from mammoth_compiled.report.statistics import summarize
 
@@ -103,7 +103,7 @@ def _hardware(runs: Sequence[RecordedRun]) -> list[str]:
         torch = (run.content.get("versions") or {}).get("torch", "")
         what = about.get("gpu") or (
             f"CPU {about.get('machine', '')} {about.get('cpu_capability', '')}, "
-            f"{about.get('threads', '?')} thread(s)"
+            f"{counted(about.get('threads', 1), 'thread')}"
         )
         found[f"{what}, torch {torch}" if torch else what] = None
     return list(found)
@@ -132,7 +132,7 @@ def list_of_runs(benchmark: Benchmark) -> Markup:
         tag("h3", "Runs"),
         tag(
             "details",
-            tag("summary", f"{len(rows)} run(s)"),
+            tag("summary", counted(len(rows), "run")),
             tag("div", table(head, rows, sortable=True), class_="wide text"),
             open=len(rows) <= MAX_OPEN_RUNS,
         ),

@@ -9,6 +9,7 @@ from mammoth_compiled.files import write_atomically
 from mammoth_compiled.html import Markup, page, tag
 from mammoth_compiled.report import accuracy, comparison, computation
 from mammoth_compiled.report.groups import MAX_METHODS, Benchmark, group
+from mammoth_compiled.report.measures import counted
 from mammoth_compiled.report.runs import RecordedRun, read_runs
 
 
@@ -103,13 +104,9 @@ def _title(benchmarks: Sequence[Benchmark]) -> str:
 def _subtitle(runs: Sequence[RecordedRun]) -> str:
     seeds = {run.seed for run in runs if run.seed is not None}
     tasks = {run.num_tasks for run in runs if run.num_tasks}
-    parts = [_count(len(runs), "run"), _count(len(seeds), "seed")]
+    parts = [counted(len(runs), "run"), counted(len(seeds), "seed")]
     if len(tasks) == 1:
-        parts.append(_count(tasks.pop(), "task"))
+        parts.append(counted(tasks.pop(), "task"))
     if interrupted := sum(run.interrupted for run in runs):
         parts.append(f"{interrupted} interrupted")
     return " · ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -49,3 +49,13 @@ MEASURES = (
     Measure("worst_case_class_il", "worst case %"),
     Measure("ece", "ECE %", lower_is_better=True),
 )
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun.
+
+    Example:
+        >>> counted(1, "run"), counted(2, "run")
+        ('1 run', '2 runs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -55,3 +55,30 @@ def test_notebook_runs(path, tmp_path, run_python):
     assert result.returncode == 0, result.stderr
     executed = nbformat.read(tmp_path / "executed.ipynb", as_version=4)
     assert outputs(executed) == outputs(committed)
+
+
+PROGRESS = """
+import mammoth_compiled as mc
+from mammoth_compiled.observers import progress
+
+progress.find_spec = lambda name: None  # as if ipywidgets were not installed
+progress.NOTEBOOK_INTERVAL = 0.0
+args = {"backbone": "mnistmlp", "debug_mode": 1, "compile": "off"}
+results = mc.train(*mc.load_runner("sgd", "seq-fmnist-mini", args))
+"""
+
+
+def test_progress_without_ipywidgets_is_lines(tmp_path, run_python):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PROGRESS)])
+    nbformat.write(notebook, tmp_path / "progress.ipynb")
+    environment = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "jupyter")}
+    result = run_python("-c", EXECUTE, tmp_path / "progress.ipynb", **environment)
+    assert result.returncode == 0, result.stderr
+    (cell,) = nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells
+    assert {(output.output_type, output.name) for output in cell.outputs} == {("stream", "stdout")}
+    lines = "".join(output.text for output in cell.outputs).splitlines()
+    assert all(line.isprintable() for line in lines)
+    progress = [line for line in lines if line.startswith("task 2/5, epoch 1: loss ")]
+    assert len(progress) == 6
+    assert lines[-1].startswith("Accuracy after task 5: ")
+    assert len(lines) == 1 + 5 * (6 + 1)

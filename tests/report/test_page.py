@@ -78,6 +78,24 @@ def test_comparison_says_what_the_seeds_allow(make_run):
     assert "the methods share fewer than two seeds" in page
 
 
+def test_paired_tests_of_many_methods_have_numbers_above_their_columns(make_run):
+    def head_and_rows(number):
+        runs = [make_run(f"m{number}-{i}", seed) for i in range(number) for seed in range(2)]
+        section = render(read_runs(runs)).partition("Paired tests")[2].partition("</section>")[0]
+        head, _, body = section.partition("</thead>")
+        return re.findall(r'<th scope="col">(.*?)</th>', head)[1:], re.findall(
+            r'<th scope="row">(.*?)</th>', body
+        )
+
+    head, rows = head_and_rows(3)
+    assert [name[:4] for name in head] == ["2. m", "3. m"]
+    assert len(rows) == 2
+    head, rows = head_and_rows(8)
+    assert [re.sub(r"<.*?>", "", name) for name in head] == [f"{n}." for n in range(2, 9)]
+    assert [f"{row.split()[0]}" for row in rows] == [f"{n}." for n in range(1, 9)]
+    assert re.search(r'title="m8-\d"', head[0])
+
+
 def test_confusion_matrices_of_few_and_of_many_classes(make_run):
     few = make_run("er", 0, changes={"confusion": [[3, 1], [0, 4]]})
     page = render(read_runs([few]))

@@ -15,6 +15,8 @@ from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export import export_bundle
 from mammoth_compiled.export.bundle.hashes import with_hash
 from mammoth_compiled.export.bundle.manifest import File, Manifest
+from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.bundle.onnx_snippets import onnx_snippets
 from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.capture.options import Options
 from mammoth_compiled.export.serving.triton import write_triton_layout
@@ -186,6 +188,16 @@ def test_onnx_model(make_bundle, tmp_path):
     assert kind_of(config) == "KIND_AUTO"
     assert "ONNX opset 20" in text
     assert str(tmp_path) not in text
+
+
+def test_default_name_has_no_colon(make_bundle, tmp_path):
+    bundle = make_bundle()
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace('"my-net"', '"timm:my-net"'))
+    (folder,) = write_triton_layout(bundle, tmp_path / "models")
+    assert folder.name == "timm_my-net"
+    assert read_config(folder)[0].name == "timm_my-net"
+    assert "/v2/models/timm_my-net/infer" in onnx_snippets(read_manifest(bundle))
 
 
 def test_precision_device_and_batch_size(make_bundle, tmp_path):
