@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammoth_compiled.console import begin_output, say
+from mammoth_compiled.command_line import LineParser, file_path
+from mammoth_compiled.console import say
 from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import exit_code
@@ -40,13 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Without a command, the first argument is a checkpoint to export.
     if argv and argv[0] not in commands and not argv[0].startswith("-"):
         argv.insert(0, "export")
-    args = _parser(argv[0] if argv else "").parse_args(argv)
 
     def command() -> int:
+        args = _parser(argv[0] if argv else "").parse_args(argv)
         for spec in args.plugins:
             import_plugin(spec)
         if text := commands[args.command](args):
-            begin_output()
             say(text)
         return SUCCESS
 
@@ -60,7 +60,7 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
         command: The only command whose arguments are added, because those of some name formats and
             importing these takes seconds; None adds all.
     """
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="python -m mammoth_compiled.export",
         description="Exports trained backbones, and verifies every file against eager mode.",
         epilog=_EXAMPLES,
@@ -86,8 +86,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     from mammoth_compiled.export.serving import LAYOUTS
 
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run.")
-    add("directory", metavar="DIR", help="Output directory: new, empty or a bundle.")
+    add("checkpoint", type=file_path, metavar="CHECKPOINT", help="Checkpoint of a training run.")
+    add(
+        "directory", type=file_path, metavar="DIR", help="Output directory: new, empty or a bundle."
+    )
     add(
         "--formats",
         metavar="LIST",
@@ -121,22 +123,28 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     _add_calibration(parser)
     add("--serve-layout", choices=LAYOUTS, help="Also write a model repository for this server.")
-    add("--repository", metavar="DIR", help="Model repository to write to (default: DIR-triton).")
+    add(
+        "--repository",
+        type=file_path,
+        metavar="DIR",
+        help="Model repository to write to (default: DIR-triton).",
+    )
     _add_import(parser)
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="Bundle.")
+    parser.add_argument("directory", type=file_path, metavar="DIR", help="Bundle.")
     _add_import(parser)
 
 
 def _add_open(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="Bundle.")
+    parser.add_argument("directory", type=file_path, metavar="DIR", help="Bundle.")
     parser.add_argument(
         "--port", type=int, default=0, help="Port on the loopback interface (default: a free one)."
     )
     parser.add_argument(
         "--samples",
+        type=file_path,
         metavar="DIR",
         help="Directory with samples.json and samples.png, labeled images as "
         "examples/browser/samples.py writes them (default: the golden images of the bundle).",
@@ -150,7 +158,7 @@ def _add_open(parser: argparse.ArgumentParser) -> None:
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     from mammoth_compiled.export.formats import runtimes
 
-    parser.add_argument("directory", metavar="DIR", help="Bundle.")
+    parser.add_argument("directory", type=file_path, metavar="DIR", help="Bundle.")
     parser.add_argument(
         "--runtime",
         action="append",
@@ -165,8 +173,10 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_update(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="Bundle.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Checkpoint of a training run.")
+    parser.add_argument("directory", type=file_path, metavar="DIR", help="Bundle.")
+    parser.add_argument(
+        "checkpoint", type=file_path, metavar="CHECKPOINT", help="Checkpoint of a training run."
+    )
     _add_calibration(parser)
     _add_import(parser)
 
@@ -174,6 +184,7 @@ def _add_update(parser: argparse.ArgumentParser) -> None:
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
+        type=file_path,
         metavar="FILE.npy",
         help="Training images for int8, 32 or more: uint8 pixels [N, H, W, C], or normalized "
         "float32 [N, C, H, W].",
@@ -244,8 +255,7 @@ def _open(args: argparse.Namespace) -> str:
 
     with make_server(args.directory, args.port, args.samples) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
-        sys.stdout.write(f"{args.directory}: {address} (Ctrl-C ends it)\n")
-        sys.stdout.flush()
+        say(f"{args.directory}: {address} (Ctrl-C ends it)")
         if not args.no_browser:
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):

@@ -5,9 +5,17 @@ import os
 
 def is_launched() -> bool:
     """Returns whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _number("WORLD_SIZE", 1) > 1
 
 
 def launched_rank() -> int:
     """Returns the number of this process among those that torchrun started, 0 for a single one."""
-    return int(os.environ.get("RANK", "0")) if is_launched() else 0
+    return _number("RANK", 0) if is_launched() else 0
+
+
+def _number(name: str, default: int) -> int:
+    """Returns an environment variable of torchrun; torch itself refuses one that is no number."""
+    try:
+        return int(os.environ.get(name) or default)
+    except ValueError:
+        return default

@@ -15,7 +15,7 @@ from mammoth_compiled.exit_codes import INTERRUPTED, SUCCESS
 from mammoth_compiled.files import write_atomically
 from mammoth_compiled.launch import is_launched
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import end_command
+from mammoth_compiled.signals import exit_code
 
 
 def run(argv: Sequence[str]) -> int:
@@ -98,7 +98,7 @@ def main() -> None:
     The exit code is 2 after an error, 1 if standard output cannot be written, and 128 + n after
     signal n.
     """
-    end_command(lambda: run(sys.argv[1:]))
+    sys.exit(exit_code(lambda: run(sys.argv[1:])))
 
 
 if __name__ == "__main__":

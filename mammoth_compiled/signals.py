@@ -15,6 +15,9 @@ from mammoth_compiled.launch import launched_rank
 # Ctrl-C, and what schedulers, spot machines and closed terminals send.
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
+# Characters of a message; one that quotes hostile input may be longer.
+MAX_MESSAGE = 1000
+
 
 def end_process(number: int, frame: Any) -> NoReturn:
     """Signal handler of the command line outside training.
@@ -49,44 +52,42 @@ def exit_code(command: Callable[[], int]) -> int:
     signal n.
 
     Args:
-        command: Returns its exit code.
+        command: Returns its exit code; prints with `say`.
 
     Raises:
         SystemExit: With 128 + n, after a signal n other than Ctrl-C.
     """
-    with signals_end_process():
-        try:
-            return command()
-        except MammothError as error:
-            # All ranks find the same mistakes in arguments; one of them is enough to say so.
-            if not (launched_rank() and isinstance(error, ConfigError)):
-                _report(f"error: {' '.join(str(error).split())}")
-            return NO_OUTPUT if isinstance(error, OutputError) else ERROR
-        except KeyboardInterrupt:
-            _report("interrupted")
-            return INTERRUPTED
+    begin_output()
+    code = SUCCESS
+    try:
+        with signals_end_process():
+            code = _run(command)
+    finally:
+        if code == NO_OUTPUT or output_failure():
+            discard_output()
+    return code
 
 
-def end_command(command: Callable[[], int]) -> NoReturn:
-    """Runs a command that prints with `console.say`, and ends the process with its exit code.
-
-    Standard output that could not be written makes an exit code of 1, unless something else failed.
-
-    Args:
-        command: Returns its exit code.
-    """
-
-    def run() -> int:
+def _run(command: Callable[[], int]) -> int:
+    try:
         code = command()
         if output_failure() and code == SUCCESS:
             raise OutputError(f"cannot write to standard output: {output_failure()}")
         return code
+    except MammothError as error:
+        # All ranks find the same mistakes in arguments; one of them is enough to say so.
+        if not (isinstance(error, ConfigError) and launched_rank()):
+            _report(f"error: {_bounded(' '.join(str(error).split()))}")
+        return NO_OUTPUT if isinstance(error, OutputError) else ERROR
+    except KeyboardInterrupt:
+        _report("interrupted")
+        return INTERRUPTED
 
-    begin_output()
-    code = exit_code(run)
-    if code == NO_OUTPUT or output_failure():
-        discard_output()
-    sys.exit(code)
+
+def _bounded(text: str) -> str:
+    """Returns a message, cut in the middle if it quotes something very long."""
+    half = MAX_MESSAGE // 2
+    return text if len(text) <= MAX_MESSAGE else f"{text[:half]} ... {text[-half:]}"
 
 
 def _report(line: str) -> None:

@@ -94,9 +94,9 @@ def recover(bundle: Path) -> None:
     Args:
         bundle: The directory of the bundle.
     """
-    bundle = Path(os.path.realpath(bundle))
-    pattern = re.compile(rf"\.{re.escape(bundle.name)}\.[0-9a-f]{{8}}\.(new|old)")
-    with contextlib.suppress(OSError):  # absent, or not ours to change
+    with contextlib.suppress(OSError, ValueError):  # absent, impossible, or not ours to change
+        bundle = Path(os.path.realpath(bundle))
+        pattern = re.compile(rf"\.{re.escape(bundle.name)}\.[0-9a-f]{{8}}\.(new|old)")
         for path in [p for p in bundle.parent.iterdir() if pattern.fullmatch(p.name)]:
             handle = _lock(path)
             if handle is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 
 from mammoth_compiled.checkpoint.schema import check_checkpoint
-from mammoth_compiled.errors import CheckpointError
+from mammoth_compiled.errors import CheckpointError, MammothError
 from mammoth_compiled.files import write_atomically
+from mammoth_compiled.reading import read_file
 
 FORMAT = "mammoth_compiled checkpoint"
 # Releases that do not know checkpoints within a task must not take one for that of a whole task.
@@ -92,12 +94,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint, has another version, or violates the schema; says which field.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike `Path.is_file`, also for impossible paths
         raise CheckpointError(f"no checkpoint at {path}: --savecheck task|last writes one")
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        raw = read_file(path)
+    except MammothError as error:
+        raise CheckpointError(str(error)) from error
     # Before anything else reads the contents.
     if _has_checksum(raw) and not _is_intact(raw):
         raise CheckpointError(f"{path} is damaged: its checksum does not match its contents")

@@ -1,14 +1,21 @@
 """Reads the arguments of one or several runs from a YAML file."""
 
 import itertools
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.config.schema import SECTIONS
-from mammoth_compiled.errors import ConfigError, shorten
+from mammoth_compiled.errors import ConfigError, MammothError, shorten
+from mammoth_compiled.reading import read_file
 
+MAX_BYTES = 2**24
+# More runs than that in one command are a typing error.
+MAX_RUNS = 10_000
+# Also of the lists that stand for alternatives.
+MAX_VALUES = 100_000
 _BOOLEAN_TAG = "tag:yaml.org,2002:bool"
 
 
@@ -28,14 +35,19 @@ def read_config_file(path: str, keep: Collection[str] = ()) -> dict[str, Any]:
     import yaml  # here, because few runs need it
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.2's booleans, and no silent repetition of a name."""
+        """YAML 1.2's booleans, no silent repetition of a name, and no endless aliases."""
+
+        def get_single_node(self) -> Any:
+            node = super().get_single_node()
+            _count(node, {})
+            return node
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            names = [key.value for key, _ in node.value]
+            names = [str(key.value) for key, _ in node.value]
             for name in names:
                 if names.count(name) > 1:
                     line = node.start_mark.line + 1
-                    raise ConfigError(f"--config {path}: {name} is given twice (from line {line})")
+                    raise ConfigError(f"{name} is given twice (from line {line})")
             return super().construct_mapping(node, deep)
 
     Loader.yaml_implicit_resolvers = {
@@ -44,11 +56,15 @@ def read_config_file(path: str, keep: Collection[str] = ()) -> dict[str, Any]:
     }
     Loader.add_implicit_resolver(_BOOLEAN_TAG, re.compile("^(true|false)$", re.I), list("tTfF"))
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError(f"--config {path}: {reason}") from error
-    except yaml.YAMLError as error:
+        content = yaml.load(read_file(Path(path), MAX_BYTES).decode(), Loader)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path}: not UTF-8") from error
+    except MammothError as error:
+        raise ConfigError(f"--config {path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"--config {path}: too deeply nested") from error
+    # ValueError and TypeError: PyYAML does not check dates and the keys of mappings.
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
     if content is None:
         content = {}
@@ -58,6 +74,23 @@ def read_config_file(path: str, keep: Collection[str] = ()) -> dict[str, Any]:
             f"{type(content).__name__}"
         )
     return dict(_flat(content, path, keep))
+
+
+def _count(node: Any, counts: dict[int, float]) -> float:
+    """Returns the number of values in a YAML node with its aliases expanded.
+
+    Raises:
+        ConfigError: If there are too many: a few lines of aliases can stand for billions.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = math.inf  # for a node that contains itself
+        children = node.value if isinstance(getattr(node, "value", None), list) else []
+        nodes = [n for child in children for n in (child if isinstance(child, tuple) else [child])]
+        counts[id(node)] = 1 + sum(_count(child, counts) for child in nodes)
+    if counts[id(node)] > MAX_VALUES:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"more than {MAX_VALUES:,} values with all aliases (line {line})")
+    return counts[id(node)]
 
 
 def _flat(
@@ -87,6 +120,9 @@ def expand_grid(values: Mapping[str, Any], lists: Collection[str]) -> list[dict[
     Returns:
         One dictionary for every combination, the last argument varying fastest.
 
+    Raises:
+        ConfigError: If a list is empty, or there are too many combinations.
+
     Example:
         >>> expand_grid({"lr": [0.1, 0.2], "seed": 0}, lists=())
         [{'lr': 0.1, 'seed': 0}, {'lr': 0.2, 'seed': 0}]
@@ -95,6 +131,12 @@ def expand_grid(values: Mapping[str, Any], lists: Collection[str]) -> list[dict[
     for name, alternatives in axes.items():
         if not alternatives:
             raise ConfigError(f"{name}: an empty list has no alternatives")
+    count = math.prod(map(len, axes.values()))
+    if count > MAX_RUNS:
+        raise ConfigError(
+            f"the lists stand for {count:,} runs, at most {MAX_RUNS:,} are allowed: shorten "
+            f"{', '.join(axes)}"
+        )
     combinations: Iterable[tuple[Any, ...]] = itertools.product(*axes.values())
     return [{**values, **dict(zip(axes, chosen, strict=True))} for chosen in combinations]
 

@@ -7,6 +7,12 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+from mammoth_compiled.command_line import (
+    MAX_FILE_NAME,
+    check_text,
+    file_path,
+    non_empty,
+)
 from mammoth_compiled.errors import shorten
 
 Number = TypeVar("Number", int, float)
@@ -15,9 +21,6 @@ Number = TypeVar("Number", int, float)
 MAX_COUNT = 2**31 - 1
 # torch.manual_seed and tensor sizes take signed 64-bit integers.
 MAX_INT64 = 2**63 - 1
-# Limits of Linux file systems, in bytes.
-MAX_FILE_NAME = 255
-MAX_PATH = 4095
 # More runs than that in one command are a typing error.
 MAX_SEEDS = 10_000
 
@@ -111,17 +114,6 @@ def boolean(text: str) -> bool:
     return value
 
 
-def non_empty(text: str) -> str:
-    """Checks that a text is not empty.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is.
-    """
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must not be empty; leave the argument out instead")
-    return text
-
-
 def comma_list(text: str) -> str:
     """Checks comma-separated names.
 
@@ -155,40 +147,6 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"names a seed twice, got {shorten(text)}")
     return seeds
-
-
-def file_path(text: str) -> str:
-    """Checks that a file or directory may have this path; it need not exist.
-
-    Raises:
-        argparse.ArgumentTypeError: If the path is empty, too long for the file system, or not valid
-            UTF-8, which the JSON and ONNX files of a run could not name.
-    """
-    encoded = os.fsencode(check_text(non_empty(text)))
-    longest = max(len(part) for part in encoded.split(b"/"))
-    if longest > MAX_FILE_NAME or len(encoded) > MAX_PATH:
-        raise argparse.ArgumentTypeError(
-            f"is too long for a path ({len(encoded):,} bytes): at most {MAX_FILE_NAME} bytes per "
-            f"name and {MAX_PATH:,} in all"
-        )
-    return text
-
-
-def check_text(text: str) -> str:
-    """Returns a text unchanged.
-
-    Raises:
-        argparse.ArgumentTypeError: If it contains a null byte or bytes that are not valid UTF-8.
-    """
-    if "\0" in text:
-        raise argparse.ArgumentTypeError(f"contains a null byte, got {shorten(text)}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(
-            f"is not valid UTF-8, got {shorten(text)}: rename it"
-        ) from None
-    return text
 
 
 def free_text(text: str) -> str:

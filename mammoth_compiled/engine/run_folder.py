@@ -4,20 +4,23 @@ import contextlib
 import os
 import time
 import traceback
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mammoth_compiled.command_line import file_path
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.engine.checkpoint_files import (
     CHECKPOINTS,
     differences,
     folder_of,
 )
-from mammoth_compiled.errors import MammothError
+from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.files import directories, portable_name
+from mammoth_compiled.reading import read_file
 from mammoth_compiled.results import plain_arguments
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
 
 # Files of the folder, besides those of the loggers and the checkpoints.
 CONFIG = "config.yaml"
+MAX_CONFIG = 2**20  # bytes
 RESULTS = "results.json"
 LOG = "log.txt"
 REPORT = "report.html"
@@ -43,8 +47,14 @@ def runs_directory() -> str:
     """Returns the directory of the run folders, or "off".
 
     The environment variable `MAMMOTH_RUNS` sets it; the default is `runs`.
+
+    Raises:
+        ConfigError: If no directory can have this path.
     """
-    return os.environ.get("MAMMOTH_RUNS") or "runs"
+    try:
+        return file_path(os.environ.get("MAMMOTH_RUNS") or "runs")
+    except ArgumentTypeError as error:
+        raise ConfigError(f"environment variable MAMMOTH_RUNS: {error}") from None
 
 
 def run_name(config: RunConfig) -> str:
@@ -140,8 +150,9 @@ def _resumed_folder(config: RunConfig, parent: Path) -> Path | None:
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Returns the arguments of the run in a folder; None if there is none."""
     try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        saved = yaml.safe_load(read_file(folder / CONFIG, MAX_CONFIG).decode())
+    # ValueError and TypeError: also of PyYAML, which does not check dates and keys of mappings.
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
         return None
     return saved if isinstance(saved, dict) else None
 

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mammoth_compiled.command_line import LineParser, check_text, file_path
+from mammoth_compiled.console import say
 from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.files import write_atomically
 from mammoth_compiled.report.document import grouped, render
@@ -20,7 +22,7 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command."""
-    result = argparse.ArgumentParser(
+    result = LineParser(
         prog="python -m mammoth_compiled.report",
         description="Writes a report on one run or many as a single HTML file, and prints the "
         "leaderboard.",
@@ -30,17 +32,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "runs",
         nargs="+",
+        type=file_path,
         metavar="RUN",
         help="Run folder, results file (JSON), or a folder that contains runs.",
     )
     result.add_argument(
         "--output",
+        type=file_path,
         metavar="FILE",
         help="The report (default: report.html in the run folder if one is given, else here).",
     )
-    result.add_argument("--title", default="", help="Title of the report.")
+    result.add_argument("--title", type=check_text, default="", help="Title of the report.")
     result.add_argument(
         "--figures",
+        type=file_path,
         metavar="DIR",
         help="Also write every figure as PNG and SVG; needs matplotlib (extra `report`).",
     )
@@ -48,11 +53,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, 2 after an error, 130 after Ctrl-C."""
-    args = parser().parse_args(arguments)
+    """Runs the command line and returns its exit code.
+
+    It is 0 on success, 2 after an error, 1 if standard output cannot be written, and 130 after
+    Ctrl-C.
+    """
 
     def command() -> int:
-        sys.stdout.write("\n".join(_report(args)) + "\n")
+        say("\n".join(_report(parser().parse_args(arguments))))
         return SUCCESS
 
     return exit_code(command)

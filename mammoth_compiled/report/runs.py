@@ -17,8 +17,11 @@ from mammoth_compiled.metrics import (
     forgetting,
     learning_accuracy,
 )
+from mammoth_compiled.reading import read_file
 
 FILE_NAME = "results.json"
+# Of a results file; one of a run with hundreds of tasks has some megabytes.
+MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RecordedRun]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
+    if os.path.isfile(path):  # unlike `Path.is_file`, also for impossible paths
         return [path]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise MammothError(f"there is no run at {path}: give a run folder or a results file")
     if (path / FILE_NAME).is_file():
         return [path / FILE_NAME]
@@ -126,7 +129,7 @@ def _files(path: Path) -> list[Path]:
 
 def _read(path: Path, name: str) -> RecordedRun:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path, MAX_BYTES))
         return RecordedRun(
             name=name,
             path=path,
@@ -135,9 +138,9 @@ def _read(path: Path, name: str) -> RecordedRun:
             task_il=_matrix(content["task_il"]),
             content=content,
         )
-    except OSError as error:
-        raise MammothError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except MammothError:  # is a ValueError too
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MammothError(
             f"{path} is not a results file ({type(error).__name__}: {error}): give a file that a "
             "run wrote"

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 
 from mammoth_compiled.errors import MammothError, shorten
+from mammoth_compiled.reading import read_file
 
 # Measures with one value per task.
 TASK_MEASURES = (
     *("loss", "ece", "recency_bias", "train_s", "compile_s", "eval_s"),
     *("train_images", "peak_memory"),
 )
+# Of a results file; one of a run with hundreds of tasks has some megabytes.
+MAX_BYTES = 2**28
 KINDS = ("accuracy", "task", "curve")
 
 
@@ -57,10 +60,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
         MammothError: If the file cannot be read or does not contain results.
     """
     try:
-        content = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise MammothError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # includes text that is not UTF-8
+        content = json.loads(read_file(Path(path), MAX_BYTES))
+    except MammothError:  # is a ValueError too
+        raise
+    except (ValueError, RecursionError) as error:  # includes text that is not UTF-8
         raise MammothError(f"{path} is not a JSON file: {error}") from error
     if not (isinstance(content, dict) and isinstance(content.get("class_il"), list)):
         raise MammothError(

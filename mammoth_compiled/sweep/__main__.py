@@ -11,7 +11,7 @@ from mammoth_compiled.console import say
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import end_command
+from mammoth_compiled.signals import exit_code
 
 DESCRIPTION = """Runs the configurations of a file side by side, each in a run folder, and reports
 on them. A list stands for alternatives; {low: 0.001, high: 1, log: true} is a range. The section
@@ -103,7 +103,7 @@ def _directory(command: dict[str, Any]) -> Path:
 
 def main() -> None:
     """Ends the process: 0 on success, else after one message; see `mammoth_compiled.run`."""
-    end_command(lambda: sweep(sys.argv[1:]))
+    sys.exit(exit_code(lambda: sweep(sys.argv[1:])))
 
 
 if __name__ == "__main__":

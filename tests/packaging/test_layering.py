@@ -18,8 +18,9 @@ PACKAGE = "mammoth_compiled"
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes", "launch"},
-    {"console", "files", "html", "memory", "signatures", "startup"},
-    {"registry", "device", "distributed", "plugins", "signals", "checkpoint", "metrics"},
+    {"console", "files", "html", "memory", "reading", "signatures", "startup"},
+    {"signals", "command_line"},
+    {"registry", "device", "distributed", "plugins", "checkpoint", "metrics"},
     {"results", "loggers"},
     {"config"},
     {"report"},
@@ -49,6 +50,7 @@ EXPORT_MAY_USE = {
     "console",
     "exit_codes",
     "signals",
+    "command_line",
     "export",
     # Its patterns are applied to what AOTInductor compiles for a GPU. It does not know training.
     "compiler",

@@ -1,0 +1,1 @@
+"""Hostile inputs by kind, and the harness that runs them in forked processes."""
