@@ -1,6 +1,5 @@
 """Reads what runs recorded: results files, run folders, and folders of runs."""
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -17,11 +16,9 @@ from mammoth_compiled.metrics import (
     forgetting,
     learning_accuracy,
 )
-from mammoth_compiled.reading import read_file
+from mammoth_compiled.result_schema import read_results_file
 
 FILE_NAME = "results.json"
-# Of a results file; one of a run with hundreds of tasks has some megabytes.
-MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -128,23 +125,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path, name: str) -> RecordedRun:
-    try:
-        content = json.loads(read_file(path, MAX_BYTES))
-        return RecordedRun(
-            name=name,
-            path=path,
-            config=dict(content["config"]),
-            class_il=_matrix(content["class_il"]),
-            task_il=_matrix(content["task_il"]),
-            content=content,
-        )
-    except MammothError:  # is a ValueError too
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise MammothError(
-            f"{path} is not a results file ({type(error).__name__}: {error}): give a file that a "
-            "run wrote"
-        ) from error
+    content = read_results_file(path)
+    return RecordedRun(
+        name=name,
+        path=path,
+        config=content.get("config", {}),
+        class_il=_matrix(content["class_il"]),
+        task_il=_matrix(content["task_il"]),
+        content=content,
+    )
 
 
 def _matrix(rows: Any) -> Matrix:

@@ -4,21 +4,17 @@ import json
 import platform
 import re
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from mammoth_compiled.errors import MammothError, shorten
-from mammoth_compiled.reading import read_file
+from mammoth_compiled.errors import shorten
 
 # Measures with one value per task.
 TASK_MEASURES = (
     *("loss", "ece", "recency_bias", "train_s", "compile_s", "eval_s"),
     *("train_images", "peak_memory"),
 )
-# Of a results file; one of a run with hundreds of tasks has some megabytes.
-MAX_BYTES = 2**28
 KINDS = ("accuracy", "task", "curve")
 
 
@@ -51,25 +47,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not -float("inf") < value < float("inf"):
         return None
     return value
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Returns the contents of a results file.
-
-    Raises:
-        MammothError: If the file cannot be read or does not contain results.
-    """
-    try:
-        content = json.loads(read_file(Path(path), MAX_BYTES))
-    except MammothError:  # is a ValueError too
-        raise
-    except (ValueError, RecursionError) as error:  # includes text that is not UTF-8
-        raise MammothError(f"{path} is not a JSON file: {error}") from error
-    if not (isinstance(content, dict) and isinstance(content.get("class_il"), list)):
-        raise MammothError(
-            f"{path} does not contain the results of a run: use a file written by --results_path"
-        )
-    return content
 
 
 def hardware() -> dict[str, Any]:

@@ -22,7 +22,8 @@ from mammoth_compiled.metrics import (
     per_class_accuracy,
     worst_case_accuracy,
 )
-from mammoth_compiled.results.formats import hardware, plain_arguments, read_json, rows_of, to_json
+from mammoth_compiled.result_schema import read_results_file
+from mammoth_compiled.results.formats import hardware, plain_arguments, rows_of, to_json
 from mammoth_compiled.results.html import results_html
 from mammoth_compiled.types import Evaluation
 
@@ -221,7 +222,7 @@ class Results:
         Raises:
             MammothError: If the file cannot be read or does not contain results.
         """
-        content = read_json(path)
+        content = read_results_file(path)
         results = cls()
         known = {f.name for f in fields(cls)}
         results.load_state_dict({name: v for name, v in content.items() if name in known})

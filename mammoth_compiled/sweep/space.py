@@ -1,6 +1,5 @@
 """The file of a sweep: fixed arguments, what varies, and how to search it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -10,6 +9,9 @@ from mammoth_compiled.errors import ConfigError, shorten, unknown_name
 METHODS = ("grid", "random", "tpe")
 METRICS = ("class_il", "task_il")
 PRUNERS = ("none", "median")
+# Of a range: its largest bound, and its values with a step.
+MAX_BOUND = 1e300
+MAX_STEPS = 10**6
 RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -90,8 +92,15 @@ class Range:
             raise ConfigError(f"{name}: {shorten(dict(values))} is not a range: {example}")
         result = cls(**values)
         numbers = [result.low, result.high, *([] if result.step is None else [result.step])]
-        if not all(_is_number(number) for number in numbers) or result.low >= result.high:
+        if not all(map(_is_number, numbers)) or result.low >= result.high:
             raise ConfigError(f"{name}: {shorten(dict(values))} is not a range: {example}")
+        if not isinstance(result.log, bool):
+            raise ConfigError(f"{name}: log must be true or false, got {shorten(result.log)}")
+        if result.step is not None and not _is_step(result):
+            raise ConfigError(
+                f"{name}: step must be positive, at most high - low, and at least "
+                f"(high - low) / {MAX_STEPS:,}, got {shorten(result.step)}"
+            )
         if result.log and (result.low <= 0 or result.step is not None):
             raise ConfigError(f"{name}: a range with log: true needs low > 0 and no step")
         return result
@@ -103,4 +112,10 @@ class Range:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and -MAX_BOUND <= value <= MAX_BOUND
+
+
+def _is_step(values: Range) -> bool:
+    width = values.high - values.low
+    return bool(values.step) and 1 <= width / (values.step or 1) <= MAX_STEPS

@@ -77,14 +77,14 @@ class Sweep:
         fixed = {name: value for name, value in plain.items() if name not in axes}
         if not axes and not ranges:
             raise ConfigError(f"{path}: nothing varies: give a list or a range for an argument")
-        if not any(
-            run.args.validation for run in resolve_experiments(words, {**fixed, **first(axes)})
-        ):
+        axes |= ranges
+        runs = [resolve_experiments(words, {**fixed, **end(axes)}) for end in (first, last)]
+        if not any(run.args.validation for run in runs[0]):
             raise ConfigError(
                 f"{path}: a search would choose by test images: give `validation: 0.1` to hold out "
                 "a tenth of the training images for it"
             )
-        return cls(search, {**axes, **ranges}, fixed, words, directory)
+        return cls(search, axes, fixed, words, directory)
 
     def describe(self) -> list[str]:
         """Returns what will run, in lines."""
@@ -111,10 +111,11 @@ class Sweep:
         Raises:
             MammothError: If the directory cannot be written or another sweep uses it.
         """
+        # Before the directory is created: an argument may be invalid.
+        trials = self._grid() if self.search.method == "grid" else []
         with lock(self.directory, "its runs", "--out"):
             self.directory.mkdir(parents=True, exist_ok=True)
             if self.search.method == "grid":
-                trials = self._grid()
                 layout = prepare(trials, len(trials), workers, plugins)
                 say(f"{len(trials)} runs in {self.directory}, {layout}")
                 code = self._run(trials, len(trials), layout, plugins)
@@ -159,3 +160,8 @@ class Sweep:
 def first(axes: Mapping[str, Sequence[Any] | Range]) -> dict[str, Any]:
     """Returns one value of each axis."""
     return {n: axis.low if isinstance(axis, Range) else axis[0] for n, axis in axes.items()}
+
+
+def last(axes: Mapping[str, Sequence[Any] | Range]) -> dict[str, Any]:
+    """Returns the other end of each axis."""
+    return {n: axis.high if isinstance(axis, Range) else axis[-1] for n, axis in axes.items()}

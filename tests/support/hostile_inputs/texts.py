@@ -260,7 +260,7 @@ def results() -> Iterator[Input]:
         "a list": f"[{good}]",
         "NaN": "NaN",
         "not UTF-8": b'{"config": "\xff"}',
-        "UTF-16": good.encode("utf-16-le"),
+        "UTF-16": good.encode("utf-16"),
         "an image": b"\x89PNG\r\n\x1a\n" + bytes(100),
     }.items():
         yield Input("results files", what, call, REFUSED, _writer("r.json", content))
@@ -276,7 +276,7 @@ def _is_page() -> str:
 
 
 PYTHON: dict[str, str | bytes] = {
-    "not Python": "this is not Python",
+    "not Python": "this file is no Python",
     "an open bracket": "import utils.conf (",
     "deep brackets": "(" * 10_000,
     "deep operators": "x = " + "-" * 100_000 + "1",
@@ -300,7 +300,7 @@ def programs() -> Iterator[Input]:
         yield Input("programs", what, call, expected, write)
     yield from places("programs", "m.py", call)
     for what, make in PLACES.items():
-        if what in ("absent", "a directory"):
+        if what in ("absent", "a directory", "a link to nothing"):
             continue
 
         def write(make: Callable[[Path], Any] = make) -> None:
