@@ -1,33 +1,35 @@
-"""Is `--compile auto` right on a CPU? What it decides for runs of several lengths, and what pays.
+"""What compiling saves and costs on a CPU, and whether `--compile auto` decides right.
 
-    python benchmarks/compile_auto.py [--backbones cnn resnet18] [--batch 32] [--reuse]
+    python benchmarks/compile_auto.py [--backbones cnn resnet18] [--batch 32] [--rounds 9] [--reuse]
 
-For each backbone, in fresh processes: the time of an eager and of a compiled training step
-(interleaved), and the seconds that the first compiled steps cost with an empty cache and with the
-cache that this leaves. From these follow the times of runs with N steps, compiled and not, and how
-much longer the choice of `auto` takes than the better of the two.
+For each backbone, a training step (forward, loss, backward, SGD) in eager mode, in eager mode with
+channels-last weights and images, and compiled as in `train()`, interleaved and each in its own
+process; and the seconds of compiling the first time on a machine ("first"), after another backbone
+("prepared"), and with the code in the cache ("cached"). From these follow the times of runs with N
+steps, compiled and not, and how much longer the choice of `auto` takes than the better of the two.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 
 import torch
-from common import RESULTS, interleaved, spread, write_results
+from common import RESULTS, fresh_process, interleaved, ratio, spread, write_results
 from torch.nn import functional as F
 
 import mammoth_compiled  # noqa: F401 (registers the backbones)
 from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.compute import Compute
-from mammoth_compiled.engine.cost import compiling_pays
+from mammoth_compiled.engine.cost import COMPILE_S, compiling_pays
 from mammoth_compiled.registry import backbones
 
 NUM_STEPS = (100, 400, 1_900, 10_000)
 NAMES = ("mnistmlp", "cnn", "cnn-wide", "attention-cnn", "reduced-resnet18", "resnet18")
+KINDS = ("eager", "eager_channels_last", "compiled")
+CACHED_RUNS = 2  # besides the one that times steps
 
 
 def build(name, batch):
@@ -37,11 +39,16 @@ def build(name, batch):
     return backbones[name].target(num_classes=10), torch.randn(batch, *shape)
 
 
-def stepper(name, batch, compiled):
-    """Returns a function that runs one training step."""
+def prepare(kind, name, batch):
+    """Builds the step of this process and runs it; returns seconds of its second and third run."""
+    global step
     net, inputs = build(name, batch)
     labels = torch.randint(0, 10, (batch,))
-    if compiled:
+    if kind == "eager_channels_last":
+        net.to(memory_format=torch.channels_last)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if kind == "compiled":
+        keep_freed_memory()
         compute = Compute(torch.device("cpu"), compile=True)
         compute.declare({batch})
         compute.attach(net)
@@ -52,103 +59,125 @@ def stepper(name, batch, compiled):
         F.cross_entropy(net(inputs), labels).backward()
         optimizer.step()
 
-    return step
+    step()
+    return run(1), run(1)  # calls are compiled from their second occurrence on
 
 
-def timed(function, calls=1):
-    """Returns seconds per call."""
+def run(calls):
+    """Runs the step and returns its seconds."""
     start = time.perf_counter()
     for _ in range(calls):
-        function()
+        step()
     return (time.perf_counter() - start) / calls
 
 
-def child(name, batch, rounds):
-    """Prints the seconds of compiling, and the spread of an eager and of a compiled step, ms."""
-    keep_freed_memory()
-    eager, compiled = stepper(name, batch, False), stepper(name, batch, True)
-    eager()
-    compiled()
-    compile_s = timed(compiled)  # the second call is compiled
-    compiled()
-    calls = max(1, int(0.1 / timed(compiled)))
-    times = interleaved({"eager": eager, "compiled": compiled}, rounds, calls)
-    steps = {f"{kind}_ms": spread(values) for kind, values in times.items()}
-    compile_s -= steps["compiled_ms"]["median"] / 1e3
-    print(json.dumps({"compile_s": compile_s, **steps}))
+@contextlib.contextmanager
+def caches_in(folder):
+    """Processes started inside use the caches in a folder, that of precompiled headers included."""
+    before = {name: os.environ.get(name) for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")}
+    os.environ |= dict.fromkeys(before, folder)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
-def measure(name, batch):
-    """Returns the times of compiling, first and from the cache, and of steps."""
-    row = {"batch": batch, "threads": torch.get_num_threads()}
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder}
-        runs = []
-        for rounds in (2, 2, 2, 11):
-            command = [sys.executable, __file__, "--child", name, str(batch), str(rounds)]
-            printed = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=True
-            ).stdout
-            runs.append(json.loads(printed.splitlines()[-1]))
-    cold, *warm = (run["compile_s"] for run in runs)
-    row |= {"cold_compile_s": spread([cold]), "warm_compile_s": spread(warm)}
-    return row | {kind: runs[-1][kind] for kind in ("eager_ms", "compiled_ms")}
+def compile_seconds(name, batch, folder):
+    """Returns the seconds of compiling a step in a new process."""
+    with caches_in(folder), fresh_process() as process:
+        compiling, compiled = process.submit(prepare, "compiled", name, batch).result()
+    return compiling - compiled
+
+
+def measure(name, batch, rounds, prepared):
+    """Returns the times of a backbone; `prepared` is a folder where another one was compiled."""
+    with tempfile.TemporaryDirectory() as empty:
+        compile_s = {"first": [compile_seconds(name, batch, empty)]}
+    compile_s["prepared"] = [compile_seconds(name, batch, prepared)]
+    compile_s["cached"] = [compile_seconds(name, batch, prepared) for _ in range(CACHED_RUNS)]
+    with caches_in(prepared), contextlib.ExitStack() as stack:
+        processes = {kind: stack.enter_context(fresh_process()) for kind in KINDS}
+        # One after the other, because compiling disturbs what runs at the same time.
+        seconds = {k: p.submit(prepare, k, name, batch).result() for k, p in processes.items()}
+        compile_s["cached"].append(seconds["compiled"][0] - seconds["compiled"][1])
+        calls = max(1, int(0.3 / seconds["compiled"][1]))
+        steps = {k: lambda p=p: p.submit(run, calls).result() for k, p in processes.items()}
+        interleaved(steps, 1, 1)
+        times = interleaved(steps, rounds, 1)
+    times = {kind: [ms / calls for ms in values] for kind, values in times.items()}
+    return {
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "compile_s": {level: spread(values) for level, values in compile_s.items()},
+        "step_ms": {kind: spread(values) for kind, values in times.items()},
+        "speed_up": ratio(times, "eager", "compiled"),
+        "speed_up_over_channels_last": ratio(times, "eager_channels_last", "compiled"),
+    }
 
 
 def judge(name, row):
     """Returns what `auto` decides for each length of a run, and the times that follow."""
     net, images = build(name, row["batch"])
     runs = []
-    for cache in ("cold", "warm"):
+    for level in COMPILE_S:
         for steps in NUM_STEPS:
-            on = row[f"{cache}_compile_s"]["median"] + steps * row["compiled_ms"]["median"] / 1e3
-            off = steps * row["eager_ms"]["median"] / 1e3
-            compiles, _ = compiling_pays(net, images, steps, is_cached=cache == "warm")
+            step_s = {kind: row["step_ms"][kind]["median"] / 1e3 for kind in KINDS}
+            on = row["compile_s"][level]["median"] + steps * step_s["compiled"]
+            off = steps * step_s["eager"]
+            compiles, _ = compiling_pays(net, images, steps, level)
             excess = (on if compiles else off) / min(on, off) - 1
             runs.append(
-                {"steps": steps, "cache": cache, "on_s": on, "off_s": off, "auto": compiles}
+                {"steps": steps, "cache": level, "on_s": on, "off_s": off, "auto": compiles}
                 | {"excess": excess}
             )
     return runs
+
+
+def describe(name, row):
+    """Returns the results of a backbone as lines of text."""
+    step = row["step_ms"]
+    seconds = ", ".join(f"{found['median']:.1f} s {k}" for k, found in row["compile_s"].items())
+    lines = [
+        f"{name:18s} eager {step['eager']['median']:.2f} ms, compiled "
+        f"{step['compiled']['median']:.2f} ms: {row['speed_up']['median']:.2f}x; over "
+        f"channels-last {row['speed_up_over_channels_last']['median']:.2f}x; compiling {seconds}"
+    ]
+    for level in COMPILE_S:
+        runs = [run for run in row["runs"] if run["cache"] == level]
+        decisions = (f"{r['steps']}:{'on' if r['auto'] else 'off'}+{r['excess']:.0%}" for r in runs)
+        lines.append(f"{'':18s} auto {level:8s} " + " ".join(decisions))
+    return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", nargs="+", default=NAMES)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
         "--reuse", action="store_true", help="judge the decisions by the times in the JSON file"
     )
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        child(args.child[0], *map(int, args.child[1:]))
-        return
     path = RESULTS / "compile_auto.json"
-    results = json.loads(path.read_text())["backbones"] if args.reuse else {}
-    for name in args.backbones:
-        if not args.reuse:
-            results[name] = measure(name, args.batch)
-        r = results[name]
-        r["runs"] = judge(name, r)
-        print(
-            f"{name:18s} eager {r['eager_ms']['median']:7.2f} ms  "
-            f"compiled {r['compiled_ms']['median']:7.2f} ms  "
-            f"compiling {r['cold_compile_s']['median']:5.1f} s cold, "
-            f"{r['warm_compile_s']['median']:4.1f} s warm  auto "
-            + " ".join(
-                f"{run['cache'][0]}{run['steps']}:{'on' if run['auto'] else 'off'}"
-                f"+{100 * run['excess']:.0f}%"
-                for run in r["runs"]
-            ),
-            flush=True,
-        )
     if args.reuse:
-        content = {**json.loads(path.read_text()), "backbones": results}
+        content = json.loads(path.read_text())
+        for name, row in content["backbones"].items():
+            row["runs"] = judge(name, row)
+            print(describe(name, row))
         path.write_text(json.dumps(content, indent=2) + "\n")
-        print("written:", path)
-    else:
-        print("written:", write_results("compile_auto", {"backbones": results}))
+        return
+    results = {}
+    with tempfile.TemporaryDirectory() as prepared:
+        compile_seconds("mnistmlp", args.batch + 1, prepared)
+        for name in args.backbones:
+            results[name] = row = measure(name, args.batch, args.rounds, prepared)
+            row["runs"] = judge(name, row)
+            print(describe(name, row), flush=True)
+            write_results("compile_auto", {"backbones": results})
+    print("written:", path)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def estimate(model: ContinualModel, dataset: ContinualDataset) -> str:
         mode = config.training.fitting_mode
         return f"steps of {1e3 * step_s:.1f} ms each; --fitting_mode {mode} decides how many"
     num_steps = sum(known)
-    model.compute.decide(config.compute.compile, model.net, images, num_steps)
+    images_per_step = model.images_per_step()
+    model.compute.decide(config.compute.compile, model.net, images, num_steps, images_per_step)
     return (
         f"{num_steps:,} steps of {1e3 * step_s:.1f} ms each: about {_duration(num_steps * step_s)} "
         f"of training in eager mode, without evaluation (compile: {model.compute.reason})"

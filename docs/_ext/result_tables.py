@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Lengths of runs in compile_auto.json.
+AUTO_STEPS = (100, 400, 1_900, 10_000)
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
@@ -155,16 +157,18 @@ def gpu_data() -> str:
 def compile_auto() -> str:
     """Runs of several lengths on a CPU: what `--compile auto` decides, and what it costs."""
     rows = []
+    levels = ("first", "prepared", "cached")
     for name, row in read("compile_auto")["backbones"].items():
-        cold_s, warm_s = (row[f"{cache}_compile_s"]["median"] for cache in ("cold", "warm"))
-        cells = [f"`{name}`", f"{cold_s:.0f} s, {warm_s:.0f} s"]
-        for cold, warm in zip(row["runs"][:4], row["runs"][4:], strict=True):
-            decisions = ("on" if run["auto"] else "off" for run in (cold, warm))
-            worst = max(cold["excess"], warm["excess"])
-            cells.append(", ".join(decisions) + (f" (+{worst:.0%})" if worst > 0.005 else ""))
+        seconds = (f"{row['compile_s'][level]['median']:.0f}" for level in levels)
+        cells = [f"`{name}`", ", ".join(seconds) + " s"]
+        for steps in AUTO_STEPS:
+            runs = [run for run in row["runs"] if run["steps"] == steps]
+            decisions = ", ".join("on" if run["auto"] else "off" for run in runs)
+            worst = max(run["excess"] for run in runs)
+            cells.append(decisions + (f" (+{worst:.0%})" if worst > 0.005 else ""))
         rows.append(cells)
-    head = ["backbone, batch 32", "compiling: first, cached"]
-    head += [f"{steps:,} steps" for steps in (100, 400, 1_900, 10_000)]
+    head = ["backbone, batch 32", "compiling"]
+    head += [f"{steps:,} steps" for steps in AUTO_STEPS]
     return "\n\n".join([table(head, rows), machine("compile_auto")])
 
 
@@ -195,10 +199,10 @@ def launches() -> str:
     return table(["backbone, batch 32, bf16", *kinds], rows)
 
 
-def compile_pays() -> str:
+def compile_steps() -> str:
     """One training step on a CPU: eager, channels-last and compiled."""
     rows = []
-    for name, row in read("compile_pays")["backbones"].items():
+    for name, row in read("compile_auto")["backbones"].items():
         step = row["step_ms"]
         rows.append(
             [
@@ -207,11 +211,10 @@ def compile_pays() -> str:
                 milliseconds(step["compiled"]["median"]),
                 times(row["speed_up"]),
                 times(row["speed_up_over_channels_last"]),
-                f"{row['first_step_s']:.0f} s",
             ]
         )
     head = ["backbone, batch 32", "eager", "compiled", "speedup", "over channels-last eager"]
-    return "\n\n".join([table([*head, "first compilation"], rows), machine("compile_pays")])
+    return "\n\n".join([table(head, rows), machine("compile_auto")])
 
 
 def train_loop() -> str:

@@ -16,7 +16,7 @@ from mammoth_compiled.files import user_cache, write_atomically
 
 
 class CompiledBefore:
-    """A note that a backbone like this was compiled by this version for the same batch sizes.
+    """Notes that this version compiled before, and a backbone like this for the same batch sizes.
 
     Args:
         net: The backbone.
@@ -25,26 +25,45 @@ class CompiledBefore:
     """
 
     def __init__(self, net: MammothBackbone, batch_sizes: set[int], amp: str) -> None:
-        parts = [
+        compiler = [
             source_hash(),
             torch.__version__,
             torch.backends.cpu.get_cpu_capability(),
             str(_inductor_cache()),
+        ]
+        backbone = [
             f"{type(net).__module__}.{type(net).__qualname__}",
             str(sorted(batch_sizes)),
             amp,
             *(f"{name} {list(p.shape)}" for name, p in net.named_parameters()),
         ]
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
-        self._path = user_cache() / "compiled" / digest
+        # The note of each level implies those after it.
+        self._notes = {
+            "cached": _note([*compiler, *backbone]),
+            "prepared": _note(compiler),
+        }
 
-    def __bool__(self) -> bool:
-        return self._path.exists() and _inductor_cache().is_dir()
+    def level(self) -> str:
+        """Returns what the cache has: a key of `cost.COMPILE_S`.
+
+        Returns:
+            "cached" if it has the code of this backbone, "prepared" if this version compiled
+            another one here, so that the C++ library and Inductor's header are there, else "first".
+        """
+        if not _inductor_cache().is_dir():
+            return "first"
+        return next((level for level, note in self._notes.items() if note.exists()), "first")
 
     def remember(self) -> None:
-        """Makes the note, unless the cache folder is not writable."""
+        """Makes the notes, unless the cache folder is not writable."""
         with contextlib.suppress(MammothError):
-            write_atomically(self._path, b"")
+            for note in self._notes.values():
+                write_atomically(note, b"")
+
+
+def _note(parts: list[str]) -> Path:
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
+    return user_cache() / "compiled" / digest
 
 
 def _inductor_cache() -> Path:

@@ -76,7 +76,14 @@ class Compute:
         """Adds batch sizes that training steps pass to the backbone."""
         self.batch_sizes |= set(batch_sizes)
 
-    def decide(self, mode: str, net: MammothBackbone, images: torch.Tensor, num_steps: int) -> None:
+    def decide(
+        self,
+        mode: str,
+        net: MammothBackbone,
+        images: torch.Tensor,
+        num_steps: int,
+        images_per_step: int | None = None,
+    ) -> None:
         """Decides whether to compile.
 
         The decision follows from the run and from whether this machine has compiled the backbone
@@ -87,9 +94,10 @@ class Compute:
             net: The backbone.
             images: One batch of the run, [B, C, H, W].
             num_steps: Training steps to come.
+            images_per_step: Images that a step passes to the backbone; None for those of the batch.
         """
-        if mode != "off":
-            self._compiled_before = CompiledBefore(net, self.batch_sizes, self.amp)
+        before = CompiledBefore(net, self.batch_sizes, self.amp)
+        self._compiled_before = before if mode != "off" else None
         if self.disabled_because:
             self.compile, self.reason = False, self.disabled_because
         elif mode != "auto":
@@ -97,8 +105,9 @@ class Compute:
         elif self.device.type == "cuda":
             self.compile, self.reason = True, "auto: always on a GPU"
         else:
-            is_cached = bool(self._compiled_before)
-            self.compile, self.reason = compiling_pays(net, images, num_steps, is_cached)
+            self.compile, self.reason = compiling_pays(
+                net, images, num_steps, before.level(), images_per_step
+            )
 
     @property
     def was_compiled_before(self) -> bool:

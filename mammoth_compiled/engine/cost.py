@@ -10,14 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mammoth_compiled.backbones.base import MammothBackbone
 
 # Milliseconds that compiling saves in a training step for each GFLOP of its forward pass, with 2
-# threads: between what compile_auto.json and compile_pays.json in benchmarks/results show, which
-# come from two machines.
+# threads: between what benchmarks/compile_auto.py shows on two machines.
 SAVED_MS_PER_GFLOP = {"narrow pooled": 24.0, "pooled": 11.0, "convolution": 5.0, "bmm": 24.0}
 REFERENCE_THREADS = 2
 NARROW_CHANNELS = 48
-# Seconds of compiling, from compile_auto.json: a constant part and one for each leaf module; "warm"
-# if the compiled code is in the cache.
-COMPILE_S = {"cold": (12.6, 0.4), "warm": (2.0, 0.02)}
+# Seconds of compiling, from the same: a constant part and one for each leaf module, by what is in
+# the cache; see `engine.compiled_before.CompiledBefore.level`.
+COMPILE_S = {"first": (7.0, 0.42), "prepared": (2.5, 0.42), "cached": (2.0, 0.02)}
 
 
 @dataclass
@@ -39,7 +38,11 @@ class OpProfile:
 
 
 def compiling_pays(
-    net: MammothBackbone, images: torch.Tensor, num_steps: int, is_cached: bool = False
+    net: MammothBackbone,
+    images: torch.Tensor,
+    num_steps: int,
+    level: str = "first",
+    images_per_step: int | None = None,
 ) -> tuple[bool, str]:
     """Estimates from arithmetic alone, so that the same run gets the same answer each time.
 
@@ -47,18 +50,20 @@ def compiling_pays(
         net: The backbone.
         images: One batch of the run, [B, C, H, W].
         num_steps: Training steps to come.
-        is_cached: Whether the compiled code is expected to be in the cache.
+        level: What is in the cache, a key of COMPILE_S.
+        images_per_step: Images that a step passes to the backbone; None for those of the batch.
 
     Returns:
         Whether compiling saves more time than it costs, and the estimate in words.
     """
     flops = forward_profile(net, images).flops
     saved_ms = sum(SAVED_MS_PER_GFLOP.get(kind, 0.0) * n / 1e9 for kind, n in flops.items())
+    saved_ms *= (images_per_step or len(images)) / len(images)
     saved_s = num_steps * saved_ms / 1e3 * REFERENCE_THREADS / torch.get_num_threads()
-    base_s, per_module_s = COMPILE_S["warm" if is_cached else "cold"]
+    base_s, per_module_s = COMPILE_S[level]
     num_leaves = sum(1 for module in net.modules() if not any(module.children()))
     cost_s = base_s + per_module_s * num_leaves
-    cached = ", from the cache" if is_cached else ""
+    cached = ", from the cache" if level == "cached" else ""
     reason = (
         f"auto: in {num_steps:,} steps on the CPU compiling saves about {saved_s:.0f} s and costs "
         f"about {cost_s:.0f} s{cached}"

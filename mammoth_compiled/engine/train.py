@@ -239,7 +239,13 @@ def _decide_compile(run: Run) -> None:
         probe(net, dataset.info().input_shape, dataset.N_CLASSES)
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
     steps_per_task = run.num_steps or UNKNOWN_EPOCHS * run.steps_per_epoch
-    run.compute.decide(run.config.compute.compile, net, images, steps_per_task * run.num_tasks)
+    run.compute.decide(
+        run.config.compute.compile,
+        net,
+        images,
+        steps_per_task * run.num_tasks,
+        share(run.model.images_per_step()),
+    )
     run.compute.compile = from_main(run.compute.compile)
     if run.config.compute.sync_batchnorm:
         run.compute.compile, run.compute.reason = False, "--sync_batchnorm"

@@ -171,6 +171,16 @@ class ContinualModel(TaskHooks):
         """
         return {RunConfig.from_namespace(self.args).experiment.batch_size}
 
+    def images_per_step(self) -> int:
+        """Returns how many images a step on a full batch passes to `self.net`, about.
+
+        `--compile auto` estimates from it what compiling saves. By default the stream batch and, if
+        the method has `--minibatch_size`, one replay batch.
+        """
+        config = RunConfig.from_namespace(self.args)
+        replayed = config.extra.get("minibatch_size")
+        return config.experiment.batch_size + (replayed if isinstance(replayed, int) else 0)
+
     def load_buffer(self, buffer: Buffer | dict[str, Any]) -> None:
         """Takes a buffer, or what `Buffer.state_dict` or `Buffer.serialize` returned.
 

@@ -111,6 +111,10 @@ class DER(RehearsalModel):
         """Returns the sizes of the stream batch and of a replay batch."""
         return {self.args.batch_size, self.args.minibatch_size}
 
+    def images_per_step(self) -> int:
+        """Returns the images of the stream batch and of a replay batch for each target."""
+        return int(self.args.batch_size + len(self.TARGETS) * self.args.minibatch_size)
+
     def replay_loss(self, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """Returns alpha times the mean squared error to the stored logits, 0-d.
 

@@ -6,7 +6,7 @@ import torch
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
 from mammoth_compiled.engine.compute import MAX_UNDECLARED_SIZES, UNDECLARED_STEPS, Compute
-from mammoth_compiled.engine.cost import forward_profile
+from mammoth_compiled.engine.cost import COMPILE_S, forward_profile
 from mammoth_compiled.registry import backbones
 
 CPU = torch.device("cpu")
@@ -174,9 +174,9 @@ def test_counting_flops_changes_nothing(net):
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def decide(net, mode="auto", device=CPU, num_steps=1):
+def decide(net, mode="auto", device=CPU, num_steps=1, images_per_step=None):
     compute = Compute(device)
-    compute.decide(mode, net, torch.rand(8, 3, 8, 8), num_steps)
+    compute.decide(mode, net, torch.rand(8, 3, 8, 8), num_steps, images_per_step)
     return compute
 
 
@@ -208,8 +208,28 @@ def test_auto_compiles_sooner_what_was_compiled_before(net):
     again = decide(net, num_steps=cold // 2)
     assert again.compile
     assert "from the cache" in again.reason
+    # For another backbone the C++ library and Inductor's header are there.
     wider = type(net)(6, width=8)
-    assert not decide(wider, num_steps=100).compile
+    compiled_s = [COMPILE_S[level][0] for level in ("first", "prepared", "cached")]
+    assert compiled_s == sorted(compiled_s, reverse=True)
+    reasons = [decide(n, num_steps=100).reason for n in (wider, net)]
+    assert "costs about 4 s" in reasons[0]
+    assert "costs about 2 s, from the cache" in reasons[1]
+
+
+def test_auto_counts_replayed_images(net):
+    images = [
+        load_runner(model, "seq-fmnist-mini", {"backbone": "mnistmlp", **args})[0].images_per_step()
+        for model, args in {
+            "sgd": {"batch_size": 8},
+            "er": {"batch_size": 8, "minibatch_size": 6, "buffer_size": 20},
+            "derpp": {"batch_size": 8, "minibatch_size": 6, "buffer_size": 20},
+        }.items()
+    ]
+    assert images == [8, 14, 20]
+    steps = next(n for n in range(10_000, 10_000_000, 10_000) if decide(net, num_steps=n).compile)
+    assert decide(net, num_steps=steps // 2 + 10_000, images_per_step=16).compile
+    assert not decide(net, num_steps=steps // 2 + 10_000, images_per_step=8).compile
 
 
 def test_what_did_not_compile_is_not_remembered(net):
