@@ -18,6 +18,7 @@ from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.metadata import metadata_of
+from mammoth_compiled.export.bundle.same_weights import check_same_weights
 from mammoth_compiled.export.capture.backbone import eager_copy, unwrap
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.options import Head
@@ -76,6 +77,7 @@ def update_bundle(
     old = read_manifest(directory)
     with ThreadPoolExecutor() as pool:
         list(pool.map(partial(check_file, directory), old.files))
+    check_same_weights(directory, old.files)
     target = check_target(directory)
     found: DatasetInfo | None
     if isinstance(checkpoint_or_net, (str, os.PathLike)):

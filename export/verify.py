@@ -13,6 +13,7 @@ from mammoth_compiled.export.bundle.directory import recover
 from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
+from mammoth_compiled.export.bundle.same_weights import check_same_weights
 from mammoth_compiled.export.formats import FORMATS, runtime_name, runtime_of
 from mammoth_compiled.export.load import parse_device
 from mammoth_compiled.export.parity.compare import FLOAT64, Exact, ReferenceBatch, compare
@@ -51,8 +52,8 @@ def verify_bundle(
         One result per model file.
 
     Raises:
-        ExportError: If a file is missing or damaged, an output differs, or a required runtime does
-            not work.
+        ExportError: If a file is missing or damaged, files hold different weights, an output
+            differs, or a required runtime does not work.
     """
     directory = Path(bundle)
     recover(directory)
@@ -63,6 +64,7 @@ def verify_bundle(
         path = check_file(directory, file)
         if file.format in FORMATS:
             FORMATS[file.format].check_content(path)
+    check_same_weights(directory, manifest.files)
     golden = _read_golden(directory, manifest)
     missing = set(required or ()) - {file.format for file in manifest.models}
     if missing:

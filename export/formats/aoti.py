@@ -26,7 +26,12 @@ from mammoth_compiled.export.bundle.versions import torch_release
 from mammoth_compiled.export.capture.interface import Run
 from mammoth_compiled.export.capture.program import Source, capture, explain, first_line, quiet
 from mammoth_compiled.export.formats.base import MultiEntryFormat, register_format
-from mammoth_compiled.export.storage.weights import replace_in_archive, tensor_bytes
+from mammoth_compiled.export.storage.weights import (
+    WeightLocations,
+    read_from_archive,
+    replace_in_archive,
+    tensor_bytes,
+)
 from mammoth_compiled.export.storage.zip_archive import read_members, write_members
 
 # CPU capabilities as torch names them; each can run the code of those before it.
@@ -101,10 +106,11 @@ class Aoti(MultiEntryFormat):
         self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
     ) -> None:
         """Overwrites the weights at their recorded locations; see `Format`."""
-        with ZipFile(path) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith(_LOCATIONS))
-            locations = json.loads(archive.read(name))
-        replace_in_archive(path, locations, weights)
+        replace_in_archive(path, _weight_locations(path), weights)
+
+    def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
+        """Returns the weights at their recorded locations; see `Format`."""
+        return read_from_archive(path, _weight_locations(path))
 
     def check_installed(self) -> None:
         """Checks for a C++ compiler, which Inductor needs."""
@@ -234,6 +240,14 @@ def _placeholders(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
             by_storage[key] = content.clone().view(value.dtype).view(value.shape)
         placeholders[name] = by_storage[key]
     return placeholders
+
+
+def _weight_locations(path: Path) -> WeightLocations:
+    """Returns where a package stores each weight, as `_record_locations` recorded it."""
+    with ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(_LOCATIONS))
+        locations: WeightLocations = json.loads(archive.read(name))
+    return locations
 
 
 def _record_locations(path: Path, placeholders: Mapping[str, torch.Tensor]) -> None:

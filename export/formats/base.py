@@ -67,6 +67,14 @@ class Format(ABC):
             ExportError: If a weight is absent or has another size.
         """
 
+    def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
+        """Returns the weights in a file, by their names in the state_dict of the graph.
+
+        A format that does not know their dtype returns their bytes, uint8. By default none are
+        returned, and the weights of a file are not compared with those of others.
+        """
+        return {}
+
     def check_content(self, path: Path) -> None:  # noqa: B027 (optional)
         """Checks that a file whose hash is right can be read; files that can be run need not.
 

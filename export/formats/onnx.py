@@ -109,6 +109,15 @@ class Onnx(RunnableFormat):
             stream.write(rest.SerializeToString())
             stream.truncate()
 
+    def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
+        """Returns the initializers; see `Format`."""
+        import onnx
+
+        initializers = onnx.load(path).graph.initializer
+        return {
+            t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in initializers
+        }
+
     def check_installed(self) -> None:
         """Checks for ONNX Runtime, which verifies the files."""
         import_onnxruntime()

@@ -12,7 +12,11 @@ from mammoth_compiled.export.bundle.manifest import File
 from mammoth_compiled.export.capture.interface import Run
 from mammoth_compiled.export.capture.program import Source, first_line, quiet
 from mammoth_compiled.export.formats.base import RunnableFormat, register_format
-from mammoth_compiled.export.storage.weights import WeightLocations, replace_in_archive
+from mammoth_compiled.export.storage.weights import (
+    WeightLocations,
+    read_from_archive,
+    replace_in_archive,
+)
 
 FILE_NAME = "model.pt2"
 
@@ -56,6 +60,10 @@ class Pt2(RunnableFormat):
             return {name: values[name] for name in outputs}
 
         return run
+
+    def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
+        """Returns the weights in the archive; see `Format`."""
+        return read_from_archive(path, _weight_locations(path))
 
     def replace_weights(
         self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]

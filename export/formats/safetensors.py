@@ -50,6 +50,12 @@ class Safetensors(Format):
             if value.isnan().any():  # infinite values may be a mask
                 raise ExportError(f"{path}: weight {name!r} holds NaN", "damaged")
 
+    def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
+        """Returns all values; see `Format`."""
+        from safetensors.torch import load_file
+
+        return {PREFIX + name: value for name, value in load_file(path).items()}
+
     def replace_weights(
         self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
     ) -> None:

@@ -18,7 +18,11 @@ from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.interface import Run
 from mammoth_compiled.export.capture.program import Source, explain, first_line, quiet
 from mammoth_compiled.export.formats.base import MultiEntryFormat, register_format
-from mammoth_compiled.export.storage.weights import replace_in_archive
+from mammoth_compiled.export.storage.weights import (
+    WeightLocations,
+    read_from_archive,
+    replace_in_archive,
+)
 from mammoth_compiled.export.storage.zip_archive import read_members, write_members
 
 FILE_NAME = "model.ts.pt"
@@ -71,16 +75,16 @@ class TorchScript(MultiEntryFormat):
         self, path: Path, weights: Mapping[str, torch.Tensor], properties: Mapping[str, str]
     ) -> None:
         """Overwrites the weights in the archive; see `Format`."""
-        locations: dict[str, dict[str, tuple[int, int]]] = {}
-        with ZipFile(path) as archive:
-            (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            module = _StructureUnpickler(io.BytesIO(archive.read(index))).load()
-            for name, storage in _storages(module.graph):
-                if name in weights:  # constants of the graph are stored likewise
-                    member = f"{index.removesuffix('.pkl')}/{storage.key}"
-                    size = archive.getinfo(member).file_size
-                    locations.setdefault(member, {})[name] = (0, size)
-        replace_in_archive(path, locations, weights)
+        locations = {
+            # Constants of the graph are stored likewise.
+            member: {name: place for name, place in stored.items() if name in weights}
+            for member, stored in _weight_locations(path).items()
+        }
+        replace_in_archive(path, {m: stored for m, stored in locations.items() if stored}, weights)
+
+    def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
+        """Returns the weights in the archive, and constants of the graph; see `Format`."""
+        return read_from_archive(path, _weight_locations(path))
 
 
 class _Methods(nn.Module):
@@ -132,6 +136,18 @@ def _storages(module: _Object, prefix: str = "") -> Iterator[tuple[str, _Storage
             yield prefix + name, value
         elif isinstance(value, _Object):
             yield from _storages(value, f"{prefix}{name}.")
+
+
+def _weight_locations(path: Path) -> WeightLocations:
+    """Returns where a module stores its tensors: one member each, shared by tied weights."""
+    locations: dict[str, dict[str, tuple[int, int]]] = {}
+    with ZipFile(path) as archive:
+        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        module = _StructureUnpickler(io.BytesIO(archive.read(index))).load()
+        for name, storage in _storages(module.graph):
+            member = f"{index.removesuffix('.pkl')}/{storage.key}"
+            locations.setdefault(member, {})[name] = (0, archive.getinfo(member).file_size)
+    return locations
 
 
 def _load(path: Path, device: torch.device) -> Any:

@@ -18,6 +18,8 @@ from mammoth_compiled.errors import ExportError
 # Member of an archive to the weights in it: weight name to (offset, number of bytes).
 WeightLocations = Mapping[str, Mapping[str, tuple[int, int]]]
 
+_EMPTY = torch.empty(0, dtype=torch.uint8)
+
 # The header of a member of a zip archive: its length, and the offsets of the checksum and of the
 # lengths of the two variable-size fields that follow it.
 _HEADER, _CRC, _LENGTHS = 30, 14, 26
@@ -64,6 +66,23 @@ def replace_in_archive(
                 checksum = end + len(_SIGNATURE) * (data[end : end + len(_SIGNATURE)] == _SIGNATURE)
             struct.pack_into("<I", data, checksum, info.CRC)
         archive.comment = archive.comment  # rewrites the central directory, with its checksums
+
+
+def read_from_archive(path: Path, locations: WeightLocations) -> dict[str, torch.Tensor]:
+    """Returns the bytes of weights in a zip archive, uint8 [number of bytes].
+
+    Args:
+        path: The archive.
+        locations: Where it stores each weight.
+    """
+    weights = {}
+    with ZipFile(path) as archive:
+        for member, stored in locations.items():
+            content = archive.read(member)
+            for name, (offset, size) in stored.items():
+                value = bytearray(content[offset : offset + size])
+                weights[name] = torch.frombuffer(value, dtype=torch.uint8) if size else _EMPTY
+    return weights
 
 
 def weight_bytes(weights: Mapping[str, torch.Tensor], name: str, size: int) -> memoryview:

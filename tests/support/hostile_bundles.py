@@ -395,6 +395,13 @@ def _(bundle: Path) -> None:
     overwrite(bundle, WEIGHTS, bytes(data))
 
 
+@hostile_bundle("weights: of another training", unused=True)
+def _(bundle: Path) -> None:
+    data = bytearray((bundle / WEIGHTS).read_bytes())
+    data[-2] ^= 1
+    overwrite(bundle, WEIGHTS, bytes(data))
+
+
 def write(good: Path, directory: Path, name: str) -> Path:
     """Writes one of `BUNDLES` into a new directory and returns its path."""
     bundle = shutil.copytree(good, directory / "bundle")

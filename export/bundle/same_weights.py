@@ -1,0 +1,73 @@
+"""Checks that all files of a bundle hold the same weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mammoth_compiled.errors import ExportError
+from mammoth_compiled.export.bundle.manifest import File
+from mammoth_compiled.export.capture.program import first_line
+from mammoth_compiled.export.formats import FORMATS
+
+
+def check_same_weights(directory: Path, files: Sequence[File]) -> None:
+    """Compares the weights that the files of a bundle have in common, bit for bit.
+
+    A file that is not the one that was exported may still have the hash that the manifest says.
+    Golden outputs do not tell for files that cannot be run, such as `weights.safetensors`.
+
+    Args:
+        directory: The directory that holds the files.
+        files: Their entries; files with converted weights are left out.
+
+    Raises:
+        ExportError: Code `damaged`, if a file cannot be read, a weight differs, or a file has none
+            of the others' weights; names the weight, both files and the difference.
+    """
+    first: dict[str, tuple[str, torch.Tensor]] = {}
+    for file in files:
+        if file.format not in FORMATS or file.precision not in ("", "fp32"):
+            continue
+        try:
+            stored = FORMATS[file.format].stored_weights(directory / file.path)
+        except Exception as error:  # of many types for files of another form
+            raise ExportError(
+                f"{file.path} has a form that its weights cannot be found in "
+                f"({type(error).__name__}: {first_line(error)}): export it again",
+                "damaged",
+            ) from error
+        if first and stored and not stored.keys() & first.keys():
+            raise _error(directory, f"{file.path} has none of the weights of the other files")
+        for name, value in stored.items():
+            path, other = first.setdefault(name, (file.path, value))
+            if reason := _difference(value, other):
+                weight = name.removeprefix("net.")
+                message = f"weight {weight!r} in {file.path} differs from that in {path}{reason}"
+                raise _error(directory, message)
+
+
+def _error(directory: Path, message: str) -> ExportError:
+    return ExportError(
+        f"{directory}: {message}. One of the files is not the one that was exported: export again",
+        "damaged",
+    )
+
+
+def _difference(value: torch.Tensor, other: torch.Tensor) -> str:
+    """Returns how two weights differ, "" if they do not."""
+    one, two = _bytes(value), _bytes(other)
+    if torch.equal(one, two):
+        return ""
+    if len(one) != len(two):
+        return f": it has {len(one)} bytes instead of {len(two)}"
+    # Files that store bytes alone give uint8.
+    dtype = other.dtype if value.dtype == torch.uint8 else value.dtype
+    if dtype == torch.uint8:
+        return " in its bytes"
+    gap = (one.view(dtype).double() - two.view(dtype).double()).abs().max().item()
+    return f" by up to {gap:.3g}"
+
+
+def _bytes(value: torch.Tensor) -> torch.Tensor:
+    return value.contiguous().reshape(-1).view(torch.uint8)
