@@ -1,7 +1,7 @@
-"""Rebuilds the backbone of a training checkpoint."""
+"""Rebuilds the network of a training checkpoint."""
 
 import inspect
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from mammoth_compiled.backbones import MammothBackbone
@@ -13,13 +13,18 @@ from mammoth_compiled.types import DatasetInfo
 
 
 def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
-    """Builds the backbone of a checkpoint and loads its weights.
+    """Builds the network that the model of a checkpoint deploys, and loads its weights.
+
+    That is its backbone, or what `ContinualModel.deployed_net` returns: a network that the model
+    built around the backbone, or one that computes scores of its own.
 
     Returns:
-        Its registered name, the backbone, and the checkpoint's description of the data.
+        The registered name of the backbone, the network, and the checkpoint's description of the
+        data.
 
     Raises:
-        CheckpointError: If the file is not a checkpoint, or does not fit the backbone it names.
+        CheckpointError: If the file is not a checkpoint, or does not fit the backbone or the model
+            that it names.
         RegistryError: If that backbone is not registered.
     """
     checkpoint = read_checkpoint(path)
@@ -44,11 +49,13 @@ def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
         arguments["pretrained"] = LATER  # the checkpoint has the weights
     try:
         net: MammothBackbone = target(**arguments)
+        method = checkpoint["model"]["name"]
+        if method in models and _has_own_net(models[method].target, net, weights):
+            return str(name), _rebuild(path, checkpoint, net), info
         if weights and not set(weights) & set(net.state_dict()):
             raise CheckpointError(
-                f"{path} holds a network that its model built around backbone {name!r}, such as "
-                "one with prompts or another head: export it in the run, with --export, or with "
-                "export_bundle(model, ...)"
+                f"{path} holds the network of model {method!r}, which is not backbone {name!r} "
+                "alone: --import the file that registers the model"
             )
         net.load_state_dict(weights)
     except CheckpointError:  # is a ValueError too
@@ -57,20 +64,29 @@ def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
         raise CheckpointError(
             f"the weights of {path} do not fit backbone {name!r} with {arguments}: {error}"
         ) from error
-    _warn_of_other_scores(checkpoint["model"]["name"])
     return str(name), net, info
 
 
-def _warn_of_other_scores(method: str) -> None:
-    """Warns if a method predicts with other scores than the logits of its backbone."""
-    if method not in models:
-        return
-    deployed = getattr(models[method].target, "deployed_net", None)
+def _has_own_net(method: Any, net: MammothBackbone, weights: Mapping[str, Any]) -> bool:
+    """Returns whether a method deploys another network than its backbone."""
+    deployed = getattr(method, "deployed_net", None)
     # Overridden, which the base class would tell, but exports do not depend on models.
-    if deployed is not None and not deployed.__qualname__.startswith("ContinualModel."):
-        warnings.warn(
-            f"{method} predicts with scores that the backbone of a checkpoint lacks: `out` will be "
-            "the backbone's logits. To export the scores, give the run --loadcheck CHECKPOINT "
-            "--inference_only 1 --export DIR",
-            stacklevel=3,
-        )
+    own_scores = deployed is not None and not deployed.__qualname__.startswith("ContinualModel.")
+    return own_scores or (deployed is not None and set(weights) != set(net.state_dict()))
+
+
+def _rebuild(path: str, checkpoint: Mapping[str, Any], backbone: MammothBackbone) -> Any:
+    """Returns the network that the method of a checkpoint deploys.
+
+    Raises:
+        CheckpointError: If the method cannot be rebuilt from the checkpoint alone.
+    """
+    method = checkpoint["model"]["name"]
+    try:
+        return models[method].target.deployed_net_of(checkpoint, backbone)
+    except Exception as error:  # user code may raise anything
+        raise CheckpointError(
+            f"{path}: model {method!r} cannot be rebuilt without its data "
+            f"({type(error).__name__}: {error}). Export it in the run, with --export, or give the "
+            f"run --loadcheck {path} --inference_only 1 --export DIR"
+        ) from error

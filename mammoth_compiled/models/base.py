@@ -6,7 +6,7 @@ More than 300 lines, most of which document the hooks that methods override.
 import functools
 import inspect
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -226,6 +226,25 @@ class ContinualModel(TaskHooks):
         them, such as those of `models.networks.scored`.
         """
         return self.net
+
+    @classmethod
+    def deployed_net_of(
+        cls, checkpoint: Mapping[str, Any], backbone: MammothBackbone
+    ) -> MammothBackbone:
+        """Returns the `deployed_net` of a model in a checkpoint, rebuilt on the CPU without data.
+
+        Args:
+            checkpoint: What `read_checkpoint` returned.
+            backbone: The backbone of the run, on the CPU, with any weights.
+
+        Raises:
+            CheckpointError: If the state does not fit the model.
+            RuntimeError: If the weights do not fit its network.
+        """
+        from mammoth_compiled.models.core.saved import rebuild_model  # imports this module
+
+        model: Self = rebuild_model(cls, checkpoint, backbone)
+        return model.deployed_net()
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of one batch, 0-d.
