@@ -43,8 +43,8 @@ def _launch(x: torch.Tensor, weight: torch.Tensor, precision: str) -> None:
     triton.input_grad(y, argmax, weight, size, precision)
     triton.weight_grad(y, argmax, x, weight, precision)
     dz = triton_unpooled.unpool(y, argmax, size)
-    triton_unpooled.input_grad(dz, weight, precision)
-    triton_unpooled.weight_grad(dz, x, weight, precision)
+    needs_input = x.shape[1] != 3  # as in the backbones, whose images need no gradient
+    triton_unpooled.gradients(dz, x, weight, needs_input, True, precision)
 
 
 @dataclass(frozen=True)

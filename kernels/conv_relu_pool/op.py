@@ -183,12 +183,13 @@ def _backward_with(input_grad: Any, weight_grad: Any) -> Callable[..., Any]:
 def _unpooled_backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
     x, weight, argmax = ctx.saved_tensors
     dz = unpooled.unpool_op(force_channels_last(grad), argmax, tuple(x.shape[2:]))
-    grad_x = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
-        grad_x = unpooled.plain_input_grad_op(dz, weight)
-    if any(ctx.needs_input_grad[1:]):
-        grad_weight, grad_bias = unpooled.plain_weight_grad_op(dz, x, weight)
-    return grad_x, grad_weight, grad_bias if ctx.has_bias else None
+    needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:])
+    grads = unpooled.plain_gradients_op(dz, x, weight, needs_input, needs_weight)
+    return (
+        grads[0] if needs_input else None,
+        grads[1] if needs_weight else None,
+        grads[2] if needs_weight and ctx.has_bias else None,
+    )
 
 
 conv_relu_pool_unpooled_op.register_autograd(_unpooled_backward, setup_context=_setup)

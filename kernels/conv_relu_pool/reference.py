@@ -47,7 +47,9 @@ def input_grad(
     Returns:
         [B, Cin, H, W], channels-last.
     """
-    return plain_input_grad(unpool(grad, argmax, size), weight)
+    height, width = size
+    x = empty_images((grad.shape[0], weight.shape[1], height, width), grad)
+    return plain_gradients(unpool(grad, argmax, size), x, weight, True, False)[0]
 
 
 def weight_grad(
@@ -64,7 +66,9 @@ def weight_grad(
     Returns:
         [Cout, Cin, 3, 3] in dtype and layout of the weight, and [Cout] in its dtype.
     """
-    return plain_weight_grad(unpool(grad, argmax, x.shape[2:]), x, weight)
+    dz = unpool(grad, argmax, x.shape[2:])
+    _, grad_weight, grad_bias = plain_gradients(dz, x, weight, False, True)
+    return grad_weight, grad_bias
 
 
 def unpool(grad: torch.Tensor, argmax: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -82,34 +86,32 @@ def unpool(grad: torch.Tensor, argmax: torch.Tensor, size: Sequence[int]) -> tor
     return channels_last(relu_pool.backward(grad, argmax, (height, width), *POOL))
 
 
-def plain_input_grad(dz: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Computes the gradient of x from that of the convolution's result.
-
-    Args:
-        dz: [B, Cout, H, W].
-        weight: [Cout, Cin, 3, 3]; multiplied in the dtype of dz.
-
-    Returns:
-        [B, Cin, H, W], channels-last.
-    """
-    batch, _, height, width = dz.shape
-    x = empty_images((batch, weight.shape[1], height, width), dz)
-    grads = convolution_backward(dz, x, weight.to(dz.dtype), (True, False, False))
-    return channels_last(grads[0])
-
-
-def plain_weight_grad(
-    dz: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes the gradients of weight and bias from that of the convolution's result.
+def plain_gradients(
+    dz: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    needs_input: bool,
+    needs_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Computes gradients from that of the convolution's result.
 
     Args:
         dz: [B, Cout, H, W].
         x: [B, Cin, H, W].
-        weight: [Cout, Cin, 3, 3].
+        weight: [Cout, Cin, 3, 3]; multiplied in the dtype of dz.
+        needs_input: Whether to compute the gradient of x.
+        needs_weight: Whether to compute those of weight and bias.
 
     Returns:
-        [Cout, Cin, 3, 3] in dtype and layout of the weight, and [Cout] in its dtype.
+        The gradient of x, [B, Cin, H, W], channels-last; of the weight, [Cout, Cin, 3, 3], in its
+        dtype and layout; of the bias, [Cout], in the dtype of the weight. Tensors without elements
+        stand for those that are not needed.
     """
-    grads = convolution_backward(dz, x, weight.to(dz.dtype), (False, True, True))
-    return torch.empty_like(weight).copy_(grads[1]), grads[2].to(weight.dtype)
+    mask = (needs_input, needs_weight, needs_weight)
+    grads = convolution_backward(dz, x, weight.to(dz.dtype), mask)
+    nothing = weight.new_empty(0)
+    return (
+        channels_last(grads[0]) if needs_input else x.new_empty(0),
+        torch.empty_like(weight).copy_(grads[1]) if needs_weight else nothing,
+        grads[2].to(weight.dtype) if needs_weight else torch.empty_like(nothing),
+    )

@@ -88,21 +88,22 @@ def weight_grad(
     """
     config, constants = select("weight_grad", x, weight.shape[0], precision)
     num_cells = grad.shape[0] * grad.shape[2] * grad.shape[3]
-    partial, grid, per_split = split_sums(weight, num_cells, config, x.device)
+    tile = (config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"])
+    partial, grid, per_split = split_sums(weight, num_cells, tile, x.device)
     args = (grad, argmax, x, partial, num_cells, per_split)
     launch(kernels.weight_grad_kernel, (grid,), *args, config=config, **constants)
     return sum_splits(partial, weight)
 
 
 def split_sums(
-    weight: torch.Tensor, count: int, config: TileConfig, device: torch.device
+    weight: torch.Tensor, count: int, tile: tuple[int, int, int], device: torch.device
 ) -> tuple[torch.Tensor, int, int]:
     """Divides the sums of a weight gradient among programs.
 
     Args:
         weight: [Cout, Cin, 3, 3].
         count: Number of cells or pixels to sum over.
-        config: Tile of the kernel.
+        tile: Output channels, taps times input channels, and summands per program and iteration.
         device: Where it runs.
 
     Returns:
@@ -110,14 +111,14 @@ def split_sums(
         programs; and the number of cells or pixels of a split.
     """
     out_channels, in_channels = weight.shape[:2]
-    blocks_m = ceil_div(out_channels, config["BLOCK_M"])
-    blocks = blocks_m * ceil_div(9 * in_channels, config["BLOCK_N"])
-    steps = ceil_div(count, config["BLOCK_K"])
+    block_m, block_n, block_k = tile
+    blocks = ceil_div(out_channels, block_m) * ceil_div(9 * in_channels, block_n)
+    steps = ceil_div(count, block_k)
     steps_per_split = max(1, ceil_div(steps, ceil_div(SPLIT_PROGRAMS, blocks)))
     splits = ceil_div(steps, steps_per_split)
     num_elements = out_channels * (9 * in_channels + 1)
     partial = torch.empty((splits, num_elements), dtype=torch.float32, device=device)
-    return partial, splits * blocks, steps_per_split * config["BLOCK_K"]
+    return partial, splits * blocks, steps_per_split * block_k
 
 
 def sum_splits(partial: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

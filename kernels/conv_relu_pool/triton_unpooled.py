@@ -34,40 +34,49 @@ def unpool(grad: torch.Tensor, argmax: torch.Tensor, size: tuple[int, int]) -> t
     return dz
 
 
-def input_grad(dz: torch.Tensor, weight: torch.Tensor, precision: str) -> torch.Tensor:
-    """Computes the gradient of x; see `reference.plain_input_grad`.
-
-    Args:
-        dz: Gradient of the convolution's result, [B, Cout, H, W], contiguous in channels_last.
-        weight: [Cout, Cin, 3, 3], in any dtype and layout.
-        precision: "tf32" or "ieee".
-    """
-    batch, out_channels, height, width = dz.shape
-    in_channels = weight.shape[1]
-    grad_x = empty_images((batch, in_channels, height, width), dz)
-    weight, strides = with_even_taps(pack_weight(weight, dz.dtype))
-    config, constants = select("plain_input_grad", grad_x, out_channels, precision)
-    num_pixels = batch * height * width
-    grid = ceil_div(num_pixels, config["BLOCK_M"]) * ceil_div(in_channels, config["BLOCK_N"])
-    args = (dz, weight, grad_x, num_pixels)
-    launch(kernels.plain_input_grad_kernel, (grid,), *args, config=config, **constants, **strides)
-    return grad_x
-
-
-def weight_grad(
-    dz: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, precision: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes the gradients of weight and bias; see `reference.plain_weight_grad`.
+def gradients(
+    dz: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    needs_input: bool,
+    needs_weight: bool,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Computes the gradients of x, weight and bias; see `reference.plain_gradients`.
 
     Args:
         dz: Gradient of the convolution's result, [B, Cout, H, W], contiguous in channels_last.
         x: [B, Cin, H, W], contiguous in channels_last.
-        weight: [Cout, Cin, 3, 3]; its gradient gets the same layout and dtype.
+        weight: [Cout, Cin, 3, 3], in any dtype and layout, which its gradient gets too.
+        needs_input: Whether to compute the gradient of x.
+        needs_weight: Whether to compute those of weight and bias.
         precision: "tf32" or "ieee".
     """
-    config, constants = select("plain_weight_grad", x, weight.shape[0], precision)
-    num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    partial, grid, per_split = split_sums(weight, num_pixels, config, x.device)
-    args = (dz, x, partial, num_pixels, per_split)
-    launch(kernels.plain_weight_grad_kernel, (grid,), *args, config=config, **constants)
-    return sum_splits(partial, weight)
+    batch, in_channels, height, width = x.shape
+    config, constants = select("plain_gradients", x, weight.shape[0], precision)
+    packed, strides = with_even_taps(pack_weight(weight, dz.dtype) if needs_input else weight)
+    num_pixels = batch * height * width
+    grad_x = partial = None
+    input_programs = sum_programs = per_split = 0
+    if needs_input:
+        grad_x = empty_images((batch, in_channels, height, width), x)
+        blocks = ceil_div(in_channels, config["BLOCK_N"])
+        input_programs = ceil_div(num_pixels, config["BLOCK_M"]) * blocks
+    if needs_weight:
+        tile = (config["SUM_M"], config["SUM_N"], config["SUM_K"])
+        partial, sum_programs, per_split = split_sums(weight, num_pixels, tile, x.device)
+    launch(
+        kernels.plain_gradients_kernel,
+        (input_programs + sum_programs,),
+        *(dz, x, packed, grad_x, partial, num_pixels, per_split, input_programs),
+        config=config,
+        **constants,
+        **strides,
+    )
+    grads = no_weight_grads(weight) if partial is None else sum_splits(partial, weight)
+    return x.new_empty(0) if grad_x is None else grad_x, *grads
+
+
+def no_weight_grads(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what stands for gradients of weight and bias that are not needed."""
+    return weight.new_empty(0), weight.new_empty(0)

@@ -61,11 +61,12 @@ def unpool_kernel(
 
 
 @triton.jit
-def plain_input_grad_kernel(
-    dz,  # [B, H, W, COUT]
-    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
-    grad_x,  # [B, H, W, CIN]
-    num_pixels,  # B * H * W
+def _sum_input_grad(
+    program,
+    dz,
+    weight,
+    grad_x,
+    num_pixels,
     H: tl.constexpr,
     W: tl.constexpr,
     CIN: tl.constexpr,
@@ -78,10 +79,9 @@ def plain_input_grad_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-) -> None:
+):
     """Convolves the gradient of the convolution with the mirrored weight."""
     BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
-    program = tl.program_id(0)
     first = program // BLOCKS_N * BLOCK_M
     local = tl.arange(0, BLOCK_M)
     pixel = first + local
@@ -112,11 +112,12 @@ def plain_input_grad_kernel(
 
 
 @triton.jit
-def plain_weight_grad_kernel(
-    dz,  # [B, H, W, COUT]
-    x,  # [B, H, W, CIN]
-    partial,  # [splits, COUT * 9 * CIN + COUT], float32: weights as [COUT, 9, CIN], then biases
-    num_pixels,  # B * H * W
+def _sum_weight_grad(
+    program,
+    dz,
+    x,
+    partial,
+    num_pixels,
     pixels_per_split,
     H: tl.constexpr,
     W: tl.constexpr,
@@ -127,11 +128,10 @@ def plain_weight_grad_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-) -> None:
-    """Sums over a share of the pixels."""
+):
+    """Sums the products of pixels and gradients over a share of the pixels."""
     BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
     BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
-    program = tl.program_id(0)
     split = program // (BLOCKS_M * BLOCKS_N)
     block_n = program % BLOCKS_N
     m = program // BLOCKS_N % BLOCKS_M * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -164,3 +164,109 @@ def plain_weight_grad_kernel(
     tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=valid)
     valid = (m < COUT) & (block_n == 0)
     tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=valid)
+
+
+@triton.jit
+def plain_gradients_kernel(
+    dz,  # [B, H, W, COUT]
+    x,  # [B, H, W, CIN]
+    weight,  # [COUT, CIN, 3, 3], strides WN, WC and WT from tap to tap
+    grad_x,  # [B, H, W, CIN] or None
+    partial,  # [splits, COUT * 9 * CIN + COUT], float32: [COUT, 9, CIN], then biases; or None
+    num_pixels,  # B * H * W
+    pixels_per_split,
+    input_programs,  # programs that compute grad_x
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    WN: tl.constexpr,
+    WC: tl.constexpr,
+    WT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # of grad_x
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SUM_M: tl.constexpr,  # of partial
+    SUM_N: tl.constexpr,
+    SUM_K: tl.constexpr,
+) -> None:
+    """The first programs compute the gradient of x, the others side by side that of the weight."""
+    program = tl.program_id(0)
+    if partial is None:
+        _sum_input_grad(
+            program,
+            dz,
+            weight,
+            grad_x,
+            num_pixels,
+            H,
+            W,
+            CIN,
+            COUT,
+            WN,
+            WC,
+            WT,
+            PRECISION,
+            UPCAST,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    elif grad_x is None:
+        _sum_weight_grad(
+            program,
+            dz,
+            x,
+            partial,
+            num_pixels,
+            pixels_per_split,
+            H,
+            W,
+            CIN,
+            COUT,
+            PRECISION,
+            UPCAST,
+            SUM_M,
+            SUM_N,
+            SUM_K,
+        )
+    elif program < input_programs:
+        _sum_input_grad(
+            program,
+            dz,
+            weight,
+            grad_x,
+            num_pixels,
+            H,
+            W,
+            CIN,
+            COUT,
+            WN,
+            WC,
+            WT,
+            PRECISION,
+            UPCAST,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+    else:
+        _sum_weight_grad(
+            program - input_programs,
+            dz,
+            x,
+            partial,
+            num_pixels,
+            pixels_per_split,
+            H,
+            W,
+            CIN,
+            COUT,
+            PRECISION,
+            UPCAST,
+            SUM_M,
+            SUM_N,
+            SUM_K,
+        )

@@ -23,28 +23,22 @@ def unpool_op(grad: torch.Tensor, argmax: torch.Tensor, size: Sequence[int]) -> 
     return triton_unpooled.unpool(grad, argmax, (height, width))
 
 
-@traced_operator("conv_relu_pool_plain_input_grad")
-def plain_input_grad_op(dz: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Computes `reference.plain_input_grad`, with Triton on a GPU."""
-    dz = channels_last(dz)
-    if triton_why_not(dz):
-        return reference.plain_input_grad(dz, weight)
-    from mammoth_compiled.kernels.conv_relu_pool import triton_unpooled
-
-    return triton_unpooled.input_grad(dz, weight, input_precision(dz.dtype, convolution=True))
-
-
-@traced_operator("conv_relu_pool_plain_weight_grad")
-def plain_weight_grad_op(
-    dz: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes `reference.plain_weight_grad`, with Triton on a GPU."""
+@traced_operator("conv_relu_pool_plain_gradients")
+def plain_gradients_op(
+    dz: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    needs_input: bool,
+    needs_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Computes `reference.plain_gradients`, with Triton on a GPU."""
     dz, x = channels_last(dz), channels_last(x)
     if triton_why_not(dz):
-        return reference.plain_weight_grad(dz, x, weight)
+        return reference.plain_gradients(dz, x, weight, needs_input, needs_weight)
     from mammoth_compiled.kernels.conv_relu_pool import triton_unpooled
 
-    return triton_unpooled.weight_grad(dz, x, weight, input_precision(dz.dtype, convolution=True))
+    precision = input_precision(dz.dtype, convolution=True)
+    return triton_unpooled.gradients(dz, x, weight, needs_input, needs_weight, precision)
 
 
 @unpool_op.register_fake
@@ -52,11 +46,12 @@ def _fake_unpool(grad: Any, argmax: Any, size: Any) -> torch.Tensor:
     return empty_images((*grad.shape[:2], *size), grad)
 
 
-@plain_input_grad_op.register_fake
-def _fake_input_grad(dz: Any, weight: Any) -> torch.Tensor:
-    return empty_images((dz.shape[0], weight.shape[1], *dz.shape[2:]), dz)
-
-
-@plain_weight_grad_op.register_fake
-def _fake_weight_grad(dz: Any, x: Any, weight: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(weight), weight.new_empty(weight.shape[0])
+@plain_gradients_op.register_fake
+def _fake_gradients(
+    dz: Any, x: Any, weight: Any, needs_input: bool, needs_weight: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        empty_images(tuple(x.shape), dz) if needs_input else x.new_empty(0),
+        torch.empty_like(weight) if needs_weight else weight.new_empty(0),
+        weight.new_empty(weight.shape[0] if needs_weight else 0),
+    )

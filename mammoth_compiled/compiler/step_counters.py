@@ -39,9 +39,9 @@ def _merge(graph: Graph, members: list[tuple[Node, Node]], increment: int) -> No
     with graph.inserting_before(members[0][0]):
         sums = graph.call_function(torch.ops.aten._foreach_add.Scalar, (counters, increment))
         results = [graph.call_function(operator.getitem, (sums, k)) for k in range(len(members))]
-    sums.meta["val"] = [copy.args[1].meta["val"] for copy, _ in members]
+    sums.meta["val"] = [counter.meta["val"] for counter in counters]
     for (copy, counter), result in zip(members, results, strict=True):
-        update = copy.args[1]
+        update: Any = copy.args[1]
         result.meta = dict(update.meta)
         copy.replace_input_with(update, result)
         while update is not counter:

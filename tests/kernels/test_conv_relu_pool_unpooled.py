@@ -53,16 +53,18 @@ def test_kernels_are_as_accurate_as_torch(device, assert_as_accurate, problem, k
         dz = triton_unpooled.unpool(grad, argmax, size)
         assert torch.equal(dz, reference.unpool(grad, argmax, size))
         assert dz.is_contiguous(memory_format=CHANNELS_LAST)
-        grad_x = triton_unpooled.input_grad(dz, weight, precision)
-        grads = triton_unpooled.weight_grad(dz, x, weight, precision)
-    exact_x = reference.plain_input_grad(*in_dtype([dz, weight], torch.float64))
-    torch_x = reference.plain_input_grad(*in_dtype([dz, weight], as_exact_as))
-    assert_as_accurate(grad_x, exact_x, torch_x.to(dtype), factor=3)
-    exact = reference.plain_weight_grad(*in_dtype([dz, x, weight], torch.float64))
-    torch_own = reference.plain_weight_grad(*in_dtype([dz, x, weight], as_exact_as))
+        grads = triton_unpooled.gradients(dz, x, weight, True, True, precision)
+        alone = (
+            *triton_unpooled.gradients(dz, x, weight, True, False, precision)[:1],
+            *triton_unpooled.gradients(dz, x, weight, False, True, precision)[1:],
+        )
+    assert all(torch.equal(one, other) for one, other in zip(grads, alone, strict=True))
+    exact = reference.plain_gradients(*in_dtype([dz, x, weight], torch.float64), True, True)
+    torch_own = reference.plain_gradients(*in_dtype([dz, x, weight], as_exact_as), True, True)
     for ours, e, t in zip(grads, exact, torch_own, strict=True):
         assert_as_accurate(ours, e, t.to(dtype), factor=3)
-    assert grads[0].stride() == weight.stride()
+    assert grads[0].is_contiguous(memory_format=CHANNELS_LAST)
+    assert grads[1].stride() == weight.stride()
 
 
 @pytest.mark.usefixtures("looping_kernels")
@@ -82,12 +84,10 @@ def test_kernels_take_float32_weights_of_bfloat16_images(device, assert_as_accur
     dz = triton_unpooled.unpool(grad, argmax, (5, 4))
     grad_x = triton.input_grad(grad, argmax, weight, (5, 4), "ieee")
     assert grad_x.dtype == torch.bfloat16
-    assert torch.equal(triton_unpooled.input_grad(dz, weight, "ieee"), grad_x)
+    unpooled_x, *unpooled_grads = triton_unpooled.gradients(dz, x, weight, True, True, "ieee")
+    assert torch.equal(unpooled_x, grad_x)
     exact = reference.weight_grad(grad.double(), argmax, x.double(), weight)
-    for grads in (
-        triton.weight_grad(grad, argmax, x, weight, "ieee"),
-        triton_unpooled.weight_grad(dz, x, weight, "ieee"),
-    ):
+    for grads in (triton.weight_grad(grad, argmax, x, weight, "ieee"), unpooled_grads):
         for ours, e in zip(grads, exact, strict=True):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours.double(), e.double(), rtol=1e-5, atol=1e-5)
@@ -103,8 +103,10 @@ def test_kernels_with_empty_batch(device):
     y, argmax = reference.forward(x, weight, None)
     dz = triton_unpooled.unpool(y, argmax, (4, 4))
     assert dz.shape == (0, 8, 4, 4)
-    assert triton_unpooled.input_grad(dz, weight, "ieee").shape == x.shape
-    assert not any(g.any() for g in triton_unpooled.weight_grad(dz, x, weight, "ieee"))
+    grad_x, *grads = triton_unpooled.gradients(dz, x, weight, True, True, "ieee")
+    assert grad_x.shape == x.shape
+    assert grads[0].shape == weight.shape
+    assert not any(grad.any() for grad in grads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -139,5 +141,5 @@ def test_gradcheck_and_opcheck():
     y, argmax = op.conv_relu_pool_unpooled_op(x, weight, None)
     torch.library.opcheck(unpooled.unpool_op, (y, argmax, (5, 4)))
     dz = unpooled.unpool_op(y, argmax, (5, 4))
-    torch.library.opcheck(unpooled.plain_input_grad_op, (dz, weight))
-    torch.library.opcheck(unpooled.plain_weight_grad_op, (dz, x, weight))
+    for needed in ((True, True), (False, True), (True, False)):
+        torch.library.opcheck(unpooled.plain_gradients_op, (dz, x, weight, *needed))
