@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mammoth_compiled.errors import OutputError
 
@@ -21,9 +22,9 @@ class _Status:
         copies: Functions that get every line, printed or not.
     """
 
-    printed = False
-    failure = ""
-    quiet = False
+    printed: bool = False
+    failure: str = ""
+    quiet: bool = False
     display: Print | None = None
     copies: tuple[Print, ...] = ()
 
@@ -74,6 +75,16 @@ def begin_output() -> None:
 def output_failure() -> str:
     """Returns why a line after the first could not be printed, "" if all were."""
     return _status.failure
+
+
+def output_state() -> dict[str, Any]:
+    """Returns where lines go and what happened to them, for `set_output_state`."""
+    return {name: getattr(_status, name) for name in _Status.__annotations__}
+
+
+def set_output_state(state: dict[str, Any]) -> None:
+    """Restores what `output_state` returned: several runs in a process have one each."""
+    vars(_status).update(state)
 
 
 @contextlib.contextmanager

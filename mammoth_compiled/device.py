@@ -12,6 +12,9 @@ import torch
 
 from mammoth_compiled.errors import ConfigError
 
+# The environment variable that sets `base_path`.
+BASE_PATH = "MAMMOTH_BASE_PATH"
+
 
 def default_device() -> torch.device:
     """Returns the device of a run that names none: the first GPU, else the CPU."""
@@ -60,13 +63,13 @@ def base_path() -> str:
 
     The environment variable `MAMMOTH_BASE_PATH` sets it; the default is `./data/`.
     """
-    return os.path.join(os.environ.get("MAMMOTH_BASE_PATH") or "./data", "")
+    return os.path.join(os.environ.get(BASE_PATH) or "./data", "")
 
 
 def set_base_path(path: str | None) -> None:
     """Sets the folder of data and checkpoints for this process; None leaves it."""
     if path is not None:
-        os.environ["MAMMOTH_BASE_PATH"] = path
+        os.environ[BASE_PATH] = path
 
 
 def set_seed(seed: int) -> None:

@@ -48,7 +48,9 @@ def run(argv: Sequence[str]) -> int:
         from mammoth_compiled.sweep.runs import run_side_by_side
 
         runs = [resolution.args for resolution in resolutions]
-        return run_side_by_side(runs, command.get("workers"), command.get("import", []))
+        return run_side_by_side(
+            runs, command.get("workers"), command.get("import", []), command.get("together")
+        )
     for number, resolution in enumerate(resolutions, start=1):
         if len(resolutions) > 1:
             say(f"run {number} of {len(resolutions)}")

@@ -55,6 +55,13 @@ def add_command_args(parser: ArgumentParser) -> None:
         help="Runs at the same time, of several (default: one per CPU core; 1 on a GPU).",
     )
     group.add_argument(
+        "--together",
+        metavar="N",
+        type=positive_int,
+        help="Of several runs, how many take turns in one process, so that their steps overlap on "
+        "a GPU (default: 1).",
+    )
+    group.add_argument(
         "--show_config",
         action="store_true",
         help="Print all arguments and where each comes from, and exit.",

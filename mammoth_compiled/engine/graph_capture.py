@@ -26,8 +26,14 @@ class GraphCapture(Protocol):
         """
 
 
-@functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Returns the current stream, if a run has one of its own, else one for all runs."""
+    current = torch.cuda.current_stream(device)
+    return _shared_stream(device) if current == torch.cuda.default_stream(device) else current
+
+
+@functools.cache
+def _shared_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 

@@ -49,6 +49,13 @@ def parser() -> Parser:
         help="Runs at the same time (default: one per CPU core; 1 on a GPU).",
     )
     result.add_argument(
+        "--together",
+        metavar="N",
+        type=positive_int,
+        help="Of these, runs that take turns in one process, so that their steps overlap on a GPU "
+        "(default: 1).",
+    )
+    result.add_argument(
         "--ray_address",
         metavar="ADDRESS",
         help="Run on Ray: `local`, `auto` or the address of a cluster; needs the extra `ray`.",
@@ -94,7 +101,7 @@ def sweep(argv: Sequence[str]) -> int:
         from mammoth_compiled.sweep.ray import run_on_ray
 
         return run_on_ray(planned, command["ray_address"], command.get("workers"), plugins)
-    return planned.run(command.get("workers"), plugins)
+    return planned.run(command.get("workers"), plugins, command.get("together"))
 
 
 def _directory(command: dict[str, Any]) -> Path:

@@ -51,13 +51,17 @@ class Layout(NamedTuple):
         workers: Trials at the same time.
         threads: Threads of each on the CPU.
         reason: Why, for the user to read.
+        together: Of these trials, how many share a process and take turns; see `sweep.turns`.
     """
 
     workers: int
     threads: int
     reason: str = ""
+    together: int = 1
 
     def __str__(self) -> str:
+        if self.together > 1:
+            return f"{self.together} at a time in one process"
         threads = f" on {self.threads} thread{'s'[: self.threads > 1]} each"
         return f"{self.workers} at a time{threads}" + (f" ({self.reason})" if self.reason else "")
 
@@ -74,6 +78,7 @@ def choose_layout(
     total: int | None = None,
     workers: int | None = None,
     plugins: Sequence[str] = (),
+    together: int | None = None,
 ) -> Layout:
     """Returns the layout that is expected to finish a sweep first.
 
@@ -82,8 +87,12 @@ def choose_layout(
         total: Number of trials; None if it is not known.
         workers: Trials at the same time, if the user gave it; nothing is measured then.
         plugins: Files and modules of `--import`.
+        together: Trials that share a process and take turns, if the user asked for it.
     """
     cores = available_cores()
+    if together is not None and together > 1:
+        together = together if total is None else min(together, total)
+        return Layout(together, cores, "--together", together)
     most = cores if total is None else min(cores, total)
     config = RunConfig.from_namespace(trial.args)
     if workers is not None:

@@ -12,7 +12,7 @@ from mammoth_compiled.signals import SIGNALS, is_main_thread
 from mammoth_compiled.sweep import processes
 from mammoth_compiled.sweep.layout import Layout
 from mammoth_compiled.sweep.trial import Trial
-from mammoth_compiled.sweep.worker import Event, run_trial
+from mammoth_compiled.sweep.worker import Assignment, Event, run_assigned
 
 # Seconds until a signal is noticed.
 SIGNAL_CHECK_S = 0.2
@@ -46,7 +46,7 @@ class Pool:
     """Runs trials in worker processes.
 
     A trial that needs compiled code which another one is just compiling starts after it, so that
-    the code is compiled once and found in the cache. A process that is killed fails its own trial
+    the code is compiled once and found in the cache. A process that is killed fails its own trials
     alone. After Ctrl-C, SIGTERM or SIGHUP the trials that run stop after their current step, and no
     other one starts; a second signal ends them at once.
 
@@ -76,7 +76,7 @@ class Pool:
         is_exhausted = False
         with self._signals_handled():
             while True:
-                while not is_exhausted and len(self._running) + len(waiting) < self.layout.workers:
+                while not is_exhausted and self._wants(len(waiting)):
                     trial = next(source, None)
                     if trial is None or self._signals:
                         is_exhausted = True
@@ -84,9 +84,9 @@ class Pool:
                         waiting.append(trial)
                 if self._signals:
                     waiting.clear()
-                for trial in [t for t in waiting if self._may_start(t)]:
-                    waiting.remove(trial)
-                    self._start(trial)
+                while group := self._next_group(waiting):
+                    waiting = [trial for trial in waiting if trial not in group]
+                    self._start(group)
                 if not self._running:
                     return self._signals[0] if self._signals else 0
                 everything = [w for r in self._running for w in r.waitables()]
@@ -103,12 +103,12 @@ class Pool:
 
         def stop(number: int, frame: Any) -> None:
             self._signals.append(number)
-            for running in self._running:
+            for process in {id(r.process): r.process for r in self._running}.values():
                 if len(self._signals) == 1:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(running.process.pid, signal.SIGINT)
+                        os.kill(process.pid, signal.SIGINT)
                 else:
-                    running.process.kill()
+                    process.kill()
 
         before = {n: signal.getsignal(n) for n in SIGNALS} if is_main_thread() else {}
         for number, handler in before.items():
@@ -120,6 +120,18 @@ class Pool:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _wants(self, num_waiting: int) -> bool:
+        """Returns whether to take another trial; those that share a process start together."""
+        has_room = len(self._running) + num_waiting < self.layout.workers
+        return has_room and not (self.layout.together > 1 and self._running)
+
+    def _next_group(self, waiting: Sequence[Trial]) -> list[Trial]:
+        """Returns the trials to start in the next process, none if they have to wait."""
+        if self.layout.together > 1:
+            alike = [t for t in waiting if t.process_settings == waiting[0].process_settings]
+            return [] if self._running else alike
+        return next(([trial] for trial in waiting if self._may_start(trial)), [])
+
     def _may_start(self, trial: Trial) -> bool:
         if len(self._running) >= self.layout.workers:
             return False
@@ -127,22 +139,25 @@ class Pool:
         compiling = any(r.trial.compile_key == key and not r.is_compiled for r in self._running)
         return key in self._compiled or not compiling
 
-    def _start(self, trial: Trial) -> None:
+    def _start(self, group: Sequence[Trial]) -> None:
         if self._compiles:
             processes.warm_up_compiler()
-        ours, theirs = processes.context().Pipe()
-        trial.folder.parent.mkdir(parents=True, exist_ok=True)
-        errors = f"{trial.folder}.stderr"
+        pipes = [processes.context().Pipe() for _ in group]
+        assignments = []
+        for trial, (_, theirs) in zip(group, pipes, strict=True):
+            trial.folder.parent.mkdir(parents=True, exist_ok=True)
+            assignments.append(Assignment(theirs, trial.args, f"{trial.folder}.stderr"))
         # A forked process has imported them already.
         plugins = () if processes.can_fork() else self.plugins
         process = processes.start(
-            run_trial,
-            (theirs, trial.args, plugins, self.layout, errors),
-            trial.label,
-            close=[ours, *(running.connection for running in self._running)],
+            run_assigned,
+            (assignments, plugins, self.layout),
+            group[0].label,
+            close=[*(ours for ours, _ in pipes), *(r.connection for r in self._running)],
         )
-        theirs.close()
-        self._running.append(_Running(trial, process, ours))
+        for trial, (ours, theirs) in zip(group, pipes, strict=True):
+            theirs.close()
+            self._running.append(_Running(trial, process, ours))
         if self._signals:  # one that came while it was started
             os.kill(process.pid, signal.SIGINT)
 
@@ -153,7 +168,8 @@ class Pool:
                 self._answer(running, running.connection.recv())
         if not running.has_ended and running.process.exitcode is None:
             return
-        running.process.join()
+        if not any(r.process is running.process for r in self._running if r is not running):
+            running.process.join()
         if not running.has_ended:
             code = running.process.exitcode
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.compiler.compat import compile_function
-from mammoth_compiled.device import set_base_path
+from mammoth_compiled.device import BASE_PATH, set_base_path
 from mammoth_compiled.registry import datasets
 from mammoth_compiled.runner import build_dataset
 from mammoth_compiled.signals import SIGNALS, is_main_thread
@@ -156,15 +156,14 @@ def share_images(trials: Sequence[Trial]) -> None:
 
 @contextlib.contextmanager
 def _base_path(path: str | None) -> Iterator[None]:
-    name = "MAMMOTH_BASE_PATH"
-    before = os.environ.get(name)
+    before = os.environ.get(BASE_PATH)
     set_base_path(path)
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        os.environ.pop(BASE_PATH, None)
         if before is not None:
-            os.environ[name] = before
+            os.environ[BASE_PATH] = before
 
 
 @functools.cache

@@ -92,7 +92,11 @@ def run_trials(
 
 
 def prepare(
-    trials: Sequence[Trial], total: int | None, workers: int | None, plugins: Sequence[str]
+    trials: Sequence[Trial],
+    total: int | None,
+    workers: int | None,
+    plugins: Sequence[str],
+    together: int | None = None,
 ) -> Layout:
     """Loads what trials share and returns how they share the machine.
 
@@ -101,6 +105,7 @@ def prepare(
         total: Number of trials; None if it is not known.
         workers: Trials at the same time, if the user gave it.
         plugins: Files and modules of `--import`.
+        together: Trials that share a process, if the user asked for it.
     """
     left = [trial for trial in trials if not (trial.args.resume and trial.finished())]
     if not left:
@@ -108,7 +113,7 @@ def prepare(
     share_images(left)
     if any(trial.args.compile == "on" for trial in left):
         warm_up_compiler()
-    return choose_layout(left[0], None if total is None else len(left), workers, plugins)
+    return choose_layout(left[0], None if total is None else len(left), workers, plugins, together)
 
 
 def report(directory: str | Path) -> None:
@@ -132,7 +137,10 @@ def remove_checkpoints(trial: Trial) -> None:
 
 
 def run_side_by_side(
-    runs: Sequence[Namespace], workers: int | None = None, plugins: Sequence[str] = ()
+    runs: Sequence[Namespace],
+    workers: int | None = None,
+    plugins: Sequence[str] = (),
+    together: int | None = None,
 ) -> int:
     """Runs several configurations, or seeds of one, reports on them and returns the exit code.
 
@@ -140,13 +148,14 @@ def run_side_by_side(
         runs: All arguments of every run; `out` of the first is the folder of all.
         workers: Runs at the same time; None for what `choose_layout` finds.
         plugins: Files and modules of `--import`.
+        together: Runs that share a process and take turns; see `sweep.turns`.
 
     Raises:
         MammothError: If the runs share an output, or their folder cannot be written.
     """
     directory = _directory(runs[0])
     trials = make_trials(runs, directory)
-    layout = prepare(trials, len(trials), workers, plugins)
+    layout = prepare(trials, len(trials), workers, plugins, together)
     say(f"{len(trials)} runs in {directory}, {layout}")
     code = run_trials(trials, layout, plugins, len(trials))
     report(directory)

@@ -101,12 +101,18 @@ class Sweep:
             args.resume = True
         return make_trials(runs, self.directory)
 
-    def run(self, workers: int | None = None, plugins: Sequence[str] = ()) -> int:
+    def run(
+        self,
+        workers: int | None = None,
+        plugins: Sequence[str] = (),
+        together: int | None = None,
+    ) -> int:
         """Runs everything that has not finished yet, reports, and returns the exit code.
 
         Args:
             workers: Runs at the same time; None for what `choose_layout` finds.
             plugins: Files and modules of `--import`.
+            together: Runs that share a process and take turns; see `sweep.turns`.
 
         Raises:
             MammothError: If the directory cannot be written or another sweep uses it.
@@ -116,19 +122,19 @@ class Sweep:
         with lock(self.directory, "its runs", "--out"):
             self.directory.mkdir(parents=True, exist_ok=True)
             if self.search.method == "grid":
-                layout = prepare(trials, len(trials), workers, plugins)
+                layout = prepare(trials, len(trials), workers, plugins, together)
                 say(f"{len(trials)} runs in {self.directory}, {layout}")
                 code = self._run(trials, len(trials), layout, plugins)
             else:
-                code = self._search(workers, plugins)
+                code = self._search(workers, plugins, together)
             report(self.directory)
         return code
 
-    def _search(self, workers: int | None, plugins: Sequence[str]) -> int:
+    def _search(self, workers: int | None, plugins: Sequence[str], together: int | None) -> int:
         engine = OptunaSearch(self.search, self.axes, self.fixed, self.words, self.directory)
         trials: Iterator[Trial] = engine.trials()
         one = resolve_experiments(self.words, {**self.fixed, **first(self.axes)})[0]
-        layout = prepare([Trial(one.args, "")], None, workers, plugins)
+        layout = prepare([Trial(one.args, "")], None, workers, plugins, together)
         say(f"{self.search.trials} combinations in {self.directory}, {layout}")
         code = self._run(trials, None, layout, plugins, engine)
         values, value = engine.best()

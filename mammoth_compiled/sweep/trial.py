@@ -44,6 +44,12 @@ class Trial:
         parts = (experiment.model, experiment.dataset, experiment.backbone, experiment.batch_size)
         return (*parts, compute.compile, compute.amp, compute.device)
 
+    @property
+    def process_settings(self) -> tuple[Any, ...]:
+        """Trials with the same settings of the process can share one."""
+        compute = RunConfig.from_namespace(self.args).compute
+        return compute.device, compute.precision, compute.deterministic
+
     def finished(self) -> Results | None:
         """Returns the results, None if the run has not ended.
 

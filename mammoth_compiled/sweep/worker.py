@@ -2,25 +2,30 @@
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import begin_output, say
+from mammoth_compiled.device import get_device
 from mammoth_compiled.engine import Observer, Run
+from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.metrics import average
 from mammoth_compiled.plugins import import_plugin
-from mammoth_compiled.signals import signals_end_process
+from mammoth_compiled.signals import SIGNALS, signals_end_process
 from mammoth_compiled.sweep.layout import Layout
 from mammoth_compiled.sweep.processes import accept_signals
+from mammoth_compiled.sweep.turns import TurnObserver, Turns
 from mammoth_compiled.types import Evaluation
 
 # By this step of the first task everything that recurs in training is compiled.
@@ -91,55 +96,118 @@ class TrialObserver(Observer):
             run.stop_signal = 2  # ends like Ctrl-C, with partial results
 
 
-def run_trial(
-    connection: Connection,
-    args: Namespace,
-    plugins: Sequence[str],
-    layout: Layout,
-    errors: str,
-) -> None:
-    """Runs a trial in this process, which ends afterwards.
+class Assignment(NamedTuple):
+    """A trial for a process to run.
 
-    Args:
+    Attributes:
         connection: To the sweep.
         args: All arguments; continues what is in the run folder.
+        errors: File that collects what libraries print, in a process with several trials that of
+            the first.
+    """
+
+    connection: Connection
+    args: Namespace
+    errors: str
+
+
+def run_assigned(assignments: Sequence[Assignment], plugins: Sequence[str], layout: Layout) -> None:
+    """Runs trials in this process, which ends afterwards.
+
+    Args:
+        assignments: The trials; several take turns.
         plugins: Files and modules of `--import` that this process does not have yet.
         layout: Gives the number of threads on the CPU.
-        errors: File that collects what libraries print.
     """
     os.setsid()  # the sweep passes signals on, so that each arrives once
+    errors = assignments[0].errors
     _redirect_output(errors)
     begin_output()
     torch.set_num_threads(layout.threads)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    event = Event("failed", value="the process ended")
-    try:
-        with signals_end_process():
-            accept_signals()
-            event = _train(connection, args, plugins, layout)
-    except MammothError as error:
-        event = Event("failed", value=" ".join(str(error).split()))
-    except (KeyboardInterrupt, SystemExit):
-        event = Event("stopped")
-    except BaseException as error:  # of user code
-        sys.stderr.write(traceback.format_exc())
-        event = Event("failed", value=f"{type(error).__name__}: {error} (details in {errors})")
-    with contextlib.suppress(OSError):  # the sweep was killed
-        connection.send(event)
+    with signals_end_process():
+        if len(assignments) > 1:
+            _take_turns(assignments, plugins, layout, errors)
+        else:
+            _run_one(assignments[0], plugins, layout, errors)
     sys.stderr.flush()
     if Path(errors).stat().st_size == 0:
         Path(errors).unlink()
 
 
+def _run_one(assignment: Assignment, plugins: Sequence[str], layout: Layout, errors: str) -> None:
+    def train() -> Event:
+        accept_signals()
+        return _train(assignment, plugins, layout)
+
+    _send(assignment, _outcome(train, errors))
+
+
+def _outcome(train: Callable[[], Event], errors: str) -> Event:
+    """Returns how a trial ended."""
+    try:
+        return train()
+    except MammothError as error:
+        return Event("failed", value=" ".join(str(error).split()))
+    except (KeyboardInterrupt, SystemExit):
+        return Event("stopped")
+    except BaseException as error:  # of user code
+        sys.stderr.write(traceback.format_exc())
+        return Event("failed", value=f"{type(error).__name__}: {error} (details in {errors})")
+
+
+def _send(assignment: Assignment, event: Event) -> None:
+    with contextlib.suppress(OSError):  # the sweep was killed
+        assignment.connection.send(event)
+
+
 def _train(
-    connection: Connection, args: Namespace, plugins: Sequence[str], layout: Layout
+    assignment: Assignment,
+    plugins: Sequence[str],
+    layout: Layout,
+    observers: Sequence[Observer] = (),
 ) -> Event:
     from mammoth_compiled.training import run_experiment
 
     for plugin in plugins:
         import_plugin(plugin)
-    results = run_experiment(args, [TrialObserver(connection, layout)])
+    own = TrialObserver(assignment.connection, layout)
+    results = run_experiment(assignment.args, [own, *observers])
     return Event("stopped" if results.interrupted else "finished", len(results.class_il))
+
+
+def _take_turns(
+    assignments: Sequence[Assignment], plugins: Sequence[str], layout: Layout, errors: str
+) -> None:
+    """Runs several trials in threads; a signal stops each after its current step."""
+    runs: list[Run] = []
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        for run in runs:
+            run.stop_signal = signal.SIGINT  # ends with partial results, and nothing else
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    accept_signals()
+    config = RunConfig.from_namespace(assignments[0].args).compute
+    device = get_device(config.device)
+    turns = Turns(device)
+
+    def member(assignment: Assignment) -> Callable[[], None]:
+        def train() -> Event:
+            observer = TurnObserver(turns, runs, lambda: signal.SIGINT if stopped else None)
+            # A plugin is imported by the first trial, for all.
+            return _train(
+                assignment, plugins if assignment is assignments[0] else (), layout, [observer]
+            )
+
+        return lambda: _send(assignment, _outcome(train, errors))
+
+    # What a run sets for itself is then the same before and after.
+    with numerics(device, config.precision, config.deterministic):
+        turns.run([member(assignment) for assignment in assignments])
 
 
 def _redirect_output(errors: str) -> None:

@@ -160,9 +160,33 @@ def test_broken_runs_end_alone_and_continue_later(command, tmp_path):
     assert not list(folder.glob("*/checkpoints"))
 
 
-def test_ctrl_c_stops_all_runs_after_their_step(plugin, tmp_path):
+def test_runs_that_take_turns_equal_their_runs_alone_and_end_alone(command, tmp_path):
+    words = ["--seeds", "0,2-4", "--together", "4", "--out", "all"]
+    together = command("run", *RUN, *words, BROKEN="1", OMP_NUM_THREADS="1")
+    assert together.returncode == 2, together.stdout + together.stderr
+    for message in (
+        "4 runs in all, 4 at a time in one process",
+        "seed=2: failed: RuntimeError: a bug in user code (details in all/seed=0.stderr)",
+        "seed=3: failed: the loss became nan in task 2",
+        "finished (2 of 4)",
+    ):
+        assert message in together.stdout
+    alone = command("run", *RUN, "--seed", "4", "--out", "alone", OMP_NUM_THREADS="1")
+    assert alone.returncode == 0, alone.stderr
+    one, other = results(tmp_path / "all" / "seed=4"), results(tmp_path / "alone")
+    for name in ("class_il", "task_il", "loss", "confusion"):
+        assert one[name] == other[name], name
+    logs = {n: (tmp_path / "all" / f"seed={n}" / "log.txt").read_text() for n in (0, 3, 4)}
+    assert "nan" in logs[3]
+    assert "nan" not in logs[0] + logs[4]
+    for log in logs.values():
+        assert log.count("Accuracy after task 1") == 1  # of its own run only
+
+
+@pytest.mark.parametrize("layout", ["--workers", "--together"])
+def test_ctrl_c_stops_all_runs_after_their_step(plugin, tmp_path, layout):
     slow = [word if word != "2" else "4000" for word in RUN]
-    words = [*slow, "--seeds", "0-3", "--out", "all", "--workers", "2", "--savecheck", "task"]
+    words = [*slow, "--seeds", "0-3", "--out", "all", layout, "2", "--savecheck", "task"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mammoth_compiled.run", *words, "--import", plugin],
         cwd=tmp_path,
