@@ -22,6 +22,7 @@ from common import environment, write_results
 from gpu_data import time_data
 from gpu_loop import time_loops
 from gpu_ops import precision, time_ops, write_table
+from gpu_seeds import time_seeds
 from kernel_table import floors, kernels
 from torch.nn import functional as F
 from tuning import tune
@@ -35,7 +36,7 @@ from mammoth_compiled.kernels.runtime.tiles import chip_name
 from mammoth_compiled.registry import backbones
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SECTIONS = ("checks", "limits", "data", "tune", "ops", "loops", "steps")
+SECTIONS = ("checks", "limits", "data", "tune", "ops", "loops", "seeds", "steps")
 
 
 def run_checks(deadline):
@@ -195,6 +196,7 @@ def main():
         "tune": lambda: (precompile(), tune_kernels(args.out, start + 0.6 * args.budget))[1],
         "ops": lambda: time_ops(results["limits"], args.out, start + 0.8 * args.budget),
         "loops": lambda: time_loops(start + 0.93 * args.budget, seconds=2.0),
+        "seeds": lambda: time_seeds(start + 0.9 * args.budget),
         "steps": lambda: time_steps(start + args.budget),
     }
     for name, section in sections.items():

@@ -333,3 +333,48 @@ def export_time() -> str:
         "update is faster by",
     ]
     return "\n\n".join([table(head, rows), machine("export_updates")])
+
+
+def seeds() -> str:
+    """Several seeds side by side on a CPU, in times of one seed."""
+    kinds = {"one worker": "one at a time", "one worker per core": "one per core"}
+    rows = []
+    for row in read("seeds")["rows"]:
+        cells = [f"ER, `{row['backbone']}`", f"{row['one seed']['median']:.1f} s"]
+        for kind in kinds:
+            found = row[kind]
+            cells.append(f"{found['median']:.1f} s, **{found['ratio']:.2f}x**")
+        rows.append(cells)
+    found = read("seeds")["rows"][0]
+    head = ["run", "one seed", *(f"{found['seeds']} seeds, {kind}" for kind in kinds.values())]
+    return "\n\n".join([table(head, rows), machine("seeds")])
+
+
+def shared_images() -> str:
+    """Memory of several seeds side by side, with images loaded once and by each."""
+    found = read("shared_images")
+    names = {"shared": "forked from one that has loaded them", "not shared": "loaded by each"}
+    rows = [
+        [
+            label,
+            f"{max(found[name]['run_uss_mb'])} MB",
+            f"{found[name]['all_pss_mb']:,} MB",
+            f"{found[name]['all_train_after_s']:.0f} s",
+        ]
+        for name, label in names.items()
+    ]
+    head = ["modules and images", "USS of a run", "PSS of all", "until all train"]
+    return "\n\n".join([table(head, rows), machine("shared_images")])
+
+
+def ranks() -> str:
+    """A training step in one process and in two that share the cores, and its transfers."""
+    rows = []
+    for row in read("ranks")["rows"]:
+        one, two = row["one process"], row["two ranks"]
+        times = (one["step_ms"], two["step_ms"], two["average_gradients_ms"])
+        cells = [f"{t['median']:.3g} ms" for t in (*times, two["gather_images_ms"])]
+        rows.append([f"`{row['backbone']}`", f"{row['gradient_bytes'] / 1e6:.1f} MB", *cells])
+    head = ["backbone, batch 32", "gradients", "step, 1 process", "step, 2 ranks"]
+    head += ["average of the gradients", "gathering of images"]
+    return "\n\n".join([table(head, rows), machine("ranks")])

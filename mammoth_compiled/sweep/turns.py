@@ -26,9 +26,11 @@ import torch
 from mammoth_compiled.console import output_state, set_output_state
 from mammoth_compiled.device import BASE_PATH, random_state, set_random_state
 from mammoth_compiled.engine import Observer, Run
+from mammoth_compiled.engine.losses import READ_EVERY
 
-# Steps that a run launches before the next one does.
-STEPS_PER_TURN = 20
+# Steps that a run launches before the next one does. A turn ends right before losses are read,
+# which then finds them computed instead of waiting while no other run can launch steps.
+STEPS_PER_TURN = READ_EVERY // 2
 # Steps after which a run only uses tensors that exist already, such as constants that all runs
 # share. Until then a turn ends when the GPU has computed them.
 SETTLED_STEPS = 200
@@ -188,5 +190,5 @@ class TurnObserver(Observer):
     def end_step(self, run: Run, loss: Any, num_images: int) -> None:
         """Counts steps."""
         self._steps += 1
-        if self._steps % STEPS_PER_TURN == 0:
+        if (run.task_step + 1) % STEPS_PER_TURN == 0:
             self._turns.pass_on(wait=self._steps <= SETTLED_STEPS)
