@@ -89,7 +89,8 @@ class Pool:
                     self._start(group)
                 if not self._running:
                     return self._signals[0] if self._signals else 0
-                everything = [w for r in self._running for w in r.waitables()]
+                # A set, because trials that share a process have the same sentinel.
+                everything = {w for r in self._running for w in r.waitables()}
                 ready = set(wait(everything, timeout=SIGNAL_CHECK_S))
                 for running in [r for r in self._running if ready & set(r.waitables())]:
                     self._handle(running)
@@ -116,6 +117,10 @@ class Pool:
                 signal.signal(number, stop)
         try:
             yield
+        except BaseException:
+            for running in self._running:  # they would wait for answers
+                running.process.kill()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
