@@ -46,6 +46,8 @@ class Compute:
         full_batch: Images in a full batch of the stream, 0 before the first step.
         has_compiled: Whether any call was to run compiled so far.
         disabled_because: Why compiling was stopped for good, "" if it was not.
+        num_calls: Calls of backbones in training steps so far that could be compiled.
+        said: Warnings that were given once; see `engine.direct_calls`.
         whole_step: Computes loss and gradients of a step in one graph, for `--whole_step`; else
             None. See `engine.whole_step.WholeStep`.
     """
@@ -61,6 +63,8 @@ class Compute:
         self.full_batch = 0
         self.has_compiled = False
         self.disabled_because = ""
+        self.num_calls = 0
+        self.said: set[str] = set()
         self._compiled_before: CompiledBefore | None = None
         self._undeclared: set[int] = set()
         # How many full training steps made each kind of call, and the kinds of the current step.
@@ -161,6 +165,7 @@ class Compute:
         """
         if not self.compile or self._eager_step:
             return False
+        self.num_calls += 1
         is_known = batch_size in self.batch_sizes
         learns = torch.is_grad_enabled()
         if self._this_step is None and not learns:

@@ -5,6 +5,7 @@ import warnings
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.counters import Counters
 from mammoth_compiled.engine.compute import UNDECLARED_STEPS
+from mammoth_compiled.engine.direct_calls import ADVICE
 from mammoth_compiled.engine.numerics import resolve_precision
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.engine.step import EagerStep
@@ -57,17 +58,37 @@ def note_steps(run: Run, step: EagerStep) -> None:
 
 
 def warn_if_nothing_compiles(run: Run, step: EagerStep) -> None:
-    """Warns after the first task if compilation is on but no call of the backbone was compiled."""
-    if (
-        run.compute.compile
-        and not run.compute.has_compiled
-        and step.num_steps > UNDECLARED_STEPS
-        and run.task == run.first_task
-    ):
+    """Warns after the first task if no call of the backbone could be compiled in many steps.
+
+    The first step says so at once if it calls the backbone in a way that is not compiled; see
+    `engine.direct_calls`.
+    """
+    compute = run.compute
+    is_first = run.task == run.first_task
+    if is_first and step.num_steps > UNDECLARED_STEPS and _compiles_nothing(run):
+        name = type(run.model).__name__
+        compute.said.add(name)
         warnings.warn(
-            f"{type(run.model).__name__}: compilation is on, but no call of the backbone in task "
-            f"{run.task + 1} could be compiled. Call self.net(x) or self.net(x, returnt=...): "
-            "calls of net.forward, of submodules and of a network that is no MammothBackbone run "
-            "eagerly",
+            f"{name}: compilation is on, but no call of the backbone in task {run.task + 1} could "
+            f"be compiled: its steps call it with no batch size often enough. {ADVICE} with full "
+            "batches",
             stacklevel=2,
         )
+
+
+def warn_if_nothing_was_compiled(run: Run) -> None:
+    """Warns at the end of a run with `--compile on` that had nothing to compile."""
+    if run.config.compute.compile == "on" and _compiles_nothing(run):
+        steps = run.results.notes.get("steps", 0)
+        warnings.warn(
+            f"{type(run.model).__name__}: --compile on, but 0 graphs in {steps} steps: a call is "
+            "compiled from the second full step that makes it. Train longer, or use a --batch_size "
+            "that the training set fills",
+            stacklevel=2,
+        )
+
+
+def _compiles_nothing(run: Run) -> bool:
+    """Returns whether compilation is on, nothing is compiled so far, and no warning has said so."""
+    compute = run.compute
+    return compute.compile and not compute.has_compiled and not compute.said

@@ -1,5 +1,6 @@
 """The training step in Python: materialize the batch, call `observe`."""
 
+from contextlib import nullcontext
 from typing import NamedTuple, Self
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from mammoth_compiled.data import LazyBatch
 from mammoth_compiled.distributed import divided, part
 from mammoth_compiled.engine.compute import Compute
+from mammoth_compiled.engine.direct_calls import direct_calls_reported
 from mammoth_compiled.engine.syncs import record_host_syncs
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.models.base import ContinualModel
@@ -89,6 +91,8 @@ class EagerStep:
                 f"image), but have {len(batch)} parts"
             )
         num_images = len(batch[1])
-        with self.compute.step(num_images), divided(num_images):
+        is_first = self.num_steps == 1
+        watched = direct_calls_reported(self.model, self.compute) if is_first else nullcontext()
+        with self.compute.step(num_images), divided(num_images), watched:
             loss = self.model.meta_observe(*map(part, batch), epoch=epoch)
         return StepResult(loss, num_images)

@@ -26,6 +26,7 @@ from mammoth_compiled.engine.notes import (
     note_decisions,
     note_steps,
     warn_if_nothing_compiles,
+    warn_if_nothing_was_compiled,
 )
 from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.engine.observer import Observer, Observers, Run
@@ -136,6 +137,7 @@ def _train_tasks(run: Run, observers: Observers) -> None:
         if _stops_alone(run):
             raise KeyboardInterrupt
     note_compiler(run, counters.read() - begin, counters.read() - after_first)
+    warn_if_nothing_was_compiled(run)
 
 
 def _train_task(run: Run, observers: Observers, evaluations: Evaluations) -> None:
