@@ -61,7 +61,10 @@ def check_rows(
     batch_size = len(rows["examples"])
     for name, value in rows.items():
         if len(value) != batch_size:
-            raise ValueError(f"add_data: got {batch_size} examples but {len(value)} {name}")
+            raise ValueError(
+                f"add_data: got {batch_size} examples but {len(value)} {name}; a buffer built with "
+                "lenient=True ignores surplus rows"
+            )
         if name not in ATTRIBUTES and name not in columns:
             raise ValueError(
                 f"add_data: the buffer has no {name}: add it first with add_column({name!r}, shape)"

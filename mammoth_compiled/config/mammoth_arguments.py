@@ -93,13 +93,16 @@ def translate(
     Raises:
         ConfigError: If an argument of Mammoth has no counterpart; names the remedy.
     """
-    if isinstance(given, Mapping):
-        translated: dict[Any, Any] = {}
-        for name, value in given.items():
-            new = None if value is None else _replacement(name, value, known)
-            translated |= {name: value} if new is None else new
-        return translated
-    return translate_words(given, known)
+    return translated(given, known) if isinstance(given, Mapping) else translate_words(given, known)
+
+
+def translated(values: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Does for arguments by name what `translate` does."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        new = None if value is None else _replacement(name, value, known)
+        result |= {name: value} if new is None else new
+    return result
 
 
 def translate_words(given: Sequence[str], known: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mammoth_compiled.config.cli import build_parser, default_backbone
 from mammoth_compiled.config.compatibility import check_setting, declared_setting
-from mammoth_compiled.config.mammoth_arguments import translate
+from mammoth_compiled.config.mammoth_arguments import translate, translated
 from mammoth_compiled.config.parser import Parser
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.config.validate import validate
@@ -80,8 +80,12 @@ def resolve_with_origins(
     # From low to high precedence.
     layers = {
         "default": defaults,
-        f"default of dataset {names['dataset']}": _known(source.DEFAULTS, from_dataset),
-        f"default of model {names['model']}": {n: defaults[n] for n in parser.own_defaults},
+        f"default of dataset {names['dataset']}": _known(
+            translated(source.DEFAULTS, parser.arguments), from_dataset
+        ),
+        f"default of model {names['model']}": translated(
+            {n: defaults[n] for n in parser.own_defaults}, parser.arguments
+        ),
         f"best known: {best.get('source', 'this package')}": _known(best, shared),
         "configuration file": from_file,
         "given": values,

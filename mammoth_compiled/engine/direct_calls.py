@@ -65,15 +65,15 @@ def direct_calls_reported(model: ContinualModel, compute: Compute) -> Iterator[N
             "through forward skip the compiled graph"
         )
     elif calls.features:
+        where = _line(*calls.features[0])
         message = (
             f"{name}: the backbone has a submodule named features, so that net.features(x) calls "
-            f"that one, which is not compiled ({_line(*calls.features[0])}). For features call "
+            f"that one, which is not compiled ({where}). For features call "
             'self.net(x, returnt="features")'
         )
     else:
         return
-    # The task does not make it another message.
-    key = message.replace(f"task {task + 1}", "task")
+    key = where or message
     if key not in compute.said:
         compute.said.add(key)
         warnings.warn(message, stacklevel=4)

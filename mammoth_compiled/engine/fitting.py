@@ -14,6 +14,8 @@ from mammoth_compiled.engine.observer import Run
 
 # An improvement of the validation loss or accuracy is larger than this.
 MIN_IMPROVEMENT = 1e-6
+# Assumed epochs per task where they are not known in advance, for the decision to compile.
+UNKNOWN_EPOCHS = 10
 
 
 class Fitting:
@@ -157,3 +159,21 @@ def num_steps(config: RunConfig, steps_per_epoch: int) -> int | None:
         return config.training.n_iters
     epochs = num_epochs(config, steps_per_epoch)
     return None if epochs is None else epochs * steps_per_epoch
+
+
+def planned_steps(run: Run) -> int:
+    """Returns the training steps of all tasks, as far as they are known before the first begins.
+
+    A method that trains on stored images alone makes its training sets in `begin_task`, after the
+    decision to compile.
+    """
+    model, config = run.model, run.config
+    per_epoch = [run.steps_per_epoch] * run.num_tasks
+    buffer_size = config.extra.get("buffer_size")
+    if not model.TRAINS_ON_STREAM and buffer_size is not None:
+        size = len(run.dataset.train_loader.dataset)
+        stored = [min(buffer_size, (task + 1) * size) for task in range(run.num_tasks)]
+        per_epoch = [math.ceil(count / config.experiment.batch_size) for count in stored]
+        if config.experiment.debug_mode:
+            per_epoch = [min(count, run.steps_per_epoch) for count in per_epoch]
+    return sum(num_steps(config, count) or UNKNOWN_EPOCHS * count for count in per_epoch)

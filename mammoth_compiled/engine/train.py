@@ -17,7 +17,7 @@ from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.engine.clock import TaskClock
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluations import Evaluations
-from mammoth_compiled.engine.fitting import FITTING_MODES, num_epochs, num_steps
+from mammoth_compiled.engine.fitting import FITTING_MODES, num_epochs, num_steps, planned_steps
 from mammoth_compiled.engine.interruption import Interruption
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import begin_peak, out_of_memory, peak_memory
@@ -46,8 +46,6 @@ from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.results import Results, plain_arguments
 
 DEBUG_BATCHES = 6
-# Assumed epochs per task where they are not known in advance, for the decision to compile.
-UNKNOWN_EPOCHS = 10
 
 
 def run_tasks(
@@ -240,14 +238,8 @@ def _decide_compile(run: Run) -> None:
     if dataset.input_shape() is None:
         probe(net, dataset.info().input_shape, dataset.N_CLASSES)
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
-    steps_per_task = run.num_steps or UNKNOWN_EPOCHS * run.steps_per_epoch
-    run.compute.decide(
-        run.config.compute.compile,
-        net,
-        images,
-        steps_per_task * run.num_tasks,
-        share(run.model.images_per_step()),
-    )
+    mode, per_step = run.config.compute.compile, share(run.model.images_per_step())
+    run.compute.decide(mode, net, images, planned_steps(run), per_step)
     run.compute.compile = from_main(run.compute.compile)
     if run.config.compute.sync_batchnorm:
         run.compute.compile, run.compute.reason = False, "--sync_batchnorm"

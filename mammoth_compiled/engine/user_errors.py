@@ -14,11 +14,13 @@ def with_context(run: Run, error: Exception) -> Exception:
     experiment = run.config.experiment
     if isinstance(error, MammothError):
         return error
-    if str(error).startswith("Expected more than 1 value per channel when training"):
+    loader, batch_size = run.dataset.train_loader, experiment.batch_size
+    is_ragged = loader is not None and len(loader.dataset) % batch_size == 1
+    if is_ragged and str(error).startswith("Expected more than 1 value per channel when training"):
         return TrainingError(
             f"{experiment.dataset}: a training batch of task {run.task + 1} has one image, and "
             f"batch norm needs more than one value per channel. Choose a --batch_size other than "
-            f"{experiment.batch_size} (images of a task modulo the batch size must not be 1)"
+            f"{batch_size} (images of a task modulo the batch size must not be 1)"
         ).with_traceback(error.__traceback__)
     error.add_note(
         f"in model {experiment.model!r} on dataset {experiment.dataset!r} with backbone "

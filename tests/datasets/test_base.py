@@ -15,6 +15,7 @@ from mammoth_compiled import (
     register_model,
     train,
 )
+from mammoth_compiled.datasets import set_default_from_args
 from mammoth_compiled.errors import ConfigError, DataError
 from mammoth_compiled.models.sgd import SGD
 
@@ -267,3 +268,78 @@ def test_missing_get_data_loaders_is_reported():
 
     with pytest.raises(NotImplementedError, match=r"Empty does not define get_data_loaders\(\)"):
         Empty(Namespace(batch_size=1)).meta_get_data_loaders()
+
+
+def test_defaults_declared_by_methods(tiny):
+    @register_dataset("seq-declared")
+    class Declared(tiny.Dataset):
+        DEFAULTS = {"lr": 0.2, "n_epochs": 9}  # noqa: RUF012
+
+        @set_default_from_args("n_epochs")
+        def get_epochs(self):
+            return 2
+
+        @set_default_from_args("batch_size")
+        def get_batch_size():
+            return 6
+
+        @set_default_from_args("lr_scheduler")  # Mammoth's name of "multistep"
+        def get_scheduler_name(self):
+            return "multisteplr"
+
+        @set_default_from_args("lr_milestones")
+        @staticmethod
+        def milestones():
+            return [1]
+
+        @set_default_from_args("optim_mom")
+        def from_object(self):
+            return self.args.lr / 2  # the class has no args: no default
+
+        @set_default_from_args("backbone")
+        def get_backbone(self):
+            return "tiny-net"
+
+    model, dataset = load_runner("sgd", "seq-declared", {"n_epochs": 1})
+    args = model.args
+    assert (args.lr, args.n_epochs, args.batch_size, args.backbone) == (0.2, 1, 6, "tiny-net")
+    assert (args.lr_scheduler, args.lr_milestones, args.optim_mom) == ("multistep", [1], 0)
+    assert (dataset.get_epochs(), dataset.get_batch_size(), dataset.milestones()) == (2, 6, [1])
+    assert dataset.from_object() == 0.1
+    assert Declared.get_backbone() == dataset.get_backbone() == "tiny-net"
+    assert tiny.Dataset.DEFAULTS == {}
+
+
+def test_arguments_by_methods(tiny):
+    args = {"n_epochs": 3, "batch_size": 5, "buffer_size": 9, "minibatch_size": 4}
+    _, dataset = load_runner("er", "seq-tiny", args)
+    assert (dataset.get_epochs(), dataset.get_iters(), dataset.get_batch_size()) == (3, None, 5)
+    assert (dataset.get_minibatch_size(), dataset.get_class_names()) == (4, list("012345"))
+    images = torch.rand(3, 2, 2)
+    restored = dataset.get_denormalization_transform()(
+        dataset.get_normalization_transform()(images)
+    )
+    torch.testing.assert_close(restored, images)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_fields_of_a_dataset_follow_its_images(tiny, batched):
+    """Each image of class k has the field k, in every task."""
+
+    class Split(tiny.Split):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.add_extra_return_field("code", 10 * self.targets)
+
+    @register_dataset("seq-fields")
+    class Fields(tiny.Dataset):
+        def get_data_loaders(self):
+            transform = self.TRANSFORM if batched else transforms.Lambda(self.TRANSFORM)
+            train, test = super().get_data_loaders()
+            return Split(train.data, train.targets, transform), test
+
+    _, dataset = load_runner("sgd", "seq-fields", {"batch_size": 7})
+    for _ in range(3):
+        loader, _ = dataset.meta_get_data_loaders()
+        for _, labels, _, code in loader:
+            assert torch.equal(code, 10 * labels)

@@ -247,3 +247,12 @@ def test_auto_counts_the_steps_of_the_run(tiny, capsys, args, steps):
     results = train(*load_runner("sgd", "seq-tiny", args))
     assert f"compile: off (auto: in {steps} steps on the CPU" in capsys.readouterr().out
     assert results.notes["compile"] is False
+
+
+@pytest.mark.parametrize(("buffer_size", "steps"), [(10, 3 * 5), (50, 18 + 25 + 25)])
+def test_auto_counts_the_steps_on_stored_images_alone(tiny, capsys, buffer_size, steps):
+    # GDumb fills its buffer, with 36 images per task, when a task begins: after the decision.
+    args = {"seed": 0, "batch_size": 2, "n_epochs": 2, "buffer_size": buffer_size, "device": "cpu"}
+    results = train(*load_runner("gdumb", "seq-tiny", args))
+    assert f"compile: off (auto: in {2 * steps} steps on the CPU" in capsys.readouterr().out
+    assert results.notes["steps"] == 2 * steps
