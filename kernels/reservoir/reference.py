@@ -76,7 +76,8 @@ def write_slots(
 ) -> None:
     """Writes each row that stays into its slot of `store`, in place.
 
-    Shapes are static and there is no host sync, so a CUDA graph can capture it.
+    On a GPU, shapes are static and there is no host sync, so that a CUDA graph can capture it. On a
+    CPU only the rows that stay are copied, which are few once many were seen.
 
     Args:
         store: The reservoir, [N, ...].
@@ -84,6 +85,10 @@ def write_slots(
         slots: Slot of each row or -1, int64, [B].
         owner: `slot_owners(slots, N)`.
     """
+    if store.is_cpu:
+        written = (owner >= 0).nonzero()[:, 0]
+        store.index_copy_(0, written, rows[owner[written]].to(store.dtype))
+        return
     slot = slots.clamp(min=0)
     row = owner[slot]
     has_owner = (row >= 0).view(-1, *[1] * (rows.dim() - 1))
