@@ -4,6 +4,7 @@ A program computes consecutive elements of one image in memory order, so that wr
 in either layout. It draws the random words of its image itself; no program depends on another.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -179,7 +180,7 @@ def forward(
     replay_channel, replay_pixel = _strides(replay)
     # Where there is no column, a tensor that is only read is passed.
     spare = [index] * (4 - len(columns))
-    row_sizes = [*(column[0].numel() for column in columns), *(0 for _ in spare)]
+    row_sizes = [*(math.prod(column.shape[1:]) for column in columns), *(0 for _ in spare)]
     launch(
         forward_kernel,
         (samples, ceil_div(channels * pixels, config["BLOCK"])),
