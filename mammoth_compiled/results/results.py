@@ -262,12 +262,13 @@ class Results:
     def table(self) -> str:
         """Returns the accuracies as a table, one row per task, in percent."""
         tasks = max((len(row) for row in self.class_il), default=0)
+        is_joint = len(self.class_il) == 1 and tasks > 1
         head = ["after", *(f"task {j + 1}" for j in range(tasks)), "Class-IL", "Task-IL"]
         lines = ["".join(f"{cell:>10}" for cell in head)]
         for t, (class_row, task_row) in enumerate(zip(self.class_il, self.task_il, strict=True)):
             if not class_row:  # skipped
                 continue
-            after = f"task {t + 1}" if len(self.class_il) > 1 else "training"
+            after = "training" if is_joint else f"task {t + 1}"
             cells = [f"{100 * a:.2f}" for a in class_row] + [""] * (tasks - len(class_row))
             cells += [f"{100 * average(class_row):.2f}", f"{100 * average(task_row):.2f}"]
             lines.append("".join(f"{cell:>10}" for cell in [after, *cells]))

@@ -94,6 +94,12 @@ def test_table_of_joint_training_has_one_row():
     assert len(lines) == 2
 
 
+def test_table_of_a_run_that_stopped_after_its_first_task():
+    results = Results()
+    results.add(Evaluation([0.5], [0.6], 1.0), train_s=1.0, eval_s=1.0, images=10)
+    assert results.table().split("\n")[1].split() == ["task", "1", "50.00", "50.00", "60.00"]
+
+
 def test_state_round_trip(results):
     other = Results()
     other.load_state_dict(results.state_dict())
