@@ -9,6 +9,7 @@ from mammoth_compiled.config.values import (
     class_list,
     fraction,
     fraction_or_count,
+    fraction_or_percentage,
     positive_int,
     seed_int,
 )
@@ -44,10 +45,10 @@ class ProtocolConfig:
     )
     validation: float | None = argument(
         None,
-        "Hold out this fraction, or number >= 1, of the training images of each class, and "
+        "Hold out this percentage of the training images of each class, or fraction below 1, and "
         "evaluate on them instead of the test set.",
-        fraction_or_count,
-        "N",
+        fraction_or_percentage,
+        "PERCENT",
     )
     labels_per_class: float | None = argument(
         None,

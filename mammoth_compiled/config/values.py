@@ -69,6 +69,20 @@ probability = _number(float, lambda value: 0 <= value <= 1, "a number between 0 
 fraction = _number(float, lambda value: 0 <= value < 1, "a number >= 0 and below 1")
 
 
+def fraction_or_percentage(text: str) -> float:
+    """Converts a fraction above 0 and below 1, or a percentage from 1 and below 100.
+
+    Raises:
+        argparse.ArgumentTypeError: If `text` is something else.
+    """
+    value = positive_float(text)
+    if value >= 100:
+        raise argparse.ArgumentTypeError(
+            f"must be a fraction below 1 or a percentage from 1 and below 100, got {shorten(text)}"
+        )
+    return value
+
+
 def fraction_or_count(text: str) -> float:
     """Converts a fraction above 0 and below 1, or an integer >= 1.
 

@@ -182,7 +182,8 @@ class Protocol:
     def _hold_out(self, train: Part, test: Part) -> Splits:
         amount = self.config.validation
         assert amount is not None
-        held_out = sample_per_class(train.targets, amount, self.seed, "validation")
+        share = amount if amount < 1 else amount / 100
+        held_out = sample_per_class(train.targets, share, self.seed, "validation")
         kept = np.bincount(train.targets[~held_out], minlength=len(self.order))
         empty = [int(k) for k in np.unique(train.targets) if not kept[k]]
         if empty:

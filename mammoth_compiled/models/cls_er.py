@@ -60,7 +60,13 @@ class CLSER(RehearsalModel):
         ),
         "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": OWN},
         "seq-mnist": {"buffer_size": 500, "source": OWN},
-        "seq-fmnist": {"buffer_size": 500, "source": OWN},
+        # In one epoch of 375 steps the paper's averages would not leave the first task.
+        "seq-fmnist": {
+            "buffer_size": 500,
+            "ema_alpha": 0.99,
+            "stable_update_prob": 0.5,
+            "source": OWN,
+        },
         "seq-fmnist-mini": {"buffer_size": 500, **_SHORT, "source": OWN},
     }
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, **_SHORT}

@@ -142,9 +142,9 @@ def decays_the_learning_rate(ran):
 
 
 CASES = {
-    "--validation 6": validates,
-    "--validation 6 --early_stopping --early_stopping_patience 1": stops_early,
-    "--validation 6 --fitting_mode early_stopping --early_stopping_patience 1": stops_early,
+    "--validation 33": validates,
+    "--validation 33 --early_stopping --early_stopping_patience 1": stops_early,
+    "--validation 33 --fitting_mode early_stopping --early_stopping_patience 1": stops_early,
     "--fitting_mode iters --n_iters 4": counts_steps,
     "--fitting_mode time --n_minutes 0.001": takes_time,
     "--stop_after 2": stops_after,

@@ -81,7 +81,7 @@ def test_tasks_depend_on_the_seed_and_not_on_what_came_before(tasks, name):
 
 def test_validation_holds_out_the_same_digits_in_every_domain(tmp_path, monkeypatch):
     write_files(tmp_path, monkeypatch)
-    dataset = build_dataset("perm-mnist", tmp_path, n_tasks=2, validation=2)
+    dataset = build_dataset("perm-mnist", tmp_path, n_tasks=2, validation=15)
     for _ in range(2):
         loader, held_out = dataset.meta_get_data_loaders()
         assert len(held_out.dataset) == 20

@@ -66,7 +66,7 @@ def test_default_class_names_are_the_ids_in_the_data(load):
 
 
 def test_validation_images_replace_the_test_set(load):
-    dataset = load("seq-tiny-augmented", validation=3)
+    dataset = load("seq-tiny-augmented", validation=16)
     whole, _ = load("seq-tiny-augmented").load_splits()
     for task, split in enumerate(stages(dataset)):
         held_out = dataset.test_loaders[task].dataset
@@ -79,7 +79,7 @@ def test_validation_images_replace_the_test_set(load):
 
 
 def test_a_run_says_that_it_validates(load, capsys):
-    stages(load(validation=3))
+    stages(load(validation=16))
     line = "data: accuracies are those on validation images, not on the test set\n"
     assert capsys.readouterr().out == line
     stages(load())
@@ -190,8 +190,8 @@ def test_models_that_need_task_boundaries_refuse_blurry_ones(tiny, monkeypatch):
 
 
 def test_validation_that_leaves_a_class_empty_is_reported(load):
-    with pytest.raises(DataError, match="--validation 18 leaves class 0 without a training image"):
-        load(validation=18).meta_get_data_loaders()
+    with pytest.raises(DataError, match="--validation 99 leaves class 0 without a training image"):
+        load(validation=99).meta_get_data_loaders()
 
 
 def test_validation_needs_the_same_type_of_data(load, tiny, monkeypatch):
@@ -205,7 +205,7 @@ def test_validation_needs_the_same_type_of_data(load, tiny, monkeypatch):
 
 FLAGS = {
     "class_order_seed": 1993,
-    "validation": 3,
+    "validation": 16,
     "labels_per_class": 12,
     "noise_rate": 0.2,
     "blurry": 0.3,

@@ -34,6 +34,7 @@ BELOW = {
     values.non_negative_float: ["-1", "-1e-9"],
     values.fraction: ["-0.1", "1", "7"],
     values.fraction_or_count: ["0", "-0.0", "-1", "1.5"],
+    values.fraction_or_percentage: ["0", "-0.0", "-1", "100"],
     values.class_list: ["-1", "1-", "1-2-3", "0,,1", "0,x", "0-1.5"],
 }
 INTEGERS = (values.positive_int, values.non_negative_int, values.seed_int, values.any_int)
@@ -43,6 +44,7 @@ FLOATS = (
     values.finite_float,
     values.fraction,
     values.fraction_or_count,
+    values.fraction_or_percentage,
 )
 
 TEXTS = (

@@ -12,7 +12,7 @@ from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import ConfigError, DataError
 
 STEPS_PER_EPOCH = 5  # 36 images in batches of 8
-VALIDATION = {"fitting_mode": "early_stopping", "validation": 6}
+VALIDATION = {"fitting_mode": "early_stopping", "validation": 33}
 
 
 class Steps(Observer):
@@ -107,7 +107,7 @@ def test_early_stopping_evaluates_the_task(run, tiny):
     steps, _, results = run(**VALIDATION, early_stopping_patience=1, stop_after=1)
     epochs = steps.steps[0][-1][0] + 1
     assert epochs >= 2
-    model, dataset = load_runner("sgd", "seq-tiny", {"validation": 6, "compile": "off"})
+    model, dataset = load_runner("sgd", "seq-tiny", {"validation": 33, "compile": "off"})
     train(model, dataset)
     loss, accuracy = evaluate_task(model, dataset)
     assert accuracy == evaluate(model, dataset).class_il[-1]
