@@ -178,6 +178,7 @@ def to_proto(source: Source) -> "onnx.ModelProto":
     if opset != OPSET:  # torch only logs it if the version converter fails
         raise ExportError(f"the graph could not be converted to opset {OPSET}: it is {opset}")
     _strip(model)
+    _name_sizes(model, graph.interface)
     check(model, graph.interface)
     return model
 
@@ -229,6 +230,26 @@ def check(model: "onnx.ModelProto", interface: Interface) -> None:
                 f"{[BATCH, *expected[name]]}: the backbone's forward fixes a size that depends on "
                 "the batch. Take sizes from x.shape, and flatten with x.flatten(1)"
             )
+
+
+def _name_sizes(model: "onnx.ModelProto", interface: Interface) -> None:
+    """Writes the sizes of outputs that torch left as expressions of the batch size.
+
+    It does not simplify all of them, such as `int(4 * batch / 2 / 2)`. A wrong size is found when
+    the file is compared with eager mode.
+    """
+    for value in model.graph.output:
+        expected = (BATCH, *interface.outputs.get(value.name, ()))
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) != len(expected):
+            continue
+        for dim, size in zip(dims, expected, strict=True):
+            if dim.HasField("dim_param") and dim.dim_param != str(size):
+                dim.Clear()
+                if isinstance(size, int):
+                    dim.dim_value = size
+                else:
+                    dim.dim_param = size
 
 
 def _optimize(model: Any, weights: set[str]) -> None:

@@ -1,8 +1,11 @@
 """TorchScript, with methods named after the return types. Deprecated by torch, but widely used."""
 
+import contextlib
 import functools
 import io
 import pickle
+import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,9 @@ from mammoth_compiled.export.bundle.manifest import File
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.interface import Run
 from mammoth_compiled.export.capture.program import Source, explain, first_line, quiet
+from mammoth_compiled.export.capture.specialization import user_line
 from mammoth_compiled.export.formats.base import MultiEntryFormat, register_format
+from mammoth_compiled.export.parity.compare import compare, make_batches
 from mammoth_compiled.export.storage.weights import (
     WeightLocations,
     read_from_archive,
@@ -42,7 +47,7 @@ class TorchScript(MultiEntryFormat):
         graph = source.graph
         example = graph.interface.example(2)
         try:
-            with quiet(), torch.no_grad():
+            with quiet(), torch.no_grad(), _recorded_numbers() as lines:
                 traced = torch.jit.trace_module(
                     _Methods(graph),
                     dict.fromkeys(map(str, graph.interface.supports), example),
@@ -52,7 +57,26 @@ class TorchScript(MultiEntryFormat):
         except Exception as error:
             raise ExportError(explain(error, graph.net, "TorchScript")) from None
         _drop_debug_records(directory / FILE_NAME)
-        return [File(FILE_NAME, self.name, "fp32", graph.selected)]
+        file = File(FILE_NAME, self.name, "fp32", graph.selected)
+        if lines:
+            self._check_numbers(directory, file, graph, lines)
+        return [file]
+
+    def _check_numbers(
+        self, directory: Path, file: File, graph: NamedOutputs, lines: Sequence[str]
+    ) -> None:
+        """Refuses a module that holds numbers of the example, and names the lines."""
+        outputs = self.output_sets(file)[0]
+        run = self.open_model(directory / file.path, file, outputs, torch.device("cpu"))
+        batches = make_batches(graph.compute_alone, graph.interface, batch_sizes=(1, 3))
+        try:
+            compare(run, batches, outputs)
+        except ExportError:
+            raise ExportError(
+                f"backbone {type(graph.net).__name__} cannot be exported to TorchScript, which "
+                f"keeps Python numbers as they are for one example{lines[0]}. Take sizes from "
+                "x.shape, and leave values in tensors; or leave out torchscript"
+            ) from None
 
     def open_model(
         self, path: Path, file: File, outputs: Sequence[str], device: torch.device
@@ -85,6 +109,19 @@ class TorchScript(MultiEntryFormat):
     def stored_weights(self, path: Path) -> Mapping[str, torch.Tensor]:
         """Returns the weights in the archive, and constants of the graph; see `Format`."""
         return read_from_archive(path, _weight_locations(path))
+
+
+@contextlib.contextmanager
+def _recorded_numbers() -> Iterator[list[str]]:
+    """Yields a list of the lines of user code that make numbers of tensors while tracing."""
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+        yield lines
+    for warning in caught:
+        frame = traceback.FrameSummary(warning.filename, warning.lineno, "")
+        if where := user_line([frame]):
+            lines.append(where)
 
 
 class _Methods(nn.Module):

@@ -1,6 +1,8 @@
 """Compares every output of an export with eager mode, on several kinds and sizes of batches."""
 
 import contextlib
+import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.capture.interface import Interface, Run
 from mammoth_compiled.export.capture.options import LOWEST
+from mammoth_compiled.export.capture.specialization import user_line
 
 BATCH_SIZES = (1, 2, 7, 32)
 
@@ -114,8 +117,17 @@ def make_batch(
     eager: Eager, interface: Interface, kind: str, images: torch.Tensor
 ) -> ReferenceBatch:
     """Runs eager mode on one batch; see `make_batches`."""
-    with torch.no_grad(), full_float32():
-        outputs = {name: eager(name, images) for name in interface.outputs}
+    batch = ReferenceBatch(kind, images, {})
+    try:
+        with torch.no_grad(), full_float32():
+            outputs = {name: eager(name, images) for name in interface.outputs}
+    except Exception as error:  # user code may raise anything
+        where = user_line(traceback.extract_tb(error.__traceback__))
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ExportError(
+            f"the backbone itself does not run {batch.where}: {textwrap.shorten(reason, 200)}"
+            f"{where}. An export must run with any number of images"
+        ) from error
     batch = ReferenceBatch(kind, images, outputs)
     for name, values in outputs.items():
         _check_finite(name, values, "the backbone itself", batch)
