@@ -54,8 +54,10 @@ def is_intact(library: Path) -> bool:
     """Returns whether a library is what was compiled: it has its hash, or is new.
 
     Args:
-        library: An existing file.
+        library: Its path.
     """
+    if not library.is_file():  # reading a pipe or a device might never end
+        return False
     try:
         return _hash_path(library).read_text() == _hash(library)
     except (OSError, ValueError):  # no hash, or a damaged one

@@ -54,6 +54,7 @@ class Input:
         stdout: File that standard output goes to.
         timeout: Seconds.
         shares: Whether the process may read other inputs before and after.
+        ends: A signal that may end it, with exit code 128 + n and at most two lines.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Input:
     stdout: str = ""
     timeout: float = 60
     shares: bool = False
+    ends: int = 0
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ def _outcome(
     wrong = item.check() if item.check is not None else ", ".join(changed)
     if wrong:
         return "half-written", wrong
+    if item.ends and code == 128 + item.ends and len(lines) <= 2:
+        return "clear errors", last
     clear = len(lines) == 1 and last.startswith("error: ") and len(last) <= MAX_MESSAGE
     if not clear or len(last) < len("error: ") + 10:
         return "unclear messages", f"exit code {code}: {text[-600:]}"

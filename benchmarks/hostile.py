@@ -1,0 +1,127 @@
+"""Hostile inputs, full disks, signals and kills: what the commands and readers do with them.
+
+    python benchmarks/hostile.py [--kinds arguments checkpoints ...] [--kills 20] [--every 1]
+
+Every input runs in a process of its own, forked from this one, or shares one with others that are
+read quickly. Per kind it counts clear errors (one line that begins with `error:`, exit code 1 or 2,
+nothing left behind), inputs that are accepted because they are valid or cannot do harm, and eight
+kinds of faults, all of which must be 0. `--kills` runs are killed with SIGKILL at random moments
+and resumed with the same command; their results and bundle must equal those of a run that was not.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from common import RESULTS, write_results
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from hostile_inputs import binaries, command_lines, processes, texts
+from hostile_inputs.harness import BAD, GOOD, judge, prepare, seconds_since
+
+# All that a forked process would have to import.
+MODULES = ("public", "run", "training", "sweep.__main__", "sweep.sweep", "report.__main__")
+MODULES += ("compat.__main__", "export.__main__", "export.formats", "export.serving")
+
+
+def inputs(files):
+    """Yields all inputs, given the directory of `binaries.make_files`."""
+    yield from command_lines.arguments()
+    yield from command_lines.combinations()
+    yield from command_lines.other_commands()
+    yield from command_lines.environment()
+    yield from texts.configurations()
+    yield from texts.sweeps()
+    yield from texts.results()
+    yield from texts.programs()
+    yield from binaries.checkpoints(files)
+    yield from binaries.bundles(files)
+    yield from binaries.images()
+    yield from binaries.caches()
+    yield from processes.outputs(files)
+    yield from processes.full_disks()
+    yield from processes.signals(files)
+
+
+def kill_runs(count):
+    """Kills and resumes runs; returns totals, with what went wrong."""
+    base = Path(tempfile.mkdtemp(prefix="hostile-kills-"))
+
+    def in_directory(name, call):
+        directory = base / name / "cwd"
+        directory.mkdir(parents=True)
+        os.chdir(directory)
+        try:
+            return call()
+        finally:
+            os.chdir("/")
+
+    def whole():
+        assert not processes.killed_run(processes.MOMENTS[0], 0, {}, kills=0)
+        return processes.outcome_of_run()
+
+    expected = in_directory("whole", whole)
+    draw = random.Random(0)
+    totals = {moment: {"runs": 0, "equal": 0} for moment in processes.MOMENTS}
+    wrong = []
+    for i in range(count):
+        moment = processes.MOMENTS[i % len(processes.MOMENTS)]
+        delay = draw.uniform(0, 0.3)
+        fault = in_directory(str(i), lambda m=moment, d=delay: processes.killed_run(m, d, expected))
+        totals[moment]["runs"] += 1
+        totals[moment]["equal"] += not fault
+        wrong += [f"{moment}, {delay:.3f} s: {fault}"] if fault else []
+        print(f"kill {i + 1} of {count}, {moment}: {fault or 'equal'}", flush=True)
+    shutil.rmtree(base, ignore_errors=True)
+    return {"moments": totals, "wrong": wrong}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kinds", nargs="+", help="Only these kinds of inputs.")
+    parser.add_argument("--every", type=int, default=1, help="Only each Nth input of a kind.")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    os.environ["MAMMOTH_CACHE_DIR"] = tempfile.mkdtemp(prefix="hostile-cache-")
+    torch.set_num_threads(1)
+    for name in MODULES:
+        import_module(f"mammoth_compiled.{name}")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="hostile-files-") as directory:
+        files = Path(directory)
+        prepare(lambda: binaries.make_files(files))
+        chosen = [item for item in inputs(files) if args.kinds is None or item.kind in args.kinds]
+        totals, faults = {}, []
+        for verdict in judge(chosen[:: args.every]):
+            counts = totals.setdefault(verdict.kind, Counter())
+            counts[verdict.outcome] += 1
+            if verdict.is_bad:
+                faults.append(f"{verdict.outcome}: {verdict.kind}: {verdict.what}")
+                print(f"{faults[-1]}\n    {verdict.detail}", flush=True)
+    kinds = {
+        kind: {"inputs": counts.total(), **{name: counts[name] for name in (*GOOD, *BAD)}}
+        for kind, counts in totals.items()
+    }
+    for kind, counts in kinds.items():
+        bad = ", ".join(f"{counts[name]} {name}" for name in BAD if counts[name])
+        print(f"{kind:20} {counts['inputs']:6} inputs: {bad or 'no fault'}")
+    results = {"inputs": sum(c["inputs"] for c in kinds.values()), "kinds": kinds, "faults": faults}
+    results["seconds"] = seconds_since(started)
+    if args.kills:
+        results["kills"] = kill_runs(args.kills)
+    print("written:", write_results("hostile", results, args.output))
+    sys.exit(bool(faults or (args.kills and results["kills"]["wrong"])))
+
+
+if __name__ == "__main__":
+    main()
