@@ -107,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is truncated or not a checkpoint")
     content = _load(path, raw)
     kind = content.get("format") if isinstance(content, dict) else None
-    if kind != (WITHIN_FORMAT if kind and "within" in content else FORMAT):
+    if not isinstance(kind, str) or kind != (WITHIN_FORMAT if "within" in content else FORMAT):
         raise CheckpointError(f"{path} is not a checkpoint of mammoth_compiled")
     _check_version(path, content.get("version"))
     if not _has_checksum(raw):

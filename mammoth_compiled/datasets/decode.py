@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import io
 import os
+import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -48,11 +50,13 @@ def decoded(root: Path, files: Sequence[str], size: int) -> np.ndarray:
     for _ in range(2):
         write_once(path, partial(_array_file, root, files, size))
         with contextlib.suppress(OSError, ValueError, EOFError):
-            images = np.load(path, mmap_mode="c")
+            # Something else than a file, a pipe for example, might be read forever.
+            images = np.load(path, mmap_mode="c") if path.is_file() else np.zeros(0)
             if images.shape == shape and images.dtype == np.uint8:
                 _remove_outdated(path)
                 return np.asarray(images)
-        path.unlink(missing_ok=True)  # damaged
+        with contextlib.suppress(OSError):  # a directory
+            path.unlink(missing_ok=True)  # damaged
     raise DataError(f"{path} cannot be read: give another folder by MAMMOTH_CACHE_DIR")
 
 
@@ -67,6 +71,8 @@ def _cache_path(root: Path, files: Sequence[str], size: int) -> Path:
         try:
             found = os.stat(root / name)
             state.update(f"{found.st_size}|{found.st_mtime_ns}|".encode())
+            if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
+                missing.append((name, "not a regular file"))
         except OSError:
             missing.append((name, "no such file"))
     if missing:
@@ -100,8 +106,10 @@ def _array_file(root: Path, files: Sequence[str], size: int) -> Iterator[bytes]:
             failed.append((name, " ".join(str(error).split()) or type(error).__name__))
             return b""
 
-    # Pillow decodes without holding the interpreter's lock.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    # Pillow decodes without holding the interpreter's lock. Of a file that it warns of, either the
+    # pixels can be used or the error below says what is wrong.
+    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        warnings.simplefilter("ignore")
         for first in range(0, len(files), CHUNK):
             yield from pool.map(read, files[first : first + CHUNK])
     if failed:

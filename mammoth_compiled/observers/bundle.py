@@ -136,7 +136,10 @@ class BundleExporter(Observer):
                     run.model, self.path, formats=self.formats, variants=self.variants, **evidence
                 )
         except MammothError as error:
-            kept = save(run).path
+            try:
+                kept = save(run).path
+            except MammothError as second:
+                raise ExportError(f"{error}. Nor can the weights be saved: {second}") from error
             raise ExportError(
                 f"{error}. The weights are saved in {kept}; once the cause is fixed: "
                 f"python -m mammoth_compiled.export {kept} {self.path}"

@@ -16,7 +16,7 @@ from mammoth_compiled.console import say
 from mammoth_compiled.engine.memory import peak_memory
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.run_folder import CONFIG, config_text, folder_of, run_name
-from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.files import directories, write_atomically
 from mammoth_compiled.loggers import LoggedRun, Logger, Point, logger_classes
 from mammoth_compiled.metrics import average
@@ -100,7 +100,12 @@ class Log(Observer):
     def _open_directory(self, config: str) -> None:
         """Creates the directory of the files, which is removed if the run trains no task."""
         is_new = not self._directory.exists()
-        self._open.enter_context(directories(self._directory.parent))
+        try:
+            self._open.enter_context(directories(self._directory.parent))
+        except OSError as error:
+            raise MammothError(
+                f"cannot write the log to {self._directory}: {error}; give another --log_dir"
+            ) from error
         if is_new:
             self._open.callback(shutil.rmtree, self._directory, ignore_errors=True)
         write_atomically(self._directory / CONFIG, config.encode())

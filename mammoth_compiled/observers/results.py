@@ -8,6 +8,7 @@ from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.files import check_writable, lock
+from mammoth_compiled.results.rescue import write_or_rescue
 
 
 class ResultsWriter(Observer):
@@ -45,9 +46,10 @@ class ResultsWriter(Observer):
         """Writes the file and prints its path.
 
         Raises:
-            MammothError: If it cannot be written; no half-written file stays behind.
+            MammothError: If it cannot be written; no half-written file stays behind, and the
+                message says where the results are.
         """
-        run.results.write_json(self.path)
+        write_or_rescue(run.results, self.path)
         say(f"results: {self.path}")
 
     def close(self, run: Run) -> None:

@@ -21,6 +21,7 @@ from mammoth_compiled.engine.run_folder import (
 )
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import lock, write_atomically
+from mammoth_compiled.results.rescue import write_or_rescue
 
 
 class RunFolder(Observer):
@@ -83,10 +84,10 @@ class RunFolder(Observer):
         """Writes the results, also those of an interrupted run, and the report.
 
         Raises:
-            MammothError: If they cannot be written.
+            MammothError: If they cannot be written; says where the results are.
         """
         self._is_unused = False
-        run.results.write_json(self.path / RESULTS)
+        write_or_rescue(run.results, self.path / RESULTS)
         if run.results.class_il:
             from mammoth_compiled.report import write_report  # here: no run needs it before its end
 

@@ -24,7 +24,8 @@ except ImportError:  # the tests call `read` without it
     atheris = None
 
 # Coverage guides the fuzzer; what is imported here is instrumented.
-with atheris.instrument_imports(["mammoth_compiled", "yaml"]) if atheris else nullcontext():
+FUZZES = __name__ == "__main__"
+with atheris.instrument_imports(["mammoth_compiled", "yaml"]) if FUZZES else nullcontext():
     from mammoth_compiled.checkpoint import add_checksum, read_checkpoint
     from mammoth_compiled.config.config_file import read_config_file
     from mammoth_compiled.engine.run_folder import CONFIG, read_config

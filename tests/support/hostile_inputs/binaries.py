@@ -32,6 +32,7 @@ BIT_FLIPS = 1000
 def make_files(directory: Path) -> None:
     """Writes a checkpoint after two of five tasks, `SAVED`, a bundle and `results.json`."""
     paths = [f"--checkpoint_path={directory}", f"--export={directory / 'bundle'}", "--out=off"]
+    paths.append(f"--results_path={directory / 'results.json'}")
     command(
         "run", *RUN, *paths, "--savecheck=task", "--stop_after=2", "--formats=onnx,safetensors"
     )()
@@ -283,7 +284,7 @@ def caches() -> Iterator[Input]:
         put = partial(array, damage)
         yield Input("caches", f"decoded images: {what}", _read_folder, expected, put)
     for what, damage in damages.items():
-        if what in ("another shape", "another type", "objects", "a header alone"):
+        if what in ("another shape", "another type", "objects", "a header alone", "4 TiB of zeros"):
             continue
 
         def library(damage: Callable[[Path], Any] = damage) -> None:

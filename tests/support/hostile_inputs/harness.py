@@ -144,6 +144,7 @@ def _fork(inputs: Sequence[Input]) -> Iterator[Verdict]:
 
 def _child(inputs: Sequence[Input], writing: int) -> None:
     """Runs inputs in this process, which ends afterwards."""
+    told = os.dup(2)  # of what goes wrong in this file; inputs have a standard error of their own
     try:
         os.setsid()
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -152,6 +153,8 @@ def _child(inputs: Sequence[Input], writing: int) -> None:
             for item in inputs:
                 pickle.dump(_run(item), stream)
                 stream.flush()
+    except BaseException:
+        os.write(told, traceback.format_exc().encode())
     finally:
         os._exit(0)
 
@@ -184,9 +187,10 @@ def _call(item: Input, log: Path) -> int:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (as at the start of a process)
     sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     try:
-        code = item.call()
+        returned = item.call()
+        code = returned if isinstance(returned, int) else 0
     except SystemExit as error:
-        code = error.code
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except MammothError as error:  # of a function, which a program would print
         sys.stderr.write(f"error: {error}\n")
         code = 2
@@ -199,7 +203,7 @@ def _call(item: Input, log: Path) -> int:
         sys.stderr.write("Exception ignored on flushing sys.stdout\n")
         code = 120
     sys.stderr.flush()
-    return code if isinstance(code, int) else 0 if code is None else 1
+    return code
 
 
 def _outcome(

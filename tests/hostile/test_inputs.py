@@ -1,0 +1,60 @@
+"""A sample of the hostile inputs; `benchmarks/hostile.py` runs them all, and the kills."""
+
+import os
+
+import pytest
+from hostile_inputs import binaries, command_lines, processes, texts
+from hostile_inputs.harness import judge, prepare
+
+SAMPLES = {
+    "other commands": (lambda files: command_lines.other_commands(), 40),
+    "environment": (lambda files: command_lines.environment(), 12),
+    "configuration files": (lambda files: texts.configurations(), 8),
+    "sweep files": (lambda files: texts.sweeps(), 12),
+    "results files": (lambda files: texts.results(), 20),
+    "programs": (lambda files: texts.programs(), 6),
+    "checkpoints": (binaries.checkpoints, 100),
+    "images": (lambda files: binaries.images(), 14),
+    "caches": (lambda files: binaries.caches(), 5),
+    "outputs": (processes.outputs, 12),
+    "full disks": (lambda files: processes.full_disks(), 9),
+    "signals": (processes.signals, 14),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A checkpoint, a bundle and results of a run."""
+    directory = tmp_path_factory.mktemp("files")
+    prepare(lambda: binaries.make_files(directory))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.delenv("MAMMOTH_RUNS")
+    monkeypatch.delenv("MAMMOTH_BASE_PATH")
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_hostile_inputs_have_no_fault(files, kind):
+    inputs, every = SAMPLES[kind]
+    verdicts = list(judge(list(inputs(files))[::every]))
+    assert verdicts
+    wrong = [f"{v.outcome}: {v.what}: {v.detail}" for v in verdicts if v.is_bad]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("moment", ["in a task", "during update"])
+def test_killed_runs_resume_to_equal_results(tmp_path, monkeypatch, moment):
+    def run(name, kills):
+        directory = tmp_path / name / "cwd"
+        directory.mkdir(parents=True)
+        monkeypatch.chdir(directory)
+        return processes.killed_run(moment, 0.05, expected, kills)
+
+    expected = {}
+    assert run("whole", kills=0) == ""
+    expected = processes.outcome_of_run()
+    assert run("killed", kills=1) == ""
+    assert os.path.exists("bundle/manifest.json")
