@@ -407,3 +407,22 @@ def ranks() -> str:
     head = ["backbone, batch 32", "gradients", "step, 1 process", "step, 2 ranks"]
     head += ["average of the gradients", "gathering of images"]
     return "\n\n".join([table(head, rows), machine("ranks")])
+
+
+def hostile() -> str:
+    """Returns the totals of hostile inputs, kills and fuzzing."""
+    content = read("hostile")
+    rows = []
+    for kind, counts in content["kinds"].items():
+        good = counts["clear errors"], counts["accepted"]
+        rows.append(
+            [kind, *(f"{n:,}" for n in (counts["inputs"], *good, counts["inputs"] - sum(good)))]
+        )
+    moments = content["kills"]["moments"]
+    for moment, counts in moments.items():
+        runs, equal = counts["runs"], counts["equal"]
+        rows.append([f"SIGKILL {moment}", f"{runs}", "0", f"{equal} equal", f"{runs - equal}"])
+    for run in content["fuzzing"]:
+        executions = f"{run['executions']:,} executions"
+        rows.append([f"{run['engine']}, {run['target']}", executions, "", "", f"{run['findings']}"])
+    return table(["kind", "inputs", "clear errors", "accepted", "faults"], rows)

@@ -3,7 +3,15 @@
 import os
 
 import pytest
-from hostile_inputs import binaries, command_lines, processes, texts
+from hostile_inputs import (
+    binaries,
+    command_lines,
+    images,
+    kills,
+    processes,
+    result_files,
+    texts,
+)
 from hostile_inputs.harness import judge, prepare
 
 SAMPLES = {
@@ -11,11 +19,11 @@ SAMPLES = {
     "environment": (lambda files: command_lines.environment(), 12),
     "configuration files": (lambda files: texts.configurations(), 8),
     "sweep files": (lambda files: texts.sweeps(), 12),
-    "results files": (lambda files: texts.results(), 20),
+    "results files": (lambda files: result_files.results(), 20),
     "programs": (lambda files: texts.programs(), 6),
     "checkpoints": (binaries.checkpoints, 100),
-    "images": (lambda files: binaries.images(), 14),
-    "caches": (lambda files: binaries.caches(), 5),
+    "images": (lambda files: images.images(), 14),
+    "caches": (lambda files: images.caches(), 5),
     "outputs": (processes.outputs, 12),
     "full disks": (lambda files: processes.full_disks(), 9),
     "signals": (processes.signals, 14),
@@ -47,14 +55,14 @@ def test_hostile_inputs_have_no_fault(files, kind):
 
 @pytest.mark.parametrize("moment", ["in a task", "during update"])
 def test_killed_runs_resume_to_equal_results(tmp_path, monkeypatch, moment):
-    def run(name, kills):
+    def run(name, count):
         directory = tmp_path / name / "cwd"
         directory.mkdir(parents=True)
         monkeypatch.chdir(directory)
-        return processes.killed_run(moment, 0.05, expected, kills)
+        return kills.killed_run(moment, 0.05, expected, count)
 
     expected = {}
-    assert run("whole", kills=0) == ""
-    expected = processes.outcome_of_run()
-    assert run("killed", kills=1) == ""
+    assert run("whole", count=0) == ""
+    expected = kills.outcome_of_run()
+    assert run("killed", count=1) == ""
     assert os.path.exists("bundle/manifest.json")

@@ -1,7 +1,5 @@
 """Hostile files of text: configurations, sweeps, results of runs, Python code of Mammoth."""
 
-import copy
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,7 +108,7 @@ def _sparse(path: Path) -> None:
         stream.truncate(2**42)
 
 
-def _writer(name: str, content: str | bytes) -> Callable[[], int]:
+def writer(name: str, content: str | bytes) -> Callable[[], int]:
     data = content.encode(errors="surrogatepass") if isinstance(content, str) else content
     return lambda: Path(name).write_bytes(data)
 
@@ -128,11 +126,11 @@ def configurations() -> Iterator[Input]:
     dry = command("run", "--config", "c.yaml", "--dry_run")
     for what, content in YAML.items():
         call = dry if "model" in what or "dataset" in what else run
-        yield Input("configuration files", what, call, REFUSED, _writer("c.yaml", content))
+        yield Input("configuration files", what, call, REFUSED, writer("c.yaml", content))
     for what in ("lr: 0.1", "optimizer: {lr: 0.1}", "x: 1"):
         text = MODEL + what
         expected = REFUSED if what == "x: 1" else ACCEPTED
-        yield Input("configuration files", what, dry, expected, _writer("c.yaml", text))
+        yield Input("configuration files", what, dry, expected, writer("c.yaml", text))
     yield from places("configuration files", "c.yaml", run)
 
 
@@ -162,13 +160,13 @@ def sweeps() -> Iterator[Input]:
         parts = content.encode(errors="surrogatepass") if isinstance(content, str) else content
         text = parts if "model" in what or "dataset" in what else MODEL.encode() + parts
         call = run if "range" in what else dry
-        yield Input("sweep files", what, call, REFUSED, _writer("s.yaml", text))
+        yield Input("sweep files", what, call, REFUSED, writer("s.yaml", text))
     for section in SECTIONS:
         text = f"{MODEL}lr: [0.1, 0.2]\nvalidation: 0.1\nsweep: {section}\n"
-        yield Input("sweep files", f"sweep: {section}", dry, REFUSED, _writer("s.yaml", text))
+        yield Input("sweep files", f"sweep: {section}", dry, REFUSED, writer("s.yaml", text))
     for values in RANGES:
         text = f"{MODEL}{SWEEP}lr: {values}\n"
-        yield Input("sweep files", f"lr: {values[:60]}", run, REFUSED, _writer("s.yaml", text))
+        yield Input("sweep files", f"lr: {values[:60]}", run, REFUSED, writer("s.yaml", text))
     others = {
         "nothing varies": MODEL + SWEEP,
         "a search without validation": f"{MODEL}sweep: {{method: random}}\nlr: [0.1, 0.2]",
@@ -181,98 +179,8 @@ def sweeps() -> Iterator[Input]:
         "alternatives of different kinds": f"{MODEL}lr: [0.1, {{low: 1, high: 2}}]",
     }
     for what, text in others.items():
-        yield Input("sweep files", what, run, REFUSED, _writer("s.yaml", text))
+        yield Input("sweep files", what, run, REFUSED, writer("s.yaml", text))
     yield from places("sweep files", "s.yaml", dry)
-
-
-# A results file, small but with every field.
-RESULTS = {
-    "schema": 1,
-    "config": {"model": "sgd", "dataset": "seq-x", "seed": 0, "lr": 0.1, "n_epochs": 1},
-    "summary": {"class_il": 0.5, "task_il": 0.75, "train_s": 1.0},
-    "class_il": [[0.9], [0.4, 0.6]],
-    "task_il": [[0.9], [0.7, 0.8]],
-    "loss": [0.1, None],
-    "train_s": [1.0, 1.0],
-    "compile_s": [0.0, 0.0],
-    "eval_s": [0.1, 0.1],
-    "train_images": [36, 36],
-    "notes": {"compile": False, "compiler": {"graphs": 0}, "step": {}, "steps": 10},
-    "top5": [[1.0], [1.0, 1.0]],
-    "per_class": [[0.9, 0.9], [0.4, 0.4, 0.6, 0.6]],
-    "confusion": [[5, 0, 0, 0], [0, 5, 0, 0], [0, 0, 5, 0], [0, 0, 0, 5]],
-    "class_names": ["a", "b", "c", "d"],
-    "ece": [0.1, 0.1],
-    "recency_bias": [None, 0.1],
-    "initial_class_il": [0.5, 0.5],
-    "initial_task_il": [0.5, 0.5],
-    "future_class_il": [[0.5], []],
-    "future_task_il": [[0.5], []],
-    "peak_memory": [0, 0],
-    "curve": [{"task": 0, "epoch": 1, "step": 3, "class_il": [0.3], "task_il": [0.3], "loss": 0.1}],
-    "interrupted": False,
-    "versions": {"python": "3.11", "torch": "2.14"},
-    "hardware": {"machine": "x86_64", "cpu_capability": "AVX2", "threads": 1, "gpu": None},
-}
-VALUES = [None, True, -1, 7, 1e308, "x", "\ud800", [], [[]], [None], [["x"]], {}, {"x": None}]
-VALUES.append(10**400)
-
-
-def fields(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yields the path of every value in JSON; of a list of values only the first."""
-    if path:
-        yield path
-    items = content.items() if isinstance(content, dict) else enumerate(content[:1])
-    for key, value in items:
-        if isinstance(value, (dict, list)):
-            yield from fields(value, (*path, key))
-        else:
-            yield (*path, key)
-
-
-def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Returns a copy in which one value is replaced, or removed if it is `...`."""
-    result = copy.deepcopy(content)
-    *parents, last = path
-    parent = result
-    for key in parents:
-        parent = parent[key]
-    if value is ...:
-        del parent[last]
-    else:
-        parent[last] = value
-    return result
-
-
-def results() -> Iterator[Input]:
-    """Yields results files that `report` reads. Fields that it does not show may be anything."""
-    call = command("report", "r.json", "--output", "r.html")
-    for path in fields(RESULTS):
-        for value in [*VALUES, ...]:
-            text = json.dumps(changed(RESULTS, path, value))
-            what = f"{'.'.join(map(str, path))} = {str(value)[:20]!r}"
-            write = _writer("r.json", text)
-            yield Input("results files", what, call, EITHER, write, shares=True, check=_is_page)
-    good = json.dumps(RESULTS)
-    for what, content in {
-        **{f"first {n} characters": good[:n] for n in (0, 1, 10, 100, 500)},
-        "deep": "[" * 100_000,
-        "a list": f"[{good}]",
-        "NaN": "NaN",
-        "not UTF-8": b'{"config": "\xff"}',
-        "UTF-16": good.encode("utf-16"),
-        "an image": b"\x89PNG\r\n\x1a\n" + bytes(100),
-    }.items():
-        yield Input("results files", what, call, REFUSED, _writer("r.json", content))
-    yield from places("results files", "r.json", call)
-
-
-def _is_page() -> str:
-    """Returns what is wrong with the report, "" if nothing is or there is none."""
-    path = Path("r.html")
-    if path.exists() and not path.read_text(encoding="utf-8").rstrip().endswith("</html>"):
-        return "the report is not complete"
-    return ""
 
 
 PYTHON: dict[str, str | bytes] = {
@@ -296,7 +204,7 @@ def programs() -> Iterator[Input]:
     call = command("compat", "m.py", "--out", "renamed")
     for what, content in PYTHON.items():
         expected = EITHER if what in ("an unknown encoding",) else REFUSED
-        write = _writer("m.py", content)
+        write = writer("m.py", content)
         yield Input("programs", what, call, expected, write)
     yield from places("programs", "m.py", call)
     for what, make in PLACES.items():
