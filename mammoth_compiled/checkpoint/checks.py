@@ -130,5 +130,14 @@ def optional(item: Check) -> Check:
     return check
 
 
+def plain(value: Any, field: str) -> None:
+    """Accepts what an argument of a run can be: None, a number, a text, or a list of these."""
+    if isinstance(value, (list, tuple)):
+        for i, entry in enumerate(value):
+            plain(entry, f"{field}.{i}")
+    elif not isinstance(value, (bool, int, float, str, type(None))):
+        fail(field, "a number, a text or a list of these", value)
+
+
 def anything(value: Any, field: str) -> None:
     """Accepts everything; `torch.load(weights_only=True)` lets only plain data through."""

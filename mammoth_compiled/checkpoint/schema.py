@@ -14,6 +14,7 @@ from mammoth_compiled.checkpoint.checks import (
     list_of,
     number,
     optional,
+    plain,
     record,
     tensor_of,
     tuple_of,
@@ -100,6 +101,12 @@ HYPERPARAMETERS: dict[str, Check] = {
     "eps": NON_NEGATIVE,
     "betas": list_of(FRACTION, 2),
     "nesterov": FLAG,
+    "maximize": FLAG,
+    "amsgrad": FLAG,
+    "capturable": FLAG,
+    "differentiable": FLAG,
+    "foreach": optional(FLAG),
+    "fused": optional(FLAG),
     "initial_lr": NON_NEGATIVE,
 }
 OPTIMIZER = record(
@@ -165,7 +172,7 @@ WITHIN = record(
 CHECKPOINT = record(
     {"within": WITHIN},
     net=dict_of(_check_weight),
-    backbone=record(name=TEXT, arguments=dict_of(anything)),
+    backbone=record(name=TEXT, arguments=dict_of(plain)),
     data=record(
         name=TEXT,
         input_shape=list_of(POSITIVE, 3),
@@ -191,7 +198,7 @@ CHECKPOINT = record(
         ),
     ),
     random=RANDOM,
-    args=dict_of(anything),
+    args=dict_of(plain),
     results=record(
         ADDED_RESULTS,
         class_il=ACCURACIES,

@@ -24,11 +24,13 @@ def test_regular_files_are_read(tmp_path):
         read_file(tmp_path / "a", max_bytes=2)
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
 def test_other_files_are_refused(tmp_path, make):
     make(tmp_path / "x")
     with pytest.raises(MammothError, match=r"cannot read .*x: it is not a regular file"):
         read_file(tmp_path / "x")
+    with pytest.raises(MammothError, match="Is a directory"):
+        read_file(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent", "x" * 300, "a\0b"])
