@@ -143,3 +143,69 @@ def test_gradcheck_and_opcheck():
     dz = unpooled.unpool_op(y, argmax, (5, 4))
     for needed in ((True, True), (False, True), (True, False)):
         torch.library.opcheck(unpooled.plain_gradients_op, (dz, x, weight, *needed))
+
+
+# Traces on fake CUDA tensors, with what Triton and the kernels ask of a GPU.
+COUNTS = """
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from torch._functorch.aot_autograd import aot_export_module
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._subclasses.fake_tensor import FakeTensorMode
+from mammoth_compiled.kernels.conv_relu_pool import op, unpooled_op
+from mammoth_compiled.kernels.runtime import device, tiles
+
+class Driver:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+triton.runtime.driver.set_active(Driver())
+device.supports_triton = lambda d: d.type == "cuda"
+tiles.chip_name = lambda d: "sm_90"
+
+class Step(torch.nn.Module):
+    def __init__(self, unpools):
+        super().__init__()
+        self.unpools = unpools
+
+    def forward(self, x, w1, b1, w2, b2, grad):
+        y1, argmax1 = op.conv_relu_pool_op(x, w1, b1)
+        y2, argmax2 = op.conv_relu_pool_op(y1, w2, b2)
+        if self.unpools:
+            dz = unpooled_op.unpool_op(grad, argmax2, y1.shape[2:])
+            grad_y, *grads = unpooled_op.plain_gradients_op(dz, y1, w2, True, True)
+        else:
+            grad_y = op.input_grad_op(grad, argmax2, w2, y1.shape[2:])
+            grads = op.weight_grad_op(grad, argmax2, y1, w2)
+        return y2, *grads, *op.weight_grad_op(grad_y, argmax1, x, w1)
+
+def count(unpools, dtype):
+    with FakeTensorMode(), torch.no_grad():
+        images, grad = (
+            torch.empty(shape, dtype=dtype, device="cuda").permute(0, 3, 1, 2)
+            for shape in ((32, 32, 32, 3), (32, 8, 8, 64))
+        )
+        weights = [
+            torch.empty(shape, device="cuda") for shape in ((32, 3, 3, 3), 32, (64, 32, 3, 3), 64)
+        ]
+        module, _ = aot_export_module(Step(unpools), [images, *weights, grad], trace_joint=False)
+    nodes = [str(n.target) for n in fx_graph_cse(module.graph).nodes if n.op == "call_function"]
+    kernels = sum("triton_kernel_wrapper" in name for name in nodes)
+    copies = sum(name.startswith(("aten._to_copy", "aten.clone")) for name in nodes)
+    return kernels, copies
+
+for unpools in (False, True):
+    print(*(count(unpools, dtype) for dtype in (torch.bfloat16, torch.float32)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("triton_kernels")
+def test_two_layers_launch_seven_kernels_and_pack_each_weight_once(run_python, tmp_path):
+    """In float32 the first layer's weight, with three channels, is read as it is."""
+    script = tmp_path / "counts.py"
+    script.write_text(COUNTS)
+    done = run_python(script, TRITON_INTERPRET="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["(7, 2) (7, 1)"] * 2
