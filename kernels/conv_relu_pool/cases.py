@@ -22,7 +22,9 @@ def launch_cases() -> Iterator[LaunchCase]:
     for in_channels, out_channels, size, layout, kinds in [
         (3, 32, 32, torch.contiguous_format, every),
         (32, 64, 16, torch.channels_last, every),
+        (32, 64, 16, torch.contiguous_format, common),
         (64, 128, 8, torch.channels_last, [*common, strict]),
+        (64, 128, 8, torch.contiguous_format, common),
         (3, 64, 32, torch.channels_last, common),
         (3, 64, 32, torch.contiguous_format, common),
     ]:

@@ -1,8 +1,9 @@
 """Launchers of the Triton kernels of convolution, ReLU and pooling, and of their gradients.
 
-Weights are read in the dtype of the images and, where that allows loads of vectors, in
-channels-last: `pack_weight` converts both in one kernel, which autocast needs anyway. Gradients are
-written in dtype and layout of the weight, so that nothing converts them.
+Weights are read in the dtype of the images: `pack_weight` casts and reorders them in one kernel,
+which autocast needs anyway. The gradient of the images reads channels-last weights in vectors, and
+reorders others first; forward reads any layout, so that inference launches nothing else. Gradients
+are written in dtype and layout of the weight, so that nothing converts them.
 """
 
 from typing import Any
@@ -34,7 +35,9 @@ def forward(
     out_channels = weight.shape[0]
     y = empty_images((batch, out_channels, height // 2, width // 2), x)
     argmax = torch.empty_like(y, dtype=torch.int8)
-    weight, strides = with_even_taps(pack_weight(weight, x.dtype))
+    if weight.dtype != x.dtype:
+        weight = pack_weight(weight, x.dtype)
+    weight, strides = with_even_taps(weight)
     config, constants = select("forward", x, out_channels, precision)
     num_cells = batch * (height // 2) * (width // 2)
     grid = ceil_div(num_cells, config["BLOCK_M"]) * ceil_div(out_channels, config["BLOCK_N"])
