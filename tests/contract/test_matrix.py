@@ -37,6 +37,12 @@ def kinds(name):
 
 
 MATRIX = [(n, k, f) for n in models for k, f in itertools.product(kinds(n), families(n))]
+# Tasks and classes are those of class-IL: one family suffices.
+MATRIX += [
+    (name, "task-il", next(f for f in families(name) if f != "mnistmlp"))
+    for name in models
+    if "task-il" in models[name].target.COMPATIBILITY
+]
 
 
 def covering(name):
@@ -59,6 +65,10 @@ def run(tiny, example_args):
                 tiny.Split(*tiny.images(11, num_classes=4, seed=1), self.TRANSFORM),
                 tiny.Split(*tiny.images(70, num_classes=4, seed=2), self.TEST_TRANSFORM),
             )
+
+    @datasets.register("kind-task-il")
+    class TaskIncremental(Kind):
+        SETTING = "task-il"
 
     @datasets.register("kind-domain-il")
     class Domains(Kind):
