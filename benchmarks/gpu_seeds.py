@@ -19,6 +19,7 @@ from mammoth_compiled.sweep.turns import STEPS_PER_TURN, TurnObserver, Turns
 # ER with the setting of the benchmark of training loops, on one task.
 ARGS = {"backbone": "cnn", "batch_size": 32, "minibatch_size": 32, "buffer_size": 500}
 ARGS |= {"lr": 0.03, "stop_after": 1, "eval_every": None}
+SMALL = {"backbone": "mnistmlp", "input_size": 3 * 32 * 32}  # for the CPU
 DATASET = "seq-fmnist-mini"  # comes with the package
 
 
@@ -65,11 +66,11 @@ def train_seeds(seeds, device, epochs, warm_up, **arguments):
     return steps / (end - begin), weights
 
 
-def time_seeds(deadline, device="cuda", count=10, epochs=150, warm_up=400):
+def time_seeds(deadline, device="cuda", count=10, epochs=150, warm_up=400, **given):
     """Returns the time of several seeds in that of one, and whether their weights are equal."""
     device = torch.device(device)
     amp = "bf16" if device.type == "cuda" else "off"
-    compiled = {"amp": amp, "compile": "on" if device.type == "cuda" else "off"}
+    compiled = {"amp": amp, "compile": "on" if device.type == "cuda" else "off"} | given
     rates = {"one": [], "all": []}
     for _ in range(3):
         if rates["all"] and time.monotonic() > deadline:
@@ -97,6 +98,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
-        time_seeds(0.0, "cpu", count=2, epochs=2, warm_up=25)
+        time_seeds(0.0, "cpu", count=2, epochs=2, warm_up=25, **SMALL)
     else:
         time_seeds(time.monotonic() + 120, arguments.device)

@@ -160,7 +160,8 @@ def _rate(trial: Trial, workers: int, threads: int, plugins: Sequence[str]) -> f
     """Returns the steps per second of each of several trials side by side, 0 if one fails."""
     context = processes.context()
     barrier = context.Barrier(workers)
-    running, ours = [], []
+    running: list[Any] = []
+    ours: list[Connection] = []
     plugins = () if processes.can_fork() else plugins
     for number in range(workers):
         mine, theirs = context.Pipe()
@@ -171,10 +172,13 @@ def _rate(trial: Trial, workers: int, threads: int, plugins: Sequence[str]) -> f
     rates: list[float] = []
     end = time.monotonic() + LIMIT_S
     try:
-        while len(rates) < workers and wait(ours, timeout=max(0.0, end - time.monotonic())):
-            for connection in wait(ours, timeout=0):
-                rates.append(connection.recv())  # type: ignore[union-attr]
-                ours.remove(connection)  # type: ignore[arg-type]
+        while len(rates) < workers:
+            ready = wait(ours, timeout=max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            for connection in [c for c in ours if c in ready]:
+                rates.append(connection.recv())
+                ours.remove(connection)
     except EOFError:
         pass
     finally:
