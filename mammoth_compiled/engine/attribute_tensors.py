@@ -41,6 +41,11 @@ class AttributeTensors:
         self._left = {}
         self._set(self._tensors)
 
+    @property
+    def fit(self) -> bool:
+        """Whether the last `restore` could put all held tensors back."""
+        return not self._left
+
     def put_back(self) -> None:
         """Puts the held tensors back where `restore` left another, with their own values."""
         self._set({name: self._tensors[name] for name in self._left})

@@ -56,6 +56,21 @@ class _Graph:
     growth: list[int]
 
 
+@dataclass
+class _RaggedBatches:
+    """The smaller last batches of epochs.
+
+    Attributes:
+        key: As of `_Graph`.
+        steps: Steps so far, up to WARMUP_STEPS; -1 if they cannot be captured.
+        graph: Their own graph.
+    """
+
+    key: tuple[Any, ...] | None = None
+    steps: int = 0
+    graph: _Graph | None = None
+
+
 def training_step(
     model: ContinualModel,
     compute: Compute,
@@ -92,8 +107,8 @@ class CapturedStep(EagerStep):
     """Captures the training step once it is static, and replays it for every full batch.
 
     The step is static after WARMUP_STEPS steps in which the buffer's reads did not depend on how
-    many of its rows are filled. Steps before that and ragged batches run in Python and compute the
-    same.
+    many of its rows are filled. Steps before that run in Python and compute the same. So do ragged
+    batches, uncompiled, until WARMUP_STEPS epochs have ended with one; then they have a graph too.
 
     Args:
         model: The model.
@@ -112,11 +127,12 @@ class CapturedStep(EagerStep):
         self._attributes = AttributeTensors(model)
         self._buffers: list[Buffer] = []
         self._graph: _Graph | None = None
+        self._ragged = _RaggedBatches()
         self._warm_up_key: tuple[Any, ...] | None = None
         self._warm_up_steps = 0
 
     def __exit__(self, *_: object) -> None:
-        self._graph = None
+        self._graph, self._ragged = None, _RaggedBatches()
         self._rates.restore(self.model.opt)
 
     def begin_epoch(self) -> None:
@@ -152,14 +168,35 @@ class CapturedStep(EagerStep):
             if self._graph.key == key:
                 return self._replay(self._graph, lazy)
             if len(lazy.tensors[0]) < len(self._graph.inputs[0]):
-                result = self._run(lazy, epoch)  # the ragged last batch
-                self._attributes.restore(same_shapes=False)
-                return result
+                return self._ragged_step(key, lazy, epoch)
         if self._warm_up_key != key:
             self._start_warm_up(key)
         if self._warm_up_steps < WARMUP_STEPS:
             return self._warm_up(lazy, epoch)
         return self._capture_step(key, lazy, epoch)
+
+    def _ragged_step(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> StepResult:
+        """Runs the smaller last batch of an epoch; after some epochs it has a graph of its own."""
+        ragged = self._ragged
+        if ragged.key != key:
+            ragged = self._ragged = _RaggedBatches(key)
+        if ragged.graph is not None:
+            return self._replay(ragged.graph, lazy)
+        if ragged.steps == WARMUP_STEPS:
+            self._attributes.put_back()
+            try:
+                ragged.graph = self._captured(key, lazy, epoch)
+            except Exception:  # user code may raise anything; in Python it works
+                self._attributes.abandon()
+                ragged.steps = -1
+            else:
+                return self._replay(ragged.graph, lazy)
+        result = self._run(lazy, epoch)
+        self._attributes.restore(same_shapes=False)
+        # A graph has no place for attributes of another shape than those of a full batch.
+        if ragged.steps >= 0:
+            ragged.steps = ragged.steps + 1 if self._attributes.fit else -1
+        return result
 
     def _is_on_device(self, lazy: LazyBatch) -> bool:
         # A user's own loader may yield anything, anywhere.
@@ -172,7 +209,7 @@ class CapturedStep(EagerStep):
 
     def _start_warm_up(self, key: tuple[Any, ...] | None) -> None:
         self.state = StepState.WARM_UP
-        self._graph = None
+        self._graph, self._ragged = None, _RaggedBatches()
         self._warm_up_key, self._warm_up_steps = key, 0
 
     def _warm_up(self, lazy: LazyBatch, epoch: int) -> StepResult:
@@ -194,10 +231,21 @@ class CapturedStep(EagerStep):
 
     def _capture_step(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> StepResult:
         """Captures a step and replays it for this batch; runs it in Python if that fails."""
+        self._attributes.hold()
+        try:
+            self._graph = self._captured(key, lazy, epoch)
+        except Exception as error:  # user code may raise anything
+            self._disable((str(error).strip() or type(error).__name__).splitlines()[0])
+            self._attributes.abandon()
+            return self._run(lazy, epoch)
+        self.state = StepState.CAPTURED
+        return self._replay(self._graph, lazy)
+
+    def _captured(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> _Graph:
+        """Captures a step, which stores and computes nothing yet."""
         inputs = tuple(tensor.clone() for tensor in lazy.tensors)
         static = LazyBatch(lazy.materialize, inputs)
         seen = [buffer.num_seen_examples for buffer in self._buffers]
-        self._attributes.hold()
 
         def step() -> StepResult:
             # Not self._run: the capture is on its stream already.
@@ -205,23 +253,16 @@ class CapturedStep(EagerStep):
             self._attributes.restore()
             return result
 
+        growth: list[int] = []
         try:
             replay, result = self._capture.capture(step)
-        except Exception as error:  # user code may raise anything
-            self._disable((str(error).strip() or type(error).__name__).splitlines()[0])
-            self._attributes.abandon()
-            result = None
-        growth = [
-            buffer.num_seen_examples - n for buffer, n in zip(self._buffers, seen, strict=True)
-        ]
-        for buffer, count in zip(self._buffers, seen, strict=True):
-            buffer.num_seen_examples = count  # the capture itself stored nothing
-        if result is None:
-            return self._run(lazy, epoch)
-        self.state = StepState.CAPTURED
+        finally:
+            for buffer, count in zip(self._buffers, seen, strict=True):
+                growth.append(buffer.num_seen_examples - count)
+                buffer.num_seen_examples = count
+        assert isinstance(result.loss, torch.Tensor)
         storages = self._captured_storages()
-        self._graph = _Graph(key, storages, inputs, result.loss, replay, growth)
-        return self._replay(self._graph, lazy)
+        return _Graph(key, storages, inputs, result.loss, replay, growth)
 
     def _replay(self, graph: _Graph, lazy: LazyBatch) -> StepResult:
         self._attributes.put_back()
@@ -236,7 +277,7 @@ class CapturedStep(EagerStep):
     def _disable(self, reason: str, warn: bool = True) -> None:
         self.state = StepState.DISABLED
         self.reason = reason
-        self._graph = None
+        self._graph, self._ragged = None, _RaggedBatches()
         self._rates.restore(self.model.opt)
         if not warn:
             return

@@ -231,6 +231,48 @@ def test_ragged_batch_runs_in_python_and_keeps_the_graph(model):
     assert model.buffer.num_seen_examples == 8 * (WARMUP_STEPS + 3) + 5
 
 
+def test_ragged_batches_get_a_graph_of_their_own(model):
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        run(step, WARMUP_STEPS + 1)
+        for _ in range(WARMUP_STEPS):
+            run(step, 1, size=5)
+        assert (step.replays, capture.captured) == (1, 1)
+        run(step, 1, size=5)
+        run(step, 1)
+        run(step, 1, size=5)
+        assert (step.replays, capture.captured) == (4, 2)
+        run(step, 1, size=3)  # of another task
+        assert (step.replays, capture.captured) == (4, 2)
+    assert model.buffer.num_seen_examples == 8 * (WARMUP_STEPS + 2) + 5 * (WARMUP_STEPS + 2) + 3
+
+
+@pytest.mark.parametrize("name", ["er", "derpp"])
+def test_replayed_ragged_batches_equal_steps_in_python(tiny, name):
+    _, expected, _ = learn(name, epochs=6)
+    captures = []
+    _, losses, _ = learn(name, lambda m: captures.append(LogCapture(m)) or captures[-1], epochs=6)
+    assert captures[0].captured == 4  # in each task, of full and of ragged batches
+    assert [n for _, n in losses] == [n for _, n in expected]
+    assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
+
+
+def test_ragged_batches_that_cannot_be_captured_run_in_python(model, monkeypatch):
+    with training_step(model, model.compute, capture=(capture := LogCapture(model))) as step:
+        run(step, WARMUP_STEPS + 1)
+
+        def fail(function):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(capture, "capture", fail)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(WARMUP_STEPS + 2):
+                run(step, 1, size=5)
+        run(step, 1)
+    assert step.replays == 2
+    assert model.buffer.num_seen_examples == 8 * (WARMUP_STEPS + 2) + 5 * (WARMUP_STEPS + 2)
+
+
 def test_replays_return_separate_losses(model):
     with training_step(model, model.compute, capture=LogCapture(model)) as step:
         losses = run(step, WARMUP_STEPS + 4)[WARMUP_STEPS:]
