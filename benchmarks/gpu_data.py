@@ -1,14 +1,15 @@
-"""Augmentation and reservoir kernels on a GPU against their references on the same GPU."""
+"""Augmentation, replay and reservoir kernels on a GPU against their references on the same GPU."""
 
 import contextlib
 from unittest import mock
 
 import torch
 from common import spread
+from gpu_timing import DEVICE, DRY, time_replays
 
-from mammoth_compiled.compiler.autotune import time_replays
 from mammoth_compiled.kernels.augment import augment
 from mammoth_compiled.kernels.augment.cases import augment_work
+from mammoth_compiled.kernels.draw import draw_rows
 from mammoth_compiled.kernels.reservoir import update_reservoir
 from mammoth_compiled.kernels.reservoir.cases import reservoir_work
 from mammoth_compiled.kernels.runtime import device as kernel_device
@@ -26,16 +27,18 @@ def references():
 
 def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
     """Rows of times, ms: a batch of CIFAR's size with replay, and the buffer update after it."""
-    store = torch.randint(0, 256, (stored, 3, 32, 32), dtype=torch.uint8, device="cuda")
-    labels = torch.randint(0, 10, (stored,), device="cuda")
+    stored = 2 * capacity if DRY else stored
+    store = torch.randint(0, 256, (stored, 3, 32, 32), dtype=torch.uint8, device=DEVICE)
+    labels = torch.randint(0, 10, (stored,), device=DEVICE)
     examples, kept = store[:capacity].clone(), labels[:capacity].clone()
     state = philox.random_state(0, store.device)
-    mean, std = torch.tensor(MEAN, device="cuda"), torch.tensor(STD, device="cuda")
-    seen = torch.tensor([10 * capacity], device="cuda")
+    mean, std = torch.tensor(MEAN, device=DEVICE), torch.tensor(STD, device=DEVICE)
+    seen = torch.tensor([10 * capacity], device=DEVICE)
+    stored_as_float, draws = examples.float() / 255, philox.random_state(0, store.device)
     rows = []
     for batch in batches:
-        index = torch.randint(0, stored, (batch,), device="cuda")
-        replayed = torch.randint(0, capacity, (batch,), device="cuda")
+        index = torch.randint(0, stored, (batch,), device=DEVICE)
+        replayed = torch.randint(0, capacity, (batch,), device=DEVICE)
 
         def make(index=index, replayed=replayed):
             augment(
@@ -52,12 +55,24 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
                 [examples, kept], [store, labels], seen, state, index=index, by_index=[True, True]
             )
 
+        def replay(batch=batch):
+            augment(
+                *(stored_as_float, draw_rows(min(batch, capacity), capacity, draws), draws),
+                *(mean, std),
+                size=(32, 32),
+                padding=(4, 4, 4, 4),
+                flip=0.5,
+                columns=[kept],
+            )
+
         # Far into the stream few items are written; here a tenth of the batch.
         works = {
             "augment": augment_work((2 * batch, 3, 32, 32), torch.bfloat16),
             "reservoir": reservoir_work(batch, batch // 10, row_bytes=3072 + 8),
+            # Drawn as well; a float image is read.
+            "replay": augment_work((batch, 3, 32, 32), torch.float32),
         }
-        for name, function in (("augment", make), ("reservoir", keep)):
+        for name, function in (("augment", make), ("reservoir", keep), ("replay", replay)):
             kernel = time_replays([function] * 10, count=21)
             with references():
                 torchs = time_replays([function] * 10, count=21)

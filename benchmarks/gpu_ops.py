@@ -8,23 +8,22 @@ from functools import partial
 
 import torch
 from common import spread
+from gpu_timing import DEVICE, DRY, few, time_replays
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tuning import OURS
 
-from mammoth_compiled.compiler.autotune import time_replays
 from mammoth_compiled.kernels.discovery import tuning_cases
 from mammoth_compiled.kernels.runtime import tiles
 from mammoth_compiled.kernels.runtime.cases import training_step
 
 # More than the second-level cache holds, so that inputs come from memory as in training.
 FRESH_BYTES = 256 * 2**20
-CUDA = torch.device("cuda")
 
 
 def time_ops(limits, out, deadline):
     """Returns a row of times per case, and writes the winners to the chip's table."""
     rows, winners = [], {}
-    for case in tuning_cases():
+    for case in few(tuning_cases(), key=lambda case: case.op):
         if time.monotonic() > deadline:
             rows.append({"op": case.op, "problem": str(case), "left_out": "out of time"})
             continue
@@ -43,7 +42,9 @@ def time_ops(limits, out, deadline):
 
 def write_table(changes, out):
     """Updates the table of this chip that ships with the package, and copies it to a folder."""
-    chip = tiles.chip_name(CUDA)
+    if DRY:
+        return
+    chip = tiles.chip_name(DEVICE)
     path = tiles.tuned_path(chip)
     path.parent.mkdir(exist_ok=True)
     table = {**tiles.tuned_table(chip), **changes}
@@ -59,12 +60,12 @@ def time_case(case, limits):
         The names of our implementations, and the row.
     """
     work = case.work()
-    copies = max(2, min(20, FRESH_BYTES // max(1, work.num_bytes)))
-    steps = [case.make_steps(CUDA) for _ in range(copies)]
+    copies = 1 if DRY else max(2, min(20, FRESH_BYTES // max(1, work.num_bytes)))
+    steps = [case.make_steps(DEVICE) for _ in range(copies)]
     names = list(steps[0])
     functions = {name: [step[name] for step in steps] for name in names}
     torch._dynamo.reset()
-    inputs = [case.make_inputs(CUDA) for _ in range(copies)]
+    inputs = [case.make_inputs(DEVICE) for _ in range(copies)]
     stock = torch.compile(case.contenders(inputs[0])["torch"], dynamic=False)
     functions["stock"] = [training_step(stock, given) for given in inputs]
     if "sdpa" in names:

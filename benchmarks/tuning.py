@@ -4,9 +4,8 @@ import statistics
 import time
 from collections import defaultdict
 
-import torch
+from gpu_timing import DEVICE, time_replays
 
-from mammoth_compiled.compiler.autotune import time_replays
 from mammoth_compiled.kernels.runtime.tiles import override_tiles
 
 # The implementations of Triton kernels; the second shares kernels with the first.
@@ -29,7 +28,7 @@ def tune(cases, deadline):
         if time.monotonic() > deadline:
             left_out.append(str(case))
             continue
-        steps = case.make_steps(torch.device("cuda"))
+        steps = case.make_steps(DEVICE)
         for name in OURS:
             if name in steps:
                 tune_step(steps[name], best)

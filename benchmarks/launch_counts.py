@@ -1,0 +1,182 @@
+"""Counts the launches that operations and compiled graphs would make on an H100."""
+
+import re
+
+import torch
+import torch._inductor.config as inductor_config
+from fake_h100 import fake_h100
+from torch._inductor.debug import DebugContext
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.post_grad import post_grad_passes
+from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
+from torch._library.custom_ops import OPDEFS
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from mammoth_compiled.compiler.compat import COMBO_KERNELS
+from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.kernels.runtime.launch import record_launches
+
+# Launches of ATen's operators that make another number than one, as seen in
+# results/gpu_h100_profile.json: topk selects, then sorts; padding fills, then copies; the gradient
+# of the loss is zeroed first.
+_LAUNCHES = {"topk": 2, "constant_pad_nd": 2, "nll_loss_backward": 2}
+# These only allocate, or change what Python knows.
+_NONE = {"detach", "lift_fresh", "alias", "_unsafe_view", "_assert_async", "set_"}
+# Limits of one launch over a list of tensors, from ATen's MultiTensorApply.cuh: tensors by the
+# number of lists, blocks, and elements of a block.
+_TENSORS_PER_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
+_BLOCKS_PER_LAUNCH, _BLOCK = 320, 65536
+
+
+class CountLaunches(TorchDispatchMode):
+    """Counts the launches that the operators called within it would make on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += operator_launches(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def operator_launches(func, args):
+    """Returns the launches of one operator of ATen or of ours."""
+    namespace, name = func._schema.name.split("::")
+    if namespace == "mammoth":
+        return custom_launches(func._schema.name, args)
+    if name.startswith("_fused_"):
+        states = sum(isinstance(arg, (list, tuple)) and len(arg) > 0 for arg in args)
+        return multi_tensor_launches(args[0], states)
+    if namespace != "aten" or func.is_view or name in _NONE or "empty" in name:
+        return 0
+    if name == "copy_" and args[0].data_ptr() == args[1].data_ptr():
+        return 0  # of a view to itself, as in `x[0] += 1`
+    return _LAUNCHES.get(name, 1)
+
+
+def multi_tensor_launches(tensors, num_lists):
+    """Returns the launches of a fused optimizer over lists of tensors."""
+    launches = in_launch = blocks = 0
+    for tensor in tensors:
+        in_launch += 1
+        for _ in range(-(-tensor.numel() // _BLOCK)):
+            blocks += 1
+            if blocks == _BLOCKS_PER_LAUNCH:
+                launches, in_launch, blocks = launches + 1, 1, 0
+        if in_launch == _TENSORS_PER_LAUNCH[num_lists] and blocks:
+            launches, in_launch, blocks = launches + 1, 0, 0
+    return launches + (blocks > 0)
+
+
+def custom_launches(name, args):
+    """Returns the launches of one of our operators: those of Triton, and ATen's around them."""
+    with fake_h100(), FakeTensorMode(allow_non_fake_inputs=True):
+
+        def on_gpu(value):
+            if not isinstance(value, torch.Tensor):
+                return value
+            return torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device="cuda"
+            )
+
+        fakes = tree_map(on_gpu, args)
+        with record_launches() as launches, torch.no_grad(), CountLaunches() as around:
+            OPDEFS[name]._init_fn(*fakes)
+    return len(launches) + around.count
+
+
+def compiled_launches(function, *inputs, combo=False):
+    """Returns the launches of a function that our backend compiles into one graph.
+
+    Args:
+        function: A function of tensors, and lists of tensors.
+        *inputs: Its arguments, on the CPU.
+        combo: Whether Inductor combines independent kernels.
+
+    Returns:
+        The numbers of Inductor's Triton kernels, of our own kernels, and of calls of libraries
+        (cuDNN, cuBLAS), which may launch several kernels each.
+    """
+    graphs = []
+
+    def backend(graph, examples):
+        graphs.append((graph, examples))
+        return graph
+
+    torch._dynamo.reset()
+    torch._dynamo.config.trace_autograd_ops = True
+    torch.compile(function, backend=backend, fullgraph=True, dynamic=False)(*inputs)
+    torch._dynamo.reset()
+    ((graph, examples),) = graphs
+    with fake_h100():
+        _to_cuda(graph.graph)
+        apply_patterns(graph.graph)
+    graph.recompile()
+    return _lowered(graph, examples, combo)
+
+
+def _to_cuda(graph):
+    for node in graph.nodes:
+        value = node.meta.get("example_value")
+        if isinstance(value, FakeTensor):
+            with value.fake_mode:
+                fake = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device="cuda"
+                )
+            node.meta["example_value"] = fake.requires_grad_(value.requires_grad)
+
+
+def _lowered(graph, examples, combo):
+    # Traced on the CPU, since autograd asks a GPU for its stream, and moved afterwards.
+    inputs = [
+        torch.empty_strided(e.shape, e.stride(), dtype=e.dtype).requires_grad_(e.requires_grad)
+        for e in examples
+    ]
+    table = select_decomp_table()
+    table.pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
+    graph = make_fx(graph, decomposition_table=table, tracing_mode="fake")(*inputs)
+    for node in graph.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": torch.device("cuda", 0)}
+        if node.target is torch.ops.aten.view.default:
+            # A convolution may have other strides on a GPU.
+            node.target = torch.ops.aten.reshape.default
+        node.meta.pop("val", None)
+    graph.recompile()
+    with fake_h100():
+        return _counted(graph, inputs, combo)
+
+
+def _counted(graph, inputs, combo):
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad():
+        fakes = [
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in inputs
+        ]
+        FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*fakes)
+    ours = sum(
+        custom_launches(node.target._schema.name, _values(node.args))
+        for node in graph.graph.nodes
+        if str(node.target).startswith("mammoth.")
+    )
+    with inductor_config.patch(COMBO_KERNELS if combo else {}), V.set_fake_mode(mode):
+        post_grad_passes(graph, is_inference=True)
+        lowering = GraphLowering(graph, example_inputs=fakes, is_inference=True)
+        with V.set_graph_handler(lowering), V.set_debug_handler(DebugContext()):
+            lowering.run(*fakes)
+            code = lowering.codegen()[0]
+    text = getattr(code, "value", code)
+    body = text[text.index("def call(") :]
+    triton_kernels = re.findall(r"(triton_\w+)\.run\(", body)
+    library = re.findall(r"extern_kernels\.\w+\(|= torch\.ops\.(?!mammoth)\w+\.\w+", body)
+    return {"inductor": len(triton_kernels), "ours": ours, "library": len(library)}
+
+
+def _values(args):
+    return tree_map(lambda a: a.meta["val"] if isinstance(a, torch.fx.Node) else a, args)
