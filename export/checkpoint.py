@@ -82,8 +82,9 @@ def _rebuild(path: str, checkpoint: Mapping[str, Any], backbone: MammothBackbone
         CheckpointError: If the method cannot be rebuilt from the checkpoint alone.
     """
     method = checkpoint["model"]["name"]
+    target: Any = models[method].target
     try:
-        return models[method].target.deployed_net_of(checkpoint, backbone)
+        return target.deployed_net_of(checkpoint, backbone)
     except Exception as error:  # user code may raise anything
         raise CheckpointError(
             f"{path}: model {method!r} cannot be rebuilt without its data "

@@ -61,6 +61,21 @@ def test_norms_of_constant_maps_are_exported(norm, tmp_path):
     torch.testing.assert_close(torch.as_tensor(bundle(images)), net(images))
 
 
+def test_smaller_variants_of_norms(tmp_path):
+    net, images = NormedNet(nn.InstanceNorm2d), torch.randn(48, *SHAPE)
+    path = export_bundle(
+        net,
+        tmp_path / "b",
+        input_shape=SHAPE,
+        formats="onnx",
+        variants="fp16,int8",
+        calibration=images,
+    )
+    for precision in ("fp16", "int8"):
+        found = torch.as_tensor(load_bundle(path, precision=precision)(images))
+        torch.testing.assert_close(found, net(images), rtol=0.1, atol=0.1)
+
+
 @pytest.mark.slow
 def test_norms_of_constant_maps_are_compiled(require_format, tmp_path):
     require_format("aoti")
