@@ -52,7 +52,9 @@ class CompiledBefore:
         """
         if not _inductor_cache().is_dir():
             return "first"
-        return next((level for level, note in self._notes.items() if note.exists()), "first")
+        # Unlike `Path.exists`, also for a folder that cannot exist.
+        found = (level for level, note in self._notes.items() if os.path.exists(note))
+        return next(found, "first")
 
     def remember(self) -> None:
         """Makes the notes, unless the cache folder is not writable."""

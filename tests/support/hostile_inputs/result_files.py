@@ -84,7 +84,6 @@ def results() -> Iterator[Input]:
         "a list": f"[{good}]",
         "NaN": "NaN",
         "not UTF-8": b'{"config": "\xff"}',
-        "UTF-16": good.encode("utf-16"),
         "an image": b"\x89PNG\r\n\x1a\n" + bytes(100),
     }.items():
         yield Input("results files", what, call, REFUSED, writer("r.json", content))
