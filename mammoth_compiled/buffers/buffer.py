@@ -67,6 +67,8 @@ class Buffer(BufferReads):
         (torch.Size([2, 3, 8, 8]), [0, 1])
     """
 
+    _state: State
+
     def __init__(
         self,
         buffer_size: int,

@@ -75,7 +75,7 @@ def fuse_transform(transform: Any, is_pil: bool = True) -> FusedTransform | None
     """
     parts = list(_flatten(transform))
     if not is_pil:
-        first = parts.pop(0) if parts else None
+        first: Any = parts.pop(0) if parts else None
         if type(first) not in _TO_PIL or first.mode not in (None, "RGB", "L"):
             return None
     parameters: dict[str, Any] = {}

@@ -87,15 +87,17 @@ def _select(given: dict[str, Any], linear: Node) -> tuple[Implementation, str]:
     logits, labels = example(linear), example(given["target"])
     assert logits is not None
     assert labels is not None
-    x = example_in(linear.args[0], logits.dtype)
+    features = linear.args[0]
+    assert isinstance(features, Node)
+    x = example_in(features, logits.dtype)
     weight, bias = (example(argument(linear, k, n)) for k, n in ((1, "weight"), (2, "bias")))
     args = (x, weight, bias, labels, _ignored(given))
     candidates, reasons = usable(IMPLEMENTATIONS, x.device, *args)
 
     def make_case() -> LinearCrossEntropyCase:
-        return LinearCrossEntropyCase(
-            x.dtype, *x.shape, classes=logits.shape[1], bias=bias is not None
-        )
+        batch, features = x.shape
+        classes = logits.shape[1]
+        return LinearCrossEntropyCase(x.dtype, batch, features, classes, bias is not None)
 
     best = select(candidates, x.device, make_case)
     return best, FASTER_IN_TORCH if len(candidates) > 1 else reasons[-1] if reasons else ""
