@@ -71,6 +71,11 @@ def slot_owners(slots: torch.Tensor, capacity: int) -> torch.Tensor:
     return owner[:capacity]
 
 
+def may_read_values(store: torch.Tensor) -> bool:
+    """Returns whether an update may depend on values, which on a GPU would be a host sync."""
+    return store.is_cpu
+
+
 def write_slots(
     store: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor, owner: torch.Tensor
 ) -> None:
@@ -85,7 +90,7 @@ def write_slots(
         slots: Slot of each row or -1, int64, [B].
         owner: `slot_owners(slots, N)`.
     """
-    if store.is_cpu:
+    if may_read_values(store):
         written = (owner >= 0).nonzero()[:, 0]
         store.index_copy_(0, written, rows[owner[written]].to(store.dtype))
         return
