@@ -73,7 +73,7 @@ class LogCapture:
         before = [t.detach().clone() for t in tensors]
         random = torch.get_rng_state()
         try:
-            on_gpu = mock.patch.object(reference, "may_read_values", lambda store: False)
+            on_gpu = mock.patch.object(reference, "may_read_values", return_value=False)
             with on_gpu, OperationLog() as log:
                 result = function()
         finally:
