@@ -42,17 +42,15 @@ class Buffer(BufferReads):
 
     Attributes:
         num_seen_examples: Samples that the stream has offered so far.
-        policy: Name of the buffer policy.
-        sample_selection_strategy: As above.
-        sample_selection_fn: Chooses the rows to replace; None for a policy and for "unlimited".
+        sample_selection_fn: Chooses the rows to replace; None without a strategy that does.
         needs_labels: Whether the policy needs labels with every sample.
         selects_after_task: Whether the policy ignores the stream and selects in `end_task`.
         changes_between_tasks: Whether no training step adds samples; `selects_after_task` at first.
             A model that fills the buffer between tasks sets it, so that its steps can be captured.
 
     Raises:
-        ConfigError: If `buffer_size` is not a positive integer, the policy or the strategy is
-            unknown, both are given, or the policy needs the number of classes or a larger buffer.
+        ConfigError: If an argument is invalid, a policy and a strategy are given, or the policy
+            needs the number of classes or a larger buffer.
 
     Note:
         Differs from mammoth_lite: reads and writes are batched and draw from torch's generator;
