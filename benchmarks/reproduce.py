@@ -37,6 +37,7 @@ def plan(
     seeds: int,
     directory: Path,
     given: dict[str, Any] | None = None,
+    buffers: Sequence[int] | None = None,
 ) -> list[Trial]:
     """Returns the runs of a protocol; the first seed of everything comes first.
 
@@ -46,13 +47,15 @@ def plan(
         seeds: Number of seeds.
         directory: Where the run folders are.
         given: Further arguments of every run.
+        buffers: Sizes of the buffer, by default those of the protocol.
     """
     trials = []
+    sizes = buffers or protocol.buffers
     for seed in range(seeds):
-        for size in protocol.buffers:
+        for size in sizes:
             for method in methods:
                 has_buffer = "buffer_size" in get_avail_args(model=method)[0]
-                if not has_buffer and size != protocol.buffers[0]:
+                if not has_buffer and size != sizes[0]:
                     continue
                 values = {
                     "model": method,
@@ -131,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     result.add_argument("--protocols", nargs="+", choices=list(PROTOCOLS), default=["fmnist"])
     result.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    result.add_argument("--buffers", nargs="+", type=int, help="Sizes (default: the protocol's).")
     result.add_argument("--seeds", type=int, default=3, help="Number of seeds (default: 3).")
     result.add_argument(
         "--budget", type=float, help="Start no run after this many seconds; 0 writes the page."
@@ -167,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for name in names:
         protocol = PROTOCOLS[name]
-        trials = plan(protocol, args.methods, seeds, args.out / name, given)
+        trials = plan(protocol, args.methods, seeds, args.out / name, given, args.buffers)
         print(f"{name}: {len(trials)} runs in {args.out / name}", flush=True)
         total, threads = len(trials), args.threads
         code = code or run_trials(in_time(trials), args.workers, (), total, tidy, threads)
