@@ -16,7 +16,7 @@ from mammoth_compiled.metrics import (
     forgetting,
     learning_accuracy,
 )
-from mammoth_compiled.result_schema import read_results_file
+from mammoth_compiled.results.schema import read_results_file
 
 FILE_NAME = "results.json"
 

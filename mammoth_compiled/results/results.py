@@ -22,9 +22,9 @@ from mammoth_compiled.metrics import (
     per_class_accuracy,
     worst_case_accuracy,
 )
-from mammoth_compiled.result_schema import read_results_file
 from mammoth_compiled.results.formats import hardware, plain_arguments, rows_of, to_json
 from mammoth_compiled.results.html import results_html
+from mammoth_compiled.results.schema import read_results_file
 from mammoth_compiled.types import Evaluation
 
 __all__ = ["EVALUATED", "PER_TASK", "Results", "plain_arguments"]

@@ -19,7 +19,7 @@ PACKAGE = "mammoth_compiled"
 LAYERS = [
     {"types", "errors", "kernels", "exit_codes", "launch"},
     {"console", "files", "html", "memory", "reading", "signatures", "startup"},
-    {"signals", "command_line", "result_schema"},
+    {"signals", "command_line"},
     {"registry", "device", "distributed", "plugins", "checkpoint", "metrics"},
     {"results", "loggers"},
     {"config"},

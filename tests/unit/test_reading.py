@@ -11,9 +11,9 @@ from mammoth_compiled import files
 from mammoth_compiled.config.config_file import MAX_RUNS, expand_grid, read_config_file
 from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.reading import read_file
-from mammoth_compiled.result_schema import read_results_file
 from mammoth_compiled.results import Results
 from mammoth_compiled.results.rescue import write_or_rescue
+from mammoth_compiled.results.schema import read_results_file
 
 
 def test_regular_files_are_read(tmp_path):

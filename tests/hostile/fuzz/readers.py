@@ -31,7 +31,7 @@ with atheris.instrument_imports(["mammoth_compiled", "yaml"]) if FUZZES else nul
     from mammoth_compiled.engine.run_folder import CONFIG, read_config
     from mammoth_compiled.errors import MammothError
     from mammoth_compiled.export.bundle.manifest_reader import read_manifest
-    from mammoth_compiled.result_schema import read_results_file
+    from mammoth_compiled.results.schema import read_results_file
     from mammoth_compiled.sweep.space import Range, Search
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

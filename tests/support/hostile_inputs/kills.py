@@ -10,7 +10,7 @@ from typing import Any
 from hostile_inputs.binaries import RUN
 from hostile_inputs.harness import TEMPORARY, command
 from hostile_inputs.processes import wrong_files
-from mammoth_compiled.result_schema import read_results_file
+from mammoth_compiled.results.schema import read_results_file
 
 KILLED = ["--results_path=results.json", "--checkpoint_path=saved", "--out=off", "--resume"]
 KILLED += ["--checkpoint_every=1", "--export=bundle", "--formats=onnx,safetensors"]

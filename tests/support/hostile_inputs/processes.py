@@ -20,7 +20,7 @@ from mammoth_compiled.checkpoint import read_checkpoint
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
-from mammoth_compiled.result_schema import read_results_file
+from mammoth_compiled.results.schema import read_results_file
 from mammoth_compiled.signals import end_process
 
 SAVES = ["--savecheck=task", "--checkpoint_path=saved", "--results_path=results.json"]
