@@ -30,7 +30,7 @@ def read_results_file(path: str | Path) -> dict[str, Any]:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:  # ValueError: also text that is not UTF-8
         raise MammothError(
-            f"{path} is not a results file, it is not a JSON file: {error}"
+            f"{path} is not a results file, it is not a JSON file: {error}; {_REMEDY}"
         ) from error
     if not (isinstance(found, dict) and isinstance(found.get("class_il"), list)):
         raise MammothError(
