@@ -39,21 +39,21 @@ class Protocol:
         backbone: Name of the backbone.
         description: One sentence for the page.
         arguments: Arguments of every run that are not defaults.
-        method_arguments: By method, arguments of its runs, which replace those of every run.
         buffers: Sizes of the buffer.
         published: By method and buffer size (None without a buffer): what a paper reports for this
             protocol.
         notes: Paragraphs below its tables, Markdown.
+        method_arguments: By method, arguments of its runs, which replace those of every run.
     """
 
     dataset: str
     backbone: str
     description: str
     arguments: dict[str, Any]
-    method_arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     buffers: tuple[int, ...] = (200, 500)
     published: dict[tuple[str, int | None], Published] | None = None
     notes: tuple[str, ...] = ()
+    method_arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _published() -> dict[tuple[str, int | None], Published]:

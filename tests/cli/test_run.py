@@ -398,7 +398,10 @@ def test_error_as_a_module(run_python):
         ),
         (("--model", "sgd", *TINY, "--alpha=3"), "unknown argument '--alpha'."),
         (("--model", "sgd", *TINY, "--distributed", "ddp"), "start the run with torchrun"),
-        (("--model", "sgd", *TINY, "--config", "no.yaml"), "--config no.yaml: No such file"),
+        (
+            ("--model", "sgd", *TINY, "--config", "no.yaml"),
+            "--config no.yaml: cannot read no.yaml: No such file",
+        ),
         (("--model", "sgd", *TINY, "stray"), "unknown argument 'stray'"),
         (
             ("--model", "sgd", "--dataset", "seq-noise", "--batch_size", 0),

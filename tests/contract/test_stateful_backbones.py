@@ -120,6 +120,7 @@ def test_own_observe(compiled_functions, two_views, stateful_backbone):
     assert_compiled_equals_eager(compiled_functions, two_views, backbone=stateful_backbone)
 
 
+@pytest.mark.filterwarnings("ignore:Bypass. a call of forward is not compiled:UserWarning")
 def test_eager_call_before_a_compiled_one(tiny, compiled_functions, stateful_backbone):
     # `net.forward` bypasses compilation, so eager and compiled calls meet in every step.
     @register_model("bypass")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mammoth_compiled.training import run_experiment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "reproduction.json"
+PEERS = RESULTS.with_name("peers.json")
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def row(method, class_il, task_il=None, buffer_size=None, sd=None, n=1):
 
 def test_page_is_drawn_from_the_committed_results(script):
     page = (REPOSITORY / "docs" / "reproduction.md").read_text()
-    drawn = script("reproduction_page").render(json.loads(RESULTS.read_text()))
+    found, peers = (json.loads(path.read_text()) for path in (RESULTS, PEERS))
+    drawn = script("reproduction_page").render(found, peers)
     assert page == drawn, "run python benchmarks/reproduce.py --budget 0"
 
 
@@ -71,6 +74,7 @@ def test_runs_are_planned_once_and_found_again(script, tiny, tmp_path):
     reproduce, protocols = script("reproduce"), script("protocols")
     published = {("er", 20): protocols.Published(50.0, None, "a paper")}
     protocol = protocols.Protocol("seq-tiny", "tiny-net", "Tiny.", {}, (20, 40), published)
+    protocol = replace(protocol, method_arguments={"er": {"n_epochs": 2}})
     given = {"compile": "off"}
     trials = reproduce.plan(protocol, ["sgd", "er"], 2, tmp_path, given)
     assert [(t.args.model, t.args.seed, vars(t.args).get("buffer_size")) for t in trials] == [
@@ -78,6 +82,8 @@ def test_runs_are_planned_once_and_found_again(script, tiny, tmp_path):
         *(("sgd", 1, None), ("er", 1, 20), ("er", 1, 40)),
     ]
     assert len({trial.folder for trial in trials}) == 6
+    assert [t.args.n_epochs for t in trials[1:3]] == [2, 2]
+    assert reproduce.plan(protocol, ["er"], 1, tmp_path, given, [40])[0].folder == trials[2].folder
     assert reproduce.summarize(protocol, trials) == []
     results = [run_experiment(trials[number].args) for number in (1, 4)]
     (found,) = reproduce.summarize(protocol, trials)
