@@ -22,6 +22,9 @@ void check_measurements(const JsonReader& reader, const std::vector<std::string>
             (void)value.at("bound").magnitude();
             (void)value.at("batch_size").integer(1, largest_id);
             (void)value.at("inputs").string();
+            // Absent in bundles of earlier releases.
+            if (value.has("reference"))
+                (void)read_choice(value.at("reference"), {"eager", "float64"});
         });
     if (const auto accuracy = reader.find("accuracy"))
         accuracy->members(

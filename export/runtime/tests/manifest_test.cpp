@@ -136,6 +136,9 @@ TEST(messages_name_the_field) {
     entry["precision"] = "fp32";
     entry["parity"] = {{"out", {{"size", -1}}}};
     refused("/files", json::array({entry}), "files[0].parity.out.size must be a number that is");
+    entry["parity"] = {{"out", {{"size", 0.0}, {"bound", 0.0}, {"batch_size", 1}, {"inputs", "x"},
+                                {"reference", "double"}}}};
+    refused("/files", json::array({entry}), "files[0].parity.out.reference must be eager or float64");
     entry.erase("path");
     refused("/files", json::array({entry}), "files[0].path must be there");
 }
