@@ -113,9 +113,10 @@ def hostile_manifests(good: str) -> Iterator[tuple[str, bytes, bool]]:
             text = json.dumps(changed(content, path, value))
             if changed(content, path, value) != content:
                 yield what, text.encode(), is_valid(content, path, value)
-    for cut in range(0, len(good), max(1, len(good) // 40)):
-        yield f"first {cut} bytes", good.encode()[:cut], False
-    body = good.rstrip()[:-1]
+    whole = good.rstrip()  # complete without the last line break
+    for cut in range(0, len(whole), max(1, len(whole) // 40)):
+        yield f"first {cut} bytes", whole.encode()[:cut], False
+    body = whole[:-1]
     for what, text in {
         "NaN": f'{body}, "later": NaN}}',
         "infinite": f'{body}, "later": -Infinity}}',
