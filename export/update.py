@@ -18,11 +18,10 @@ from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.metadata import metadata_of
-from mammoth_compiled.export.bundle.same_weights import check_same_weights
+from mammoth_compiled.export.bundle.same_weights import check_same_weights, unknown_form
 from mammoth_compiled.export.capture.backbone import eager_copy, unwrap
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.options import Head
-from mammoth_compiled.export.capture.program import first_line
 from mammoth_compiled.export.checkpoint import load_backbone
 from mammoth_compiled.export.export import complete_info, manifest_without_files
 from mammoth_compiled.export.formats import FORMATS
@@ -120,11 +119,7 @@ def _write_files(
         except (ExportError, OSError):
             raise
         except Exception as error:  # of many types for files of another form
-            raise ExportError(
-                f"{file.path} has a form that its weights cannot be found in "
-                f"({type(error).__name__}: {first_line(error)}): export it again",
-                "damaged",
-            ) from error
+            raise unknown_form(file.path, error) from error
     updated = measure_parity(staging, updated, reference, _device(old))
     kinds = [file.precision for file in files if not _holds_weights(file)]
     # Other weights take the same time.

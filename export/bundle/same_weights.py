@@ -32,11 +32,7 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
         try:
             stored = FORMATS[file.format].stored_weights(directory / file.path)
         except Exception as error:  # of many types for files of another form
-            raise ExportError(
-                f"{file.path} has a form that its weights cannot be found in "
-                f"({type(error).__name__}: {first_line(error)}): export it again",
-                "damaged",
-            ) from error
+            raise unknown_form(file.path, error) from error
         if first and stored and not stored.keys() & first.keys():
             raise _error(directory, f"{file.path} has none of the weights of the other files")
         for name, value in stored.items():
@@ -45,6 +41,20 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
                 weight = name.removeprefix("net.")
                 message = f"weight {weight!r} in {file.path} differs from that in {path}{reason}"
                 raise _error(directory, message)
+
+
+def unknown_form(path: str, error: Exception) -> ExportError:
+    """Returns the error of a file in which the weights cannot be found.
+
+    Args:
+        path: The file, relative to the bundle.
+        error: What reading it raised.
+    """
+    return ExportError(
+        f"{path} has a form that its weights cannot be found in "
+        f"({type(error).__name__}: {first_line(error)}): export it again",
+        "damaged",
+    )
 
 
 def _error(directory: Path, message: str) -> ExportError:

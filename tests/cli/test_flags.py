@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,25 +9,13 @@ import pytest
 import torch
 
 from mammoth_compiled import base_path
-from mammoth_compiled.run import main
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 # Two epochs of three steps (16, 16 and 4 images) on each of three tasks.
 RUN = ("--model", "sgd", "--dataset", "seq-tiny", "--seed", "0", "--batch_size", "16")
 RUN += ("--n_epochs", "2", "--log_every", "1")
 EAGER = ("--compile", "off")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tiny):
-    """Returns a function that runs the command line and returns (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["run", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return caught.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import pytest
 import yaml
@@ -13,7 +12,8 @@ from mammoth_compiled.errors import MammothError
 from mammoth_compiled.loggers import Logger
 from mammoth_compiled.models.sgd import SGD
 from mammoth_compiled.registry import backbones
-from mammoth_compiled.run import main
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 RUN = (
     *("--model", "sgd", "--dataset", "seq-tiny", "--compile", "off", "--seed", "0"),
@@ -28,19 +28,6 @@ def runs(tmp_path, monkeypatch):
     """Lets runs have folders, in the directory that is returned."""
     monkeypatch.setenv("MAMMOTH_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tiny):
-    """Returns a function that runs the command line and returns (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["run", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return caught.value.code, *capsys.readouterr()
-
-    return run
 
 
 def rows(folder):
