@@ -4,6 +4,7 @@ python benchmarks/reproduce.py [--protocols fmnist] [--methods er derpp] [--budg
 
 Every run has a folder; the same command continues where it was stopped and skips what has
 finished. The results go to `benchmarks/results/reproduction.json` and `docs/reproduction.md`.
+`--anew` repeats runs whose results are in that file already, with the settings of today.
 """
 
 import argparse
@@ -12,9 +13,10 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common import RESULTS, environment
 from orderings import check
@@ -22,12 +24,17 @@ from protocols import METHODS, PROTOCOLS, Protocol
 from reproduction_page import render
 
 from mammoth_compiled import get_avail_args
+from mammoth_compiled.config import ComputeConfig, FilesConfig, LoggingConfig
 from mammoth_compiled.config.experiments import resolve_experiments
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.results import Results
 from mammoth_compiled.sweep.runs import remove_checkpoints, run_trials
 from mammoth_compiled.sweep.trial import Trial, make_trials
 
+# Where a run writes and on what it computes.
+_DECIDE_NOTHING = {
+    "seed",
+    *(entry.name for kind in (ComputeConfig, FilesConfig, LoggingConfig) for entry in fields(kind)),
+} - {"amp"}
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduction.md"
 
 
@@ -74,31 +81,78 @@ def plan(
     return trials
 
 
-def summarize(protocol: Protocol, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Returns one row per method and buffer size that has a finished run, in order of METHODS."""
-    finished: dict[tuple[str, int | None], list[Results]] = defaultdict(list)
+class Record(NamedTuple):
+    """The average accuracies of one run after the last task."""
+
+    class_il: float
+    task_il: float
+
+
+def read_records(rows: Sequence[dict[str, Any]], trials: Sequence[Trial]) -> dict[Path, Record]:
+    """Returns, by run folder, what an earlier summary says of runs with the same settings."""
+    known = {
+        (row["method"], row["buffer_size"], seed): (row["settings"], Record(*figures))
+        for row in rows
+        for seed, *figures in zip(
+            row["seeds"], row["class_il"]["values"], row["task_il"]["values"], strict=True
+        )
+    }
+    records = {}
+    for trial in trials:
+        settings, record = known.get((*_key(trial), trial.args.seed), (None, None))
+        if record is not None and settings == _settings(trial):
+            records[trial.folder] = record
+    return records
+
+
+def summarize(
+    protocol: Protocol, trials: Sequence[Trial], records: Mapping[Path, Record] | None = None
+) -> list[dict[str, Any]]:
+    """Returns one row per method and buffer size that has a finished run, in order of METHODS.
+
+    Args:
+        protocol: The protocol.
+        trials: Its runs.
+        records: By run folder: results of runs that have none here.
+    """
+    finished: dict[tuple[str, int | None], list[tuple[Trial, Record]]] = defaultdict(list)
     for trial in trials:
         results = trial.finished()
+        record = (records or {}).get(trial.folder)
         if results is not None:
-            key = (trial.args.model, getattr(trial.args, "buffer_size", None))
-            finished[key].append(results)
+            summary = results.summary()
+            record = Record(summary["class_il"], summary["task_il"])
+        if record is not None:
+            finished[_key(trial)].append((trial, record))
     rows = []
     for method, size in sorted(finished, key=lambda key: (METHODS.index(key[0]), key[1] or 0)):
         runs = finished[method, size]
-        own = get_avail_args(model=method)
-        names = {"lr", "batch_size", "n_epochs", *own[0], *own[1]} & set(runs[0].config)
         published = (protocol.published or {}).get((method, size))
         rows.append(
             {
                 "method": method,
                 "buffer_size": size,
-                "class_il": _figure([run.summary()["class_il"] for run in runs]),
-                "task_il": _figure([run.summary()["task_il"] for run in runs]),
+                "seeds": [trial.args.seed for trial, _ in runs],
+                "class_il": _figure([record.class_il for _, record in runs]),
+                "task_il": _figure([record.task_il for _, record in runs]),
                 "published": None if published is None else published._asdict(),
-                "settings": {name: runs[0].config[name] for name in sorted(names)},
+                "settings": _settings(runs[0][0]),
             }
         )
     return rows
+
+
+def _key(trial: Trial) -> tuple[str, int | None]:
+    return trial.args.model, getattr(trial.args, "buffer_size", None)
+
+
+def _settings(trial: Trial) -> dict[str, Any]:
+    """Returns the arguments that decide a result, besides the seed."""
+    return {
+        name: value
+        for name, value in sorted(vars(trial.args).items())
+        if name not in _DECIDE_NOTHING
+    }
 
 
 def _figure(values: list[float]) -> dict[str, Any]:
@@ -106,10 +160,14 @@ def _figure(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
 
 
+def _read() -> dict[str, Any]:
+    path = RESULTS / "reproduction.json"
+    return json.loads(path.read_text()) if path.is_file() else {"protocols": {}}
+
+
 def write(name: str, protocol: Protocol, rows: list[dict[str, Any]]) -> None:
     """Replaces a protocol in the JSON file, and writes the page."""
-    path = RESULTS / "reproduction.json"
-    results = json.loads(path.read_text()) if path.is_file() else {"protocols": {}}
+    path, results = RESULTS / "reproduction.json", _read()
     results["protocols"][name] = {
         "description": protocol.description,
         "dataset": protocol.dataset,
@@ -142,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--quick", action="store_true", help="One seed on the packaged images, nothing written."
     )
+    result.add_argument("--anew", action="store_true", help="Repeat runs whose results are known.")
     result.add_argument("--workers", type=int, default=1, help="Runs at the same time.")
     result.add_argument("--threads", type=int, help="CPU threads of each run.")
     result.add_argument("--device", help="Device of the runs (default: as in any run).")
@@ -172,10 +231,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         protocol = PROTOCOLS[name]
         trials = plan(protocol, args.methods, seeds, args.out / name, given, args.buffers)
+        every = plan(protocol, METHODS, max(seeds, 3), args.out / name, given)
+        known = not args.anew and not args.quick and _read()["protocols"].get(name)
+        records = read_records(known["rows"], every) if known else {}
+        trials = [trial for trial in trials if trial.folder not in records]
         print(f"{name}: {len(trials)} runs in {args.out / name}", flush=True)
         total, threads = len(trials), args.threads
         code = code or run_trials(in_time(trials), args.workers, (), total, tidy, threads)
-        rows = summarize(protocol, plan(protocol, METHODS, seeds, args.out / name, given))
+        rows = summarize(protocol, every, records)
         for entry in check(rows):
             size = "" if entry["buffer_size"] is None else f", buffer {entry['buffer_size']}"
             verdict = "holds" if entry["holds"] else "DOES NOT HOLD"

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,8 +86,15 @@ def test_runs_are_planned_once_and_found_again(script, tiny, tmp_path):
     assert [t.args.n_epochs for t in trials[1:3]] == [2, 2]
     assert reproduce.plan(protocol, ["er"], 1, tmp_path, given, [40])[0].folder == trials[2].folder
     assert reproduce.summarize(protocol, trials) == []
-    results = [run_experiment(trials[number].args) for number in (1, 4)]
+    results = [run_experiment(copy(trials[number].args)) for number in (1, 4)]
     (found,) = reproduce.summarize(protocol, trials)
     assert (found["method"], found["buffer_size"], found["class_il"]["n"]) == ("er", 20, 2)
     assert found["class_il"]["values"] == [one.summary()["class_il"] for one in results]
     assert found["published"]["class_il"] == 50.0
+    # Known results stand in for folders, unless the settings are others now.
+    elsewhere = reproduce.plan(protocol, ["sgd", "er"], 2, tmp_path / "elsewhere", given)
+    records = reproduce.read_records([found], elsewhere)
+    assert set(records) == {elsewhere[1].folder, elsewhere[4].folder}
+    assert reproduce.summarize(protocol, elsewhere, records) == [found]
+    other = reproduce.plan(protocol, ["er"], 2, tmp_path / "other", given | {"lr": 0.5})
+    assert reproduce.read_records([found], other) == {}
