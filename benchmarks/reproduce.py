@@ -27,6 +27,7 @@ from mammoth_compiled import get_avail_args
 from mammoth_compiled.config import ComputeConfig, FilesConfig, LoggingConfig
 from mammoth_compiled.config.experiments import resolve_experiments
 from mammoth_compiled.errors import MammothError
+from mammoth_compiled.sweep.layout import Layout, available_cores
 from mammoth_compiled.sweep.runs import remove_checkpoints, run_trials
 from mammoth_compiled.sweep.trial import Trial, make_trials
 
@@ -202,7 +203,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--anew", action="store_true", help="Repeat runs whose results are known.")
     result.add_argument("--workers", type=int, default=1, help="Runs at the same time.")
-    result.add_argument("--threads", type=int, help="CPU threads of each run.")
+    result.add_argument(
+        "--threads", type=int, help="CPU threads of each run (default: its share of the cores)."
+    )
     result.add_argument("--device", help="Device of the runs (default: as in any run).")
     result.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="Run folders.")
     return result
@@ -236,8 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = read_records(known["rows"], every) if known else {}
         trials = [trial for trial in trials if trial.folder not in records]
         print(f"{name}: {len(trials)} runs in {args.out / name}", flush=True)
-        total, threads = len(trials), args.threads
-        code = code or run_trials(in_time(trials), args.workers, (), total, tidy, threads)
+        layout = Layout(args.workers, args.threads or max(1, available_cores() // args.workers))
+        code = code or run_trials(in_time(trials), layout, (), len(trials), tidy)
         rows = summarize(protocol, every, records)
         for entry in check(rows):
             size = "" if entry["buffer_size"] is None else f", buffer {entry['buffer_size']}"

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -98,3 +99,25 @@ def test_runs_are_planned_once_and_found_again(script, tiny, tmp_path):
     assert reproduce.summarize(protocol, elsewhere, records) == [found]
     other = reproduce.plan(protocol, ["er"], 2, tmp_path / "other", given | {"lr": 0.5})
     assert reproduce.read_records([found], other) == {}
+
+
+def test_a_spent_budget_writes_what_is_known(script, tiny, tmp_path, monkeypatch, capsys):
+    reproduce, protocols = script("reproduce"), script("protocols")
+    protocol = protocols.Protocol("seq-tiny", "tiny-net", "Tiny.", {}, (20,))
+    monkeypatch.setattr(reproduce, "PROTOCOLS", {"fmnist": protocol})
+    monkeypatch.setattr(reproduce, "METHODS", ("er",))
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
+    monkeypatch.setattr(reproduce, "PAGE", tmp_path / "page.md")
+    command = ["--methods", "er", "--seeds", "1", "--budget", "0", "--out", str(tmp_path / "runs")]
+    (trial,) = reproduce.plan(protocol, ["er"], 1, tmp_path / "runs" / "fmnist")
+    assert reproduce.main(command) == 0
+    assert not (tmp_path / "reproduction.json").exists()
+    run_experiment(copy(trial.args))
+    assert reproduce.main(command) == 0
+    (found,) = json.loads((tmp_path / "reproduction.json").read_text())["protocols"]["fmnist"][
+        "rows"
+    ]
+    assert (found["method"], found["seeds"]) == ("er", [0])
+    shutil.rmtree(tmp_path / "runs")
+    assert reproduce.main(command) == 0
+    assert "fmnist: 0 runs" in capsys.readouterr().out
