@@ -162,4 +162,4 @@ def _read_array(directory: Path, path: str) -> torch.Tensor:
             mapped = np.load(directory / path, mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(np.array(mapped))
     except (ValueError, TypeError, EOFError, OSError, ArithmeticError, MemoryError) as error:
-        raise ExportError(f"{directory / path} is no NumPy file: {error}", "damaged") from error
+        raise ExportError(f"{directory / path} is not a NumPy file: {error}", "damaged") from error

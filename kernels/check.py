@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 if all kernels pass, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m mammoth_compiled.kernels.check",
-        description="Compile all tiles of the Triton kernels without a GPU and check them.",
+        description="Compiles all tiles of the Triton kernels without a GPU and checks them.",
     )
     parser.add_argument(
         "ops",

@@ -19,7 +19,7 @@ TIMED_STEPS = 10
 def estimate(model: ContinualModel, dataset: ContinualDataset) -> str:
     """Trains for a few eager steps and returns an estimate of the whole run, in words.
 
-    The model is trained and the dataset advanced: build them anew for the run itself.
+    The model is trained and the dataset advanced: build them again for the run itself.
 
     Args:
         model: The model, as `load_runner` returns it.

@@ -14,7 +14,7 @@ def launched_rank() -> int:
 
 
 def _number(name: str, default: int) -> int:
-    """Returns an environment variable of torchrun; torch itself refuses one that is no number."""
+    """Returns an environment variable of torchrun; torch refuses one that is not a number."""
     try:
         return int(os.environ.get(name) or default)
     except ValueError:

@@ -62,7 +62,7 @@ def _read_json(path: Path, directory: Path) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise ExportError(f"{path} is no JSON, or truncated: {error}", "damaged") from error
+        raise ExportError(f"{path} is not JSON, or truncated: {error}", "damaged") from error
 
 
 def _parse(root: JsonFields, directory: Path) -> Manifest:
@@ -127,7 +127,8 @@ def _parse_interface(contract: JsonFields) -> Interface:
     unknown = [name for name in outputs if not _OUTPUT_NAME.fullmatch(name)]
     if unknown:
         raise contract.error(
-            f"{shorten(unknown[0])} is no output; valid: 'out', 'features', 'full_0', 'full_1'..."
+            f"{shorten(unknown[0])} is not an output; valid: 'out', 'features', 'full_0', "
+            "'full_1'..."
         )
     interface = Interface(channels_first, outputs, pixels)
     if contract.strings("returnt") != tuple(map(str, interface.supports)):

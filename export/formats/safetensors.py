@@ -45,7 +45,7 @@ class Safetensors(Format):
             with safe_open(path, "pt") as weights:
                 values = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ExportError(f"{path} is no safetensors file: {error}", "damaged") from error
+            raise ExportError(f"{path} is not a safetensors file: {error}", "damaged") from error
         for name, value in values.items():
             if value.isnan().any():  # infinite values may be a mask
                 raise ExportError(f"{path}: weight {name!r} holds NaN", "damaged")

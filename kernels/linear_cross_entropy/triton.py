@@ -2,7 +2,7 @@
 
 The first splits the features among programs and writes partial logits. In the second, a program
 owns some features: it sums the partial logits of all rows, applies the softmax, and computes its
-part of the gradients of x and weight, which is complete. Each program does that anew, which costs
+part of the gradients of x and weight, which is complete. Each program does that again, which costs
 less than a third launch or a wait for other programs, and sums have the same order in each run.
 """
 

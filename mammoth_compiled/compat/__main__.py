@@ -14,7 +14,7 @@ from mammoth_compiled.files import write_atomically
 from mammoth_compiled.reading import read_file
 from mammoth_compiled.signals import exit_code
 
-# Larger files are no Python code.
+# Larger files are not Python code.
 MAX_BYTES = 2**24
 
 

@@ -1,6 +1,7 @@
 """The flags of the command line beside the configuration: help, listing, imports."""
 
 from argparse import ArgumentParser
+from typing import Any
 
 from mammoth_compiled.config.catalog import built_in_names
 from mammoth_compiled.config.cli import build_parser, default_backbone
@@ -15,6 +16,23 @@ EXAMPLE = """example:
   python -m mammoth_compiled.run --model derpp --dataset seq-fmnist-mini --backbone cnn \\
       --n_epochs 3 --seed 0 --compile on --export bundle --results_path results.json
 """
+
+
+def add_layout_args(parser: Any) -> None:
+    """Adds the flags that say how several runs share the machine to a parser or a group of it."""
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive_int,
+        help="Of several runs, how many run at the same time (default: measured; 1 on a GPU).",
+    )
+    parser.add_argument(
+        "--together",
+        metavar="N",
+        type=positive_int,
+        help="Of several runs, how many take turns in one process, so that their steps overlap on "
+        "a GPU (default: 1).",
+    )
 
 
 def add_command_args(parser: ArgumentParser) -> None:
@@ -48,19 +66,7 @@ def add_command_args(parser: ArgumentParser) -> None:
         help="Run once with each of these seeds, 0-9 or 0,3,5, several at a time, and report mean "
         "and spread.",
     )
-    group.add_argument(
-        "--workers",
-        metavar="N",
-        type=positive_int,
-        help="Runs at the same time, of several (default: one per CPU core; 1 on a GPU).",
-    )
-    group.add_argument(
-        "--together",
-        metavar="N",
-        type=positive_int,
-        help="Of several runs, how many take turns in one process, so that their steps overlap on "
-        "a GPU (default: 1).",
-    )
+    add_layout_args(group)
     group.add_argument(
         "--show_config",
         action="store_true",

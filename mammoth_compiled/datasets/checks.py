@@ -142,7 +142,9 @@ def class_ids(targets: Any, where: str) -> np.ndarray:
     try:
         labels = np.asarray(targets)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: `targets` is no list of labels ({error}); {advice}") from error
+        raise DataError(
+            f"{where}: `targets` is not a list of labels ({error}); {advice}"
+        ) from error
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:

@@ -50,14 +50,14 @@ def direct_calls_reported(model: ContinualModel, compute: Compute) -> Iterator[N
     where = "" if first is None else f" ({_line(*first)})"
     if not isinstance(net, MammothBackbone):
         message = (
-            f"{name}: self.net is a {type(net).__name__} and no MammothBackbone, so that it is not "
+            f"{name}: self.net is a {type(net).__name__}, not a MammothBackbone, so it is not "
             "compiled: derive its class from mammoth_compiled.MammothBackbone"
         )
     elif compute.num_calls == before and first is not None:
         message = (
             f"{name}: compilation is on, but no call of the backbone in task {task + 1} could be "
             f"compiled{where}. {ADVICE}: calls of net.forward, of submodules and of a network that "
-            "is no MammothBackbone are not compiled"
+            "is not a MammothBackbone are not compiled"
         )
     elif calls.forwards:
         message = (

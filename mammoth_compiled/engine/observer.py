@@ -166,7 +166,7 @@ class Observer:
         """
 
     def end_run(self, run: Run) -> None:
-        """Called when the run ends, also if an observer before this one failed.
+        """Called when the run ends, even if an observer before this one failed.
 
         After an interruption or an error, `run.results.interrupted` is True; after an error it is
         called only if a task was finished.

@@ -115,7 +115,7 @@ def run_folder(config: RunConfig) -> Iterator[str | None]:
 
 
 def new_folder(config: RunConfig, parent: Path) -> Path:
-    """Creates a folder whose name nobody uses, also if several runs start in the same second.
+    """Creates a folder whose name is not in use, even if several runs start in the same second.
 
     Args:
         config: All arguments, which give the name.

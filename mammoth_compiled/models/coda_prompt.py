@@ -82,8 +82,8 @@ class CODAPrompt(PromptModel):
         """Returns the transformer with components.
 
         Raises:
-            ConfigError: If the backbone is no vision transformer or lacks one of the blocks, or the
-                number of components or the length of prompts is impossible.
+            ConfigError: If the backbone is not a vision transformer or lacks one of the blocks, or
+                the number of components or the length of prompts is impossible.
         """
         vit, tasks = as_vit(backbone), dataset.N_TASKS
         check_layers(args.prompt_layers, vit, "--prompt_layers")

@@ -68,7 +68,7 @@ class DualPrompt(PromptModel):
         """Returns the transformer with both kinds of prompts.
 
         Raises:
-            ConfigError: If the backbone is no vision transformer or lacks one of the blocks.
+            ConfigError: If the backbone is not a vision transformer or lacks one of the blocks.
         """
         vit = as_vit(backbone)
         check_layers(args.general_layers, vit, "--general_layers")

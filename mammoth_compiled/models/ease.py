@@ -71,7 +71,7 @@ class EASE(ExtendedModel):
         """Returns the transformer with adapters for all tasks.
 
         Raises:
-            ConfigError: If the backbone is no vision transformer.
+            ConfigError: If the backbone is not a vision transformer.
         """
         sizes = (args.adapter_dim, dataset.N_CLASSES, dataset.N_TASKS)
         return SubspaceViT(as_vit(backbone), *sizes)

@@ -68,7 +68,7 @@ class InfLoRA(ExtendedModel):
         """Returns the transformer with updates of rank 0.
 
         Raises:
-            ConfigError: If the backbone is no vision transformer, or the rank exceeds its width.
+            ConfigError: If the backbone is not a vision transformer, or the rank exceeds its width.
         """
         vit = as_vit(backbone)
         if args.rank > vit.feature_dim:

@@ -61,7 +61,7 @@ class L2P(PromptModel):
         """Returns the transformer with a pool of prompts.
 
         Raises:
-            ConfigError: If the backbone is no vision transformer, or the pool is too small.
+            ConfigError: If the backbone is not a vision transformer, or the pool is too small.
         """
         if args.top_k > args.pool_size:
             raise ConfigError(f"--top_k {args.top_k} exceeds --pool_size {args.pool_size}")

@@ -186,7 +186,7 @@ class ProgressBar(Progress):
 
 
 class ProgressLines(Progress):
-    """Prints a line a minute if nobody watches, for the log of a job.
+    """Prints a line a minute if the output is not a terminal, for the log of a job.
 
     In a notebook that cannot redraw a bar, a line every ten seconds.
     """

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.config import Parser
-from mammoth_compiled.config.values import file_path, positive_int
+from mammoth_compiled.config.commands import add_layout_args
+from mammoth_compiled.config.values import file_path
 from mammoth_compiled.console import say
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.exit_codes import SUCCESS
@@ -42,19 +43,7 @@ def parser() -> Parser:
     result.add_argument(
         "--out", metavar="DIR", type=file_path, help="Directory (default: sweeps/FILE)."
     )
-    result.add_argument(
-        "--workers",
-        metavar="N",
-        type=positive_int,
-        help="Runs at the same time (default: one per CPU core; 1 on a GPU).",
-    )
-    result.add_argument(
-        "--together",
-        metavar="N",
-        type=positive_int,
-        help="Of these, runs that take turns in one process, so that their steps overlap on a GPU "
-        "(default: 1).",
-    )
+    add_layout_args(result)
     result.add_argument(
         "--ray_address",
         metavar="ADDRESS",

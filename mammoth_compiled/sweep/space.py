@@ -85,7 +85,7 @@ class Range:
         """Returns the range that an argument of the file gives.
 
         Raises:
-            ConfigError: If it has no bounds, or they are no range.
+            ConfigError: If it has no bounds, or they do not form a range.
         """
         example = "give {low: 0.001, high: 1, log: true}"
         if not {"low", "high"} <= set(values) <= RANGE_KEYS:

@@ -76,7 +76,7 @@ class PlainNet(ContinualModel):
         (Both, 1, ": first = self.net.forward(batch.inputs)). Call self.net(x)"),
         (TeacherForward, 6, "self.teacher.forward(batch.inputs).square().mean()). Call self.net"),
         (Parts, 1, ": hidden = self.net.conv(batch.inputs).relu()). Call self.net(x)"),
-        (PlainNet, 6, "self.net is a Sequential and no MammothBackbone, so that it is not comp"),
+        (PlainNet, 6, "self.net is a Sequential, not a MammothBackbone, so it is not compiled"),
     ],
 )
 def test_reported_once_and_at_once(tiny, graph_counter, cls, step, expected):

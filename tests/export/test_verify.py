@@ -69,6 +69,6 @@ def test_wrong_golden_values_raise(every_format_copy, rehash, capsys):
     for data in (b"", b"garbage"):
         (every_format_copy / "golden/features.npy").write_bytes(data)
         rehash(every_format_copy, "golden/features.npy")
-        with pytest.raises(ExportError, match="no NumPy file") as caught:
+        with pytest.raises(ExportError, match="not a NumPy file") as caught:
             verify_bundle(every_format_copy)
         assert caught.value.code == "damaged"

@@ -41,7 +41,7 @@ def contrastive_loss(
 def strong_view(images: torch.Tensor) -> torch.Tensor:
     """Returns images in [0, 1], [B, C, H, W], cropped, flipped and, if in color, jittered."""
     height, width = images.shape[-2:]
-    # All draws are on the device, so that a captured step draws anew.
+    # All draws are on the device, so that each replay of a captured step draws again.
     draws = torch.rand(7, len(images), device=images.device)
     area = CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * draws[0]
     aspect = (ASPECT * (2 * draws[1] - 1)).exp()

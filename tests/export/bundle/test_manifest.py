@@ -90,9 +90,9 @@ def test_unknown_keys_are_ignored(content, tmp_path):
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        ("", "damaged", "no JSON, or truncated"),
-        ('{"schema": 1', "damaged", "no JSON, or truncated"),
-        ("[" * 100_000, "damaged", "no JSON, or truncated"),
+        ("", "damaged", "not JSON, or truncated"),
+        ('{"schema": 1', "damaged", "not JSON, or truncated"),
+        ("[" * 100_000, "damaged", "not JSON, or truncated"),
         ("[1]", "damaged", "must be a JSON object"),
         ("{}", "damaged", "schema is missing"),
         ('{"schema": 2}', "schema", r"has schema 2, .* up to 1. Upgrade mammoth_compiled"),
