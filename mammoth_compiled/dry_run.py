@@ -6,10 +6,9 @@ from itertools import islice
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.data import TaskLoader, ready_batch
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.engine.fitting import num_steps as num_steps_of
+from mammoth_compiled.engine.fitting import steps_of_tasks
 from mammoth_compiled.engine.stages import count_tasks
 from mammoth_compiled.engine.step import EagerStep
-from mammoth_compiled.engine.train import DEBUG_BATCHES
 from mammoth_compiled.models.base import ContinualModel
 
 WARM_UP_STEPS = 3
@@ -32,13 +31,11 @@ def estimate(model: ContinualModel, dataset: ContinualDataset) -> str:
     model.compute.declare(model.net_batch_sizes())
     loader, _ = dataset.meta_get_data_loaders()
     images = next(iter(dataset.test_loaders[0]))[0][: config.experiment.batch_size]
+    sizes = [len(loader.dataset)]  # now, since hooks of the model may change the training set
     step_s = _step_seconds(model, dataset, loader)
-    steps = [len(loader)]
-    num_tasks = count_tasks(config, dataset)
-    steps += [len(dataset.meta_get_data_loaders()[0]) for _ in range(1, num_tasks)]
-    steps = steps[config.training.start_from :]
-    longest = DEBUG_BATCHES if config.experiment.debug_mode else max(steps)
-    per_task = [num_steps_of(config, min(count, longest)) for count in steps]
+    later = range(1, count_tasks(config, dataset))
+    sizes += [len(dataset.meta_get_data_loaders()[0].dataset) for _ in later]
+    per_task = steps_of_tasks(model, config, sizes)[config.training.start_from :]
     known = [count for count in per_task if count is not None]
     if len(known) < len(per_task):
         mode = config.training.fitting_mode

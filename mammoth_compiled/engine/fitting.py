@@ -1,7 +1,7 @@
 """How long a task is trained: a number of epochs, steps or minutes, or with early stopping."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ from mammoth_compiled.device import kept_random_state
 from mammoth_compiled.engine.clock import TaskClock
 from mammoth_compiled.engine.evaluate import evaluate_task
 from mammoth_compiled.engine.observer import Run
+from mammoth_compiled.models.base import ContinualModel
 
 # An improvement of the validation loss or accuracy is larger than this.
 MIN_IMPROVEMENT = 1e-6
 # Assumed epochs per task where they are not known in advance, for the decision to compile.
 UNKNOWN_EPOCHS = 10
+# Steps of an epoch with `--debug_mode`.
+DEBUG_BATCHES = 6
 
 
 class Fitting:
@@ -161,19 +164,32 @@ def num_steps(config: RunConfig, steps_per_epoch: int) -> int | None:
     return None if epochs is None else epochs * steps_per_epoch
 
 
-def planned_steps(run: Run) -> int:
-    """Returns the training steps of all tasks, as far as they are known before the first begins.
+def steps_of_tasks(
+    model: ContinualModel, config: RunConfig, sizes: Sequence[int]
+) -> list[int | None]:
+    """Returns the training steps of each task; None where the number is not known in advance.
 
-    A method that trains on stored images alone makes its training sets in `begin_task`, after the
-    decision to compile.
+    Args:
+        model: The model, which may train on more or fewer images than a task has.
+        config: All arguments.
+        sizes: Training images of each task.
     """
-    model, config = run.model, run.config
-    per_epoch = [run.steps_per_epoch] * run.num_tasks
-    buffer_size = config.extra.get("buffer_size")
-    if not model.TRAINS_ON_STREAM and buffer_size is not None:
-        size = len(run.dataset.train_loader.dataset)
-        stored = [min(buffer_size, (task + 1) * size) for task in range(run.num_tasks)]
-        per_epoch = [math.ceil(count / config.experiment.batch_size) for count in stored]
-        if config.experiment.debug_mode:
-            per_epoch = [min(count, run.steps_per_epoch) for count in per_epoch]
-    return sum(num_steps(config, count) or UNKNOWN_EPOCHS * count for count in per_epoch)
+    batch_size = config.experiment.batch_size
+    rounded = math.floor if config.training.drop_last else math.ceil
+    per_epoch = [rounded(size / batch_size) for size in model.epoch_sizes(sizes)]
+    if config.experiment.debug_mode:
+        per_epoch = [min(count, DEBUG_BATCHES) for count in per_epoch]
+    return [num_steps(config, count) for count in per_epoch]
+
+
+def steps_left(run: Run) -> int | None:
+    """Returns the steps from the beginning of the current task to the end of the run.
+
+    A task whose images have not been loaded is taken to be as large as the current one. None if the
+    number is not known in advance.
+    """
+    size = run.task_sizes[run.task]
+    sizes = [run.task_sizes.get(task, size) for task in range(run.num_tasks)]
+    steps = steps_of_tasks(run.model, run.config, sizes)[run.task :]
+    known = [count for count in steps if count is not None]
+    return sum(known) if len(known) == len(steps) else None

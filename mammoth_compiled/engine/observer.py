@@ -44,6 +44,7 @@ class Run:
         epoch: Current epoch of the task, from 0.
         step: Current step of the epoch, from 1.
         steps_per_epoch: Steps of each epoch of the task.
+        task_sizes: Training images of each task that was loaded so far.
         num_steps: Steps of the task; None if it is not known in advance (`--fitting_mode`).
         num_epochs: Epochs of the task; likewise.
         stop_signal: Number of the signal that asked the run to stop after its current step.
@@ -70,6 +71,7 @@ class Run:
     epoch: int = 0
     step: int = 0
     steps_per_epoch: int = 0
+    task_sizes: dict[int, int] = field(default_factory=dict)
     num_steps: int | None = None
     num_epochs: int | None = None
     stop_signal: int | None = None

@@ -17,7 +17,14 @@ from mammoth_compiled.engine.captured_step import training_step
 from mammoth_compiled.engine.clock import TaskClock
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluations import Evaluations
-from mammoth_compiled.engine.fitting import FITTING_MODES, num_epochs, num_steps, planned_steps
+from mammoth_compiled.engine.fitting import (
+    DEBUG_BATCHES,
+    FITTING_MODES,
+    UNKNOWN_EPOCHS,
+    num_epochs,
+    num_steps,
+    steps_left,
+)
 from mammoth_compiled.engine.interruption import Interruption
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.memory import begin_peak, out_of_memory, peak_memory
@@ -44,8 +51,6 @@ from mammoth_compiled.engine.user_errors import with_context
 from mammoth_compiled.errors import raise_first
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.results import Results, plain_arguments
-
-DEBUG_BATCHES = 6
 
 
 def run_tasks(
@@ -145,6 +150,7 @@ def _train_task(run: Run, observers: Observers, evaluations: Evaluations) -> Non
     model.net.train()
     begin_task(run)
     loader, _ = dataset.meta_get_data_loaders()
+    run.task_sizes[run.task] = len(loader.dataset)
     _count_steps(run, loader)
     if run.task == run.first_task and run.resumed_from is None:
         _decide_compile(run)
@@ -239,7 +245,10 @@ def _decide_compile(run: Run) -> None:
         probe(net, dataset.info().input_shape, dataset.N_CLASSES)
     images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
     mode, per_step = run.config.compute.compile, share(run.model.images_per_step())
-    run.compute.decide(mode, net, images, planned_steps(run), per_step)
+    steps = steps_left(run)
+    if steps is None:
+        steps = UNKNOWN_EPOCHS * run.steps_per_epoch * (run.num_tasks - run.task)
+    run.compute.decide(mode, net, images, steps, per_step)
     run.compute.compile = from_main(run.compute.compile)
     if run.config.compute.sync_batchnorm:
         run.compute.compile, run.compute.reason = False, "--sync_batchnorm"

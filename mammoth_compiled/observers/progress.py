@@ -10,6 +10,7 @@ import torch
 
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import print_above, say
+from mammoth_compiled.engine.fitting import steps_left
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.metrics import average
 from mammoth_compiled.types import Evaluation
@@ -85,15 +86,15 @@ class Progress(Observer):
         if run.results.class_il and run.results.class_il[-1]:
             values["Class-IL"] = f"{100 * average(run.results.class_il[-1]):.1f}%"
         if self._seconds:
-            if run.num_steps is not None:
-                values["ETA"] = self._remaining(run, run.num_steps)
+            if (steps := steps_left(run)) is not None:
+                values["ETA"] = self._remaining(run, steps)
             values["images/s"] = f"{self._images / self._seconds:,.0f}"
         return {**values, "lr": f"{run.lr:.3g}", **run.model.pbar_suffix}
 
     def _remaining(self, run: Run, num_steps: int) -> str:
-        """Returns the estimated time to the end of the run, h:mm:ss, if all tasks are as long."""
-        steps = num_steps * (run.num_tasks - run.task) - run.task_step
-        seconds = round(max(steps, 0) * self._seconds / max(self._steps, 1))
+        """Returns the estimated time for the steps from the beginning of the task on, h:mm:ss."""
+        steps = max(num_steps - run.task_step, 0)
+        seconds = round(steps * self._seconds / max(self._steps, 1))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     def show(self, run: Run) -> None:

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from mammoth_compiled import evaluate, load_runner, train
+from mammoth_compiled.dry_run import estimate
+from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.evaluate import evaluate_task
+from mammoth_compiled.engine.fitting import steps_left
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import ConfigError, DataError
 
@@ -19,7 +22,10 @@ class Steps(Observer):
     """Records the steps of each task, and what the run says about them."""
 
     def begin_run(self, run):
-        self.steps, self.expected = {}, {}
+        self.steps, self.expected, self.left = {}, {}, []
+
+    def begin_task(self, run):
+        self.left.append(steps_left(run))
 
     def end_step(self, run, loss, num_images):
         self.steps.setdefault(run.task, []).append((run.epoch, run.step, num_images))
@@ -54,6 +60,30 @@ def test_number_of_steps(run):
     assert steps.steps == {0: task, 1: task, 2: task}
     assert steps.expected[0] == (2, 7)
     assert results.train_images == [52, 52, 52]
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        ("sgd", {}),
+        ("sgd", {"drop_last": 1, "n_epochs": 2}),
+        ("sgd", {"debug_mode": 1, "batch_size": 4}),
+        ("sgd", {"start_from": 1}),
+        ("joint", {}),
+        ("gdumb", {"buffer_size": 60, "n_epochs": 2}),  # 36, 60 and 60 images
+        ("icarl", {"buffer_size": 24}),  # 36, 60 and 60
+    ],
+)
+def test_steps_left_are_those_that_follow(run, tiny, monkeypatch, model, args):
+    planned = []
+    monkeypatch.setattr(Compute, "decide", lambda *given: planned.append(given[-2]))
+    steps, _, _ = run(model, **args)
+    counts = [len(steps.steps[task]) for task in sorted(steps.steps)]
+    assert steps.left == [sum(counts[k:]) for k in range(len(counts))]
+    assert planned == [sum(counts)]
+    # A dry run, in which nothing but the first task is begun, counts the same.
+    args = {"seed": 0, "batch_size": 8, "n_epochs": 1, "compile": "off", **args}
+    assert estimate(*load_runner(model, "seq-tiny", args)).split()[0] == str(sum(counts))
 
 
 def test_steps_are_those_of_epochs(run):

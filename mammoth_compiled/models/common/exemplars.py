@@ -1,6 +1,8 @@
 """ExemplarModel: what models whose epochs contain stored images have in common."""
 
 from argparse import ArgumentParser
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,13 @@ class ExemplarModel(RehearsalModel):
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns the labels."""
         return {"labels": batch.labels}
+
+    def epoch_sizes(self, sizes: Sequence[int]) -> list[int]:
+        """Returns the images of each task plus those stored before, or those stored by then."""
+        stored = [min(self.args.buffer_size, seen) for seen in accumulate(sizes)]
+        if not self.TRAINS_ON_STREAM:
+            return stored
+        return [size + held for size, held in zip(sizes, [0, *stored], strict=False)]
 
     def use_stored_images(self, dataset: ContinualDataset) -> None:
         """Adds the stored images to the training set of the task, or puts them in its place.

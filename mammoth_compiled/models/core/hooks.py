@@ -1,5 +1,6 @@
 """The hooks of a model around tasks, epochs and evaluations, and what surrounds their calls."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from mammoth_compiled.datasets.base import ContinualDataset
@@ -40,6 +41,17 @@ class TaskHooks(TaskProgress):
             dataset: The dataset.
             accs: Class-IL and task-IL accuracies of each task seen so far, percent.
         """
+
+    def epoch_sizes(self, sizes: Sequence[int]) -> list[int]:
+        """Returns how many images an epoch of each task trains on; by default those of the task.
+
+        Estimates are made from it: of the time left, by `--dry_run`, and by `--compile auto`. A
+        model that adds stored images to the training set, or trains on them alone, overrides it.
+
+        Args:
+            sizes: Training images of each task.
+        """
+        return list(sizes)
 
     def reset_optimizer(self) -> None:
         """Replaces the optimizer by a new one."""
