@@ -41,7 +41,6 @@ EXPANDED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "disable_log": {"0": {}, "1": {"out": "off"}},
     "distributed": {"no": {}},
     "save_checkpoint_mode": {"safe": {}},
-    "scheduler_mode": {"epoch": {}},
     "noise_type": {"sym": {"noise_type": "symmetric"}, "asym": {"noise_type": "asymmetric"}},
     "validation_mode": {"current": {}},
     "early_stopping_freq": {"1": {}},
@@ -65,7 +64,6 @@ IGNORED = (
 ABSENT = {
     "distributed": "start the run with torchrun --nproc_per_node N -m mammoth_compiled.run",
     "save_checkpoint_mode": "checkpoints are always safe to load; leave it out",
-    "scheduler_mode": "learning rates change after each epoch; leave it out",
     "validation_mode": "early stopping looks at the current task, accuracies are those on all "
     "tasks seen; leave it out",
     "early_stopping_freq": "every epoch is evaluated; leave it out",

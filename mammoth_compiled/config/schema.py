@@ -73,6 +73,9 @@ class OptimizerConfig:
     lr_gamma: float = _argument(
         0.1, "Multistep's learning rate decay factor.", positive_float, "GAMMA"
     )
+    scheduler_mode: Literal["epoch", "iter"] = _argument(
+        "epoch", "Change the learning rate after each epoch or step; milestones then count steps."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class TaskPosition:
             "images": self.num_images,
             "times": list(self.clock.read()),
             "batches": self.batches.state_dict(),
-            "epochs_scheduled": self.rates.epochs_done,
+            "epochs_scheduled": self.rates.steps_done,
             "fitting": self.fitting.state_dict(),
             "last_loss": run.last_loss,
         }

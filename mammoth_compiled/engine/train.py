@@ -189,7 +189,7 @@ def _fit(
     """Trains on a task and returns the number of images."""
     model, dataset, config = run.model, run.dataset, run.config
     with (
-        schedule(model, config, run.num_epochs) as rates,
+        schedule(model, config, run.num_epochs, run.num_steps) as rates,
         training_step(model, run.compute, config.compute.cuda_graph) as step,
     ):
         batches = Batches(loader, can_save=run.saves_within)
@@ -206,14 +206,15 @@ def _fit(
                 run.step += 1
                 result = step(lazy, epoch)
                 losses.add(result.loss)
+                rates.end_step()
                 position.num_images += result.num_images
                 stops = agree_to_stop()
                 evaluations.after_step(clock)
                 observers.notify("end_step", run, *result)
                 if stops or _stops_alone(run):
                     raise KeyboardInterrupt
-            rates.end_epoch()
             model.meta_end_epoch(epoch, dataset)
+            rates.end_epoch()
             fitting.end_epoch()
             evaluations.after_epoch(clock)
             observers.notify("end_epoch", run)

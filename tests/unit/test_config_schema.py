@@ -18,7 +18,7 @@ protocol: n_tasks classes_per_task base_classes permute_classes class_order_seed
 training: fitting_mode n_iters n_minutes early_stopping_patience early_stopping_metric drop_last
     start_from stop_after inference_only eval_future eval_every eval_epochs
 optimizer: optimizer lr optim_wd optim_mom optim_nesterov clip_grad lr_scheduler lr_milestones
-    lr_gamma
+    lr_gamma scheduler_mode
 compute: device compile cuda_graph whole_step amp precision deterministic sync_batchnorm
     num_workers
 files: out data_dir savecheck checkpoint_path checkpoint_every ckpt_name loadcheck resume export

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mammoth_compiled import load_runner, register_model
+from mammoth_compiled.engine.schedule import Schedule
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.sgd import SGD
 
@@ -120,3 +121,94 @@ def test_gradients_are_unscaled_before_the_hook(tiny):
     model.observe(*batch, epoch=0)
     torch.testing.assert_close(model.seen, expected)
     torch.testing.assert_close(before - model.net.get_params(), 0.5 * expected)
+
+
+@pytest.fixture
+def step_lrs(run_tiny, monkeypatch):
+    """Returns a function that trains a model: learning rate of each step, 5 steps an epoch."""
+
+    def run(model="sgd", **args):
+        seen = []
+
+        def record(self, batch):
+            seen.append(float(self.opt.param_groups[0]["lr"]))
+
+        monkeypatch.setattr("mammoth_compiled.models.sgd.SGD.after_step", record)
+        run_tiny(model, lr=0.1, n_epochs=2, **args)
+        return seen
+
+    return run
+
+
+def test_schedules_may_change_the_rate_after_each_step(step_lrs):
+    task = [0.05 * (1 + math.cos(math.pi * step / 10)) for step in range(10)]
+    got = step_lrs(lr_scheduler="cosine", scheduler_mode="iter")
+    assert got == pytest.approx(task * 3)
+    got = step_lrs(lr_scheduler="multistep", lr_milestones=[1, 7], scheduler_mode="iter")
+    assert got == pytest.approx(([0.1] + [0.01] * 6 + [0.001] * 3) * 3)
+
+
+class OwnSchedule(SGD):
+    """Halves its learning rate, as Mammoth's models with a `custom_scheduler` do."""
+
+    RESET_OPTIMIZER = True
+
+    def begin_task(self, dataset):
+        self.custom_scheduler = torch.optim.lr_scheduler.MultiStepLR(self.opt, [1, 2], gamma=0.5)
+
+
+class SteppedByItself(OwnSchedule):
+    def end_epoch(self, epoch, dataset):
+        self.custom_scheduler.step()
+
+
+@pytest.mark.parametrize("model", [OwnSchedule, SteppedByItself])
+def test_the_scheduler_of_a_model_is_stepped_once(step_lrs, model):
+    register_model("own-schedule")(model)
+    assert step_lrs("own-schedule", lr_scheduler="cosine") == ([0.1] * 5 + [0.05] * 5) * 3
+
+
+def test_the_scheduler_of_a_model_may_change_the_rate_after_each_step(step_lrs):
+    register_model("own-schedule")(OwnSchedule)
+    got = step_lrs("own-schedule", scheduler_mode="iter")
+    assert got == ([0.1, 0.05] + [0.025] * 8) * 3
+
+
+@pytest.mark.parametrize("save", [{"savecheck": "task"}, {"checkpoint_every": 3}])
+@pytest.mark.parametrize("mode", ["epoch", "iter"])
+def test_a_run_with_a_scheduler_of_the_model_resumes_exactly(
+    run_tiny, monkeypatch, tmp_path, recwarn, save, mode
+):
+    register_model("own-schedule")(OwnSchedule)
+    rates = []
+    monkeypatch.setattr(
+        SGD, "after_step", lambda self, batch: rates.append(self.opt.param_groups[0]["lr"])
+    )
+    args = {"checkpoint_path": str(tmp_path), "seed": 3, "n_epochs": 2, "scheduler_mode": mode}
+    whole, _, _ = run_tiny("own-schedule", **save, **args)
+    expected, rates[:] = rates[:], []
+    first = sorted(tmp_path.glob("*.pt"))[0]
+    resumed, _, _ = run_tiny("own-schedule", loadcheck=str(first), **args)
+    assert rates == expected[-len(rates) :]
+    assert 0 < len(rates) < 30
+    assert torch.equal(resumed.net.get_params(), whole.net.get_params())
+    assert not [str(w.message) for w in recwarn if "created while training" in str(w.message)]
+
+
+def test_a_rate_on_the_device_is_written_and_never_read():
+    class OnDevice(torch.Tensor):
+        def __float__(self):
+            raise AssertionError("a host sync")
+
+        item = tolist = __float__
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    rates = Schedule(scheduler, every_step=True)
+    tensor = optimizer.param_groups[0]["lr"] = torch.tensor(0.1).as_subclass(OnDevice)
+    optimizer.step()
+    for _ in range(3):
+        rates.end_step()
+        rates.end_epoch()
+    assert optimizer.param_groups[0]["lr"] is tensor
+    assert torch.equal(tensor.as_subclass(torch.Tensor), torch.tensor(0.1 / 8))

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch.optim.lr_scheduler import LRScheduler
+
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.core.progress import TaskProgress
 from mammoth_compiled.types import Evaluation
@@ -15,9 +17,14 @@ class TaskHooks(TaskProgress):
 
     Attributes:
         RESET_OPTIMIZER: True builds a new optimizer before each task, as Mammoth does.
+        custom_scheduler: A learning rate scheduler of the optimizer, which replaces
+            `--lr_scheduler`. Assign it in `begin_task`; the engine steps it after each epoch, or
+            each training step with `--scheduler_mode iter`, unless the model has done so itself.
     """
 
     RESET_OPTIMIZER: ClassVar[bool] = False
+
+    custom_scheduler: LRScheduler | None = None
 
     def begin_task(self, dataset: ContinualDataset) -> None:
         """Called before each task."""

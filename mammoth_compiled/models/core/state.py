@@ -85,9 +85,9 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
         for part, saved in state["values"].items():
             setattr(model, part, from_plain(saved, model.device))
         for part, saved in state["buffers"].items():
-            if hasattr(model, part):
+            if getattr(model, part, None) is not None:
                 getattr(model, part).load_state_dict(saved)
-            else:
+            elif part != "custom_scheduler":  # which `begin_task` will create
                 warnings.warn(
                     f"{type(model).__name__}.{part} was created while training, so that the "
                     "resumed run starts without it. Create it in the constructor",
