@@ -56,10 +56,13 @@ class Batch:
             [B, C, H, W].
         logits: Logits of `inputs`, [B, K], set by the `training_loss` of a model that stores them
             in its buffer; otherwise None.
+        losses: Loss of each image of the batch and, behind them, of each replayed one, [B + M],
+            detached; set by the `training_loss` of a model whose buffer policy needs losses.
         true_labels: Class ids without noise, int64, [B], if `--noise_rate` replaced some of
             `labels`; otherwise None. For measuring and for the buffer, not for training.
         replay: What `ContinualModel.draw` drew, by a name of its choice: images to replay,
             [M, C, H, W], and what was stored with them, [M, ...]; None before.
+        replayed: Buffer rows of the replayed images that `losses` contains, int64, [M].
 
     Example:
         >>> import torch
@@ -74,6 +77,8 @@ class Batch:
     logits: torch.Tensor | None = None
     true_labels: torch.Tensor | None = None
     replay: dict[str, tuple[torch.Tensor, torch.Tensor]] | None = None
+    losses: torch.Tensor | None = None
+    replayed: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

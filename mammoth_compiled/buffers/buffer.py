@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from mammoth_compiled.buffers.policies import State, find_policy
-from mammoth_compiled.buffers.reads import BufferReads
 from mammoth_compiled.buffers.rows import ATTRIBUTES, check_labels, complete_rows, to_rows
+from mammoth_compiled.buffers.saved import SavedBuffer
 from mammoth_compiled.buffers.selection import find_selection
 from mammoth_compiled.buffers.slots import DRAWS, FilledSlots, draw_state
 from mammoth_compiled.distributed import gathered, num_ranks
@@ -19,7 +19,7 @@ FIRST_ROWS = 64
 UNLIMITED = 10**9
 
 
-class Buffer(BufferReads):
+class Buffer(SavedBuffer):
     """A replay memory, filled by reservoir sampling unless another policy is given.
 
     The first `add_data` allocates the tensors, which are then available as attributes:
@@ -31,7 +31,8 @@ class Buffer(BufferReads):
         buffer_size: Capacity in samples, N; ignored if unlimited.
         device: Device of the tensors.
         policy: Name of the buffer policy, which decides which samples are kept: "reservoir",
-            "class-balanced", "ring" or "herding"; see `mammoth_compiled.buffers.policies`.
+            "class-balanced", "loss-aware", "loss-aware-balanced", "ring" or "herding"; see
+            `mammoth_compiled.buffers.policies`.
         num_classes: Number of classes of the stream, K; not needed for "reservoir".
         sample_selection_strategy: One of Mammoth's rules in place of a policy: "reservoir",
             "unlimited" (keeps every sample), or "balancoir", "lars", "labrs" and "abs", which
@@ -44,6 +45,7 @@ class Buffer(BufferReads):
         num_seen_examples: Samples that the stream has offered so far.
         sample_selection_fn: Chooses the rows to replace; None without a strategy that does.
         needs_labels: Whether the policy needs labels with every sample.
+        needs_losses: Whether the policy needs losses with every sample.
         selects_after_task: Whether the policy ignores the stream and selects in `end_task`.
         changes_between_tasks: Whether no training step adds samples; `selects_after_task` at first.
             A model that fills the buffer between tasks sets it, so that its steps can be captured.
@@ -64,8 +66,6 @@ class Buffer(BufferReads):
         >>> examples.shape, sorted(labels.tolist())
         (torch.Size([2, 3, 8, 8]), [0, 1])
     """
-
-    _state: State
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class Buffer(BufferReads):
         self.sample_selection_strategy = strategy
         self.sample_selection_fn = find_selection(strategy, self, dataset)
         self.needs_labels = self._policy.needs_labels
+        self.needs_losses = self._policy.needs_losses
         self.selects_after_task = self._policy.choose is None
         self.changes_between_tasks = self.selects_after_task
         self._is_resized = False
@@ -177,6 +178,7 @@ class Buffer(BufferReads):
         task_labels: Any = None,
         true_labels: Any = None,
         sample_selection_scores: Any = None,
+        losses: Any = None,
         **columns: Any,
     ) -> None:
         """Offers a batch of the stream; the policy decides which samples are kept.
@@ -187,13 +189,14 @@ class Buffer(BufferReads):
             logits: Logits to replay, [B, K].
             task_labels: Task ids, [B].
             true_labels: Labels without noise, [B].
-            sample_selection_scores: Scores of the samples, such as their losses, [B], for the
-                strategies "lars", "labrs" and "abs".
+            sample_selection_scores: Scores of the samples, [B], for the strategies "lars",
+                "labrs" and "abs"; see `mammoth_compiled.buffers.selection`.
+            losses: Losses of the samples, [B], for a policy that needs them.
             **columns: Values of the columns that `add_column` added, [B, ...].
 
         Raises:
             ValueError: If the number of rows differs, the attributes or their shapes are not those
-                of the first `add_data`, or labels are missing that the policy needs.
+                of the first `add_data`, or labels or losses are missing that the policy needs.
             RuntimeError: If a label that the policy needs is not in 0 to K - 1.
         """
         values = (examples, labels, logits, task_labels, true_labels)
@@ -203,8 +206,13 @@ class Buffer(BufferReads):
             rows = complete_rows(rows, held)
             if not len(rows["examples"]):
                 return
+        if self.needs_losses:
+            if losses is None or len(losses) != len(rows["examples"]):
+                raise ValueError(f"add_data: the buffer policy {self.policy!r} needs losses, [B]")
+            losses = torch.as_tensor(losses, device=self.device).detach()
         if num_ranks() > 1:
             rows = {name: gathered(value.to(self.device)) for name, value in rows.items()}
+            losses = gathered(losses) if self.needs_losses else None
         if self._policy.choose is None:
             self.num_seen_examples += len(rows["examples"])
             return
@@ -218,13 +226,26 @@ class Buffer(BufferReads):
             self.resize(2 * self.num_rows)
         stores, new = map(list, zip(*self._prepare(rows, self.is_empty()), strict=True))
         if self.sample_selection_fn is None:
-            self._policy.write(self._state, stores, new, classes, self.num_seen_examples)
+            self._policy.write(self._state, stores, new, classes, self.num_seen_examples, losses)
         else:
             self.sample_selection_fn.write(
                 stores, new, rows.get("labels"), sample_selection_scores, self.num_seen_examples
             )
         self.num_seen_examples += len(new[0])
         self._slots.mark_outdated()
+
+    @torch.no_grad()
+    def update_losses(self, indexes: torch.Tensor, losses: torch.Tensor) -> None:
+        """Sets the losses that a policy with `needs_losses` compares.
+
+        Args:
+            indexes: Rows of the buffer, int64, [M].
+            losses: Their losses, [M].
+        """
+        if num_ranks() > 1:
+            indexes, losses = gathered(indexes), gathered(losses)
+        held = self._state["losses"]
+        held.index_copy_(0, indexes.to(held.device), losses.detach().to(held))
 
     @torch.no_grad()
     def end_task(
@@ -258,43 +279,3 @@ class Buffer(BufferReads):
             filled = torch.cat((store[kept], value.to(store.dtype)))
             store.zero_()[: len(filled)] = filled
         self._set_state(state, len(kept) + len(selected))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns everything needed to resume exactly, with copies of the tensors on the CPU."""
-        select = self.sample_selection_fn
-        return {
-            "buffer_size": self.num_rows,
-            "is_resized": self._is_resized,
-            "num_seen_examples": self.num_seen_examples,
-            "data": {name: tensor.clone() for name, tensor in self.serialize().items()},
-            "policy": self.policy,
-            "policy_state": {name: tensor.cpu().clone() for name, tensor in self._state.items()},
-            "scores": None if select is None else select.importance_scores.clone(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state returned by `state_dict`.
-
-        Raises:
-            ValueError: If the state belongs to a buffer of another size or policy.
-        """
-        if state["policy"] != self.policy:
-            raise ValueError(
-                f"the saved buffer uses the policy {state['policy']!r}, but this one uses "
-                f"{self.policy!r}: use --buffer_policy {state['policy']}"
-            )
-        if state.get("is_resized"):  # by the model or, if unlimited, by its samples
-            self.num_rows, self._is_resized = state["buffer_size"], True
-        if state["buffer_size"] != self.num_rows:
-            raise ValueError(
-                f"the saved buffer has {state['buffer_size']} rows, but this one has "
-                f"{self.num_rows}: use --buffer_size {state['buffer_size']}"
-            )
-        self.reset()
-        self._load_rows(state["data"])
-        self.num_seen_examples = state["num_seen_examples"]
-        saved = {name: tensor.to(self.device) for name, tensor in state["policy_state"].items()}
-        # A state saved on a CPU lacks the random state of the GPU kernel.
-        self._set_state({**self._state, **saved})
-        if self.sample_selection_fn is not None and state.get("scores") is not None:
-            self.sample_selection_fn.importance_scores = state["scores"].clone()

@@ -21,7 +21,8 @@ class Selection:
         dataset: The dataset of the run, or None.
 
     Attributes:
-        importance_scores: The latest score of each row, such as its loss, float32, [N].
+        importance_scores: The latest score of each row, float32, [N]. As in Mammoth, a row with a
+            high score is replaced first: give minus the loss to keep samples with a high loss.
     """
 
     def __init__(self, buffer: Any, dataset: Any = None) -> None:
@@ -95,31 +96,34 @@ class Selection:
 
 
 class LossAware(Selection):
-    """Keeps samples with a high loss.
+    """Keeps samples with a low score, which is minus their loss in Mammoth's models.
 
     Source: Buzzega et al. 2020, "Rethinking Experience Replay: a Bag of Tricks for Continual
     Learning", arXiv 2010.05595.
     """
 
     def weights(self) -> np.ndarray:
-        """Returns weights that fall linearly with the loss."""
-        return 1 - scaled(self.importance_scores.double().numpy())
+        """Returns weights that rise linearly with the score."""
+        scores = scaled(self.importance_scores.double().numpy())
+        return scores if scores.any() else scores + 1
 
 
 class LossAwareBalanced(Selection):
-    """Keeps samples with a high loss and samples of classes with few rows; same source."""
+    """Keeps samples with a low score and samples of classes with few rows; same source."""
 
     def weights(self) -> np.ndarray:
         """Returns the mean of the weights of both rules, scaled to the same size."""
         _, inverse, counts = np.unique(self._labels(), return_inverse=True, return_counts=True)
-        loss = -self.importance_scores.double().numpy()
+        scores = self.importance_scores.double().numpy()
         balance = counts[inverse].astype(np.float64)
-        size = np.abs(loss).mean() * np.abs(balance).mean()
-        return scaled(0.5 * loss / size + 0.5 * balance) if size > 0 else balance
+        size = np.abs(scores).mean() * np.abs(balance).mean()
+        return scaled(0.5 * scores / size + 0.5 * balance) if size > 0 else balance
 
 
 class Asymmetric(Selection):
     """Keeps samples of past classes with a high loss and samples of current ones with a low loss.
+
+    The scores are losses.
 
     Source: Millunzi et al. 2024, "May the Forgetting Be with You: Alternate Replay for Learning
     with Noisy Labels".

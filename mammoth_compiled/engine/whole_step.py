@@ -39,7 +39,7 @@ class WholeStep:
 
         Args:
             model: The model.
-            batch: The batch; its `logits` are set as by `training_loss`.
+            batch: The batch; its `logits` and `losses` are set as by `training_loss`.
 
         Returns:
             The loss, 0-d, detached; None if the step is to be computed without this object.
@@ -61,7 +61,7 @@ class WholeStep:
             return None
         try:
             with self._recompilations.watch((kind, model.net.training)) as outcome:
-                loss, batch.logits, gradients = self._compiled(model)(
+                loss, batch.logits, batch.losses, gradients = self._compiled(model)(
                     parameters,
                     batch.inputs,
                     batch.labels,
@@ -97,7 +97,7 @@ class WholeStep:
 
 
 def _step_function(model: ContinualModel) -> Callable[..., Any]:
-    """Returns a function of a batch that gives its loss, logits and gradients, to compile."""
+    """Returns a function of a batch that gives loss, logits, losses and gradients, to compile."""
 
     def step(
         parameters: list[torch.Tensor],
@@ -106,7 +106,7 @@ def _step_function(model: ContinualModel) -> Callable[..., Any]:
         not_aug_inputs: torch.Tensor,
         true_labels: torch.Tensor | None,
         replay: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor | None, ...]]:
+    ) -> tuple[Any, ...]:
         batch = Batch(inputs, labels, not_aug_inputs, true_labels=true_labels, replay=replay)
         loss = model.training_loss(batch)
         gradients = tuple(
@@ -117,7 +117,7 @@ def _step_function(model: ContinualModel) -> Callable[..., Any]:
             )
         )
         logits = None if batch.logits is None else batch.logits.detach()
-        return loss.detach(), logits, gradients
+        return loss.detach(), logits, batch.losses, gradients
 
     return step
 

@@ -61,6 +61,7 @@ class AGEM(RehearsalModel):
     """A-GEM: steps that must not increase the loss of a replay batch, to first order."""
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
+    HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.03, "buffer_size": 500, **CIFAR10, "source": DER},
         "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": OWN},
@@ -90,18 +91,16 @@ class AGEM(RehearsalModel):
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of the batch, 0-d."""
-        return self.loss(self.net(batch.inputs), batch.labels)
+        return self.mean_loss(batch, self.net(batch.inputs), batch.labels)
 
     def after_backward(self, batch: Batch) -> None:
         """Projects the gradients with those of a replay batch as reference."""
         if self.buffer.is_empty():
             return
-        inputs, labels = self.buffer.get_data(
-            self.args.minibatch_size, self.transform, device=self.device
-        )[:2]
+        inputs, labels, *_ = self.replay_rows(batch)
         parameters = [p for p in self.net.parameters() if p.grad is not None]
         with torch.enable_grad():
-            loss = self.loss(self.net(inputs), labels)
+            loss = self.mean_loss(batch, self.net(inputs), labels)
             reference = torch.autograd.grad(loss, parameters, materialize_grads=True)
         self.average_over_ranks(reference)
         project([p.grad for p in parameters if p.grad is not None], reference)

@@ -54,6 +54,7 @@ class CLSER(RehearsalModel):
     """
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
+    HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": by_buffer(
             {500: {"plastic_update_prob": 0.9}, 200: {"plastic_update_prob": 0.3}}, **_CIFAR
@@ -110,12 +111,10 @@ class CLSER(RehearsalModel):
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of stream and replay plus the consistency loss, 0-d."""
         if self.buffer.is_empty():
-            return self.loss(self.net(batch.inputs), batch.labels)
-        images, labels = self.buffer.get_data(
-            self.args.minibatch_size, self.transform, device=self.device
-        )[:2]
+            return self.mean_loss(batch, self.net(batch.inputs), batch.labels)
+        images, labels, *_ = self.replay_rows(batch)
         logits = self.net(torch.cat((batch.inputs, images)))
-        loss = self.loss(logits, torch.cat((batch.labels, labels)))
+        loss = self.mean_loss(batch, logits, torch.cat((batch.labels, labels)))
         with torch.no_grad():
             targets = surer(self.plastic(images), self.stable(images), labels)
         replayed = logits[len(batch.inputs) :]

@@ -22,6 +22,7 @@ class DER(RehearsalModel):
     """Dark Experience Replay: matches the network's logits to stored ones on replay (eq. 4)."""
 
     COMPATIBILITY: ClassVar[list[str]] = settings.EVERY_SETTING
+    HAS_LOSSES: ClassVar[bool] = True
     # What is replayed to, in the order of the draws.
     TARGETS: ClassVar[tuple[str, ...]] = ("logits",)
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
@@ -97,15 +98,15 @@ class DER(RehearsalModel):
     def draw(self, batch: Batch) -> None:
         """Draws images for each target on its own, unless the buffer is empty."""
         empty = self.buffer.is_empty()
-        batch.replay = {} if empty else {name: self._replay(name) for name in self.TARGETS}
+        batch.replay = {} if empty else {name: self._replay(batch, name) for name in self.TARGETS}
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of the batch plus the replay loss, 0-d."""
         batch.logits = self.net(batch.inputs)
-        loss = self.loss(batch.logits, batch.labels)
+        loss = self.mean_loss(batch, batch.logits, batch.labels)
         if batch.replay is None:
             self.draw(batch)
-        return loss + self.replay_loss(batch.replay) if batch.replay else loss
+        return loss + self.replay_loss(batch, batch.replay) if batch.replay else loss
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch and of a replay batch."""
@@ -115,18 +116,24 @@ class DER(RehearsalModel):
         """Returns the images of the stream batch and of a replay batch for each target."""
         return int(self.args.batch_size + len(self.TARGETS) * self.args.minibatch_size)
 
-    def replay_loss(self, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    def replay_loss(
+        self, batch: Batch, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
         """Returns alpha times the mean squared error to the stored logits, 0-d.
 
         Args:
+            batch: The batch.
             replay: See `Batch.replay`.
         """
         inputs, logits = replay["logits"]
         return self.args.alpha * F.mse_loss(self.net(inputs), logits)
 
-    def _replay(self, target: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _replay(self, batch: Batch, target: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws augmented images, [M, C, H, W], and what was stored with them as `target`."""
-        data = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
+        rows = batch.replayed
+        data = self.replay_rows(batch)
+        if target != "labels":  # for which there is no loss to note
+            batch.replayed = rows
         return data[0], data[self.buffer.used_attributes.index(target)]
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
@@ -224,10 +231,13 @@ class DERpp(DER):
         )
         return parser
 
-    def replay_loss(self, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    def replay_loss(
+        self, batch: Batch, replay: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
         """Returns DER's replay loss plus beta times the loss on a second draw's labels, 0-d."""
         inputs, labels = replay["labels"]
-        return super().replay_loss(replay) + self.args.beta * self.loss(self.net(inputs), labels)
+        loss = super().replay_loss(batch, replay)
+        return loss + self.args.beta * self.mean_loss(batch, self.net(inputs), labels)
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns labels and logits."""

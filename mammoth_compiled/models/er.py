@@ -31,6 +31,7 @@ class ER(RehearsalModel):
     """Experience Replay: trains on the stream batch and a batch of stored images together."""
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
+    HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {"lr": 0.1, "buffer_size": 500, **CIFAR10, "source": DER},
         "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": XDER},
@@ -65,12 +66,12 @@ class ER(RehearsalModel):
         for images, classes in (batch.replay or {}).values():
             inputs = torch.cat((inputs, images))
             labels = torch.cat((labels, classes))
-        return self.loss(self.net(inputs), labels)
+        return self.mean_loss(batch, self.net(inputs), labels)
 
     def replay(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the images to replay beside a batch, [M, C, H, W], and their labels, [M]."""
-        data = self.buffer.get_data(self.args.minibatch_size, self.transform, device=self.device)
-        return data[0], data[1]
+        images, labels, *_ = self.replay_rows(batch)
+        return images, labels
 
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch alone and with the replay batch."""

@@ -39,6 +39,7 @@ class ERACE(RehearsalModel):
     """
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
+    HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {
             "lr": 0.03,
@@ -63,12 +64,10 @@ class ERACE(RehearsalModel):
         logits = self.net(batch.inputs)
         hidden = self.seen & ~self._present(batch.labels)
         lowest = torch.finfo(logits.dtype).min
-        loss = self.loss(logits.masked_fill(hidden, lowest), batch.labels)
+        loss = self.mean_loss(batch, logits.masked_fill(hidden, lowest), batch.labels)
         if not self.buffer.is_empty():
-            replay = self.buffer.get_data(
-                self.args.minibatch_size, self.transform, device=self.device
-            )
-            loss = loss + self.loss(self.net(replay[0]), replay[1])
+            images, labels, *_ = self.replay_rows(batch)
+            loss = loss + self.mean_loss(batch, self.net(images), labels)
         return loss
 
     def net_batch_sizes(self) -> set[int]:

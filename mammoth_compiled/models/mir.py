@@ -73,13 +73,15 @@ class MIR(ER):
     def replay(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the most interfered of several stored images, [M, C, H, W], and their labels."""
         candidates = self.num_candidates
-        images, labels = self.buffer.get_data(candidates, self.transform, device=self.device)[:2]
+        images, labels, *_ = self.replay_rows(batch, candidates)
         drawn = len(labels)
         if drawn < candidates:  # a constant size, so that no graph is compiled while it grows
             images = torch.cat((images, images.new_zeros(candidates - drawn, *images.shape[1:])))
             labels = torch.cat((labels, labels.new_zeros(candidates - drawn)))
         interference = self.interference(batch, images, labels)[:drawn]
         chosen = interference.topk(min(self.args.minibatch_size, drawn)).indices
+        if batch.replayed is not None:
+            batch.replayed = batch.replayed[chosen]
         return images[chosen], labels[chosen]
 
     def end_task(self, dataset: ContinualDataset) -> None:

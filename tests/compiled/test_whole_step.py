@@ -216,8 +216,9 @@ def test_a_graph_returns_gradients_in_the_order_of_parameters():
     images = torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     model = SimpleNamespace(training_loss=lambda batch: net(batch.inputs).square().mean())
     step = whole_step._step_function(model)
-    _, logits, gradients = step(parameters, images, None, images, None, None)
+    _, logits, losses, gradients = step(parameters, images, None, images, None, None)
     assert logits is None
+    assert losses is None
     expected = torch.autograd.grad(model.training_loss(Batch(images, None, images)), parameters)
     assert expected[0].stride() != net.weight.stride()
     for found, parameter, grad in zip(gradients, parameters, expected, strict=True):

@@ -40,9 +40,10 @@ class BufferPolicy:
         initial_state: Called with (N, K, device), returns the state of an empty buffer.
         draw: Called with (B, device), returns the random numbers that `choose` consumes, [B, ...].
         choose: Called with the state, the result of `draw`, the labels, int64, [B] (empty unless
-            `needs_labels`), the number of samples seen before this batch, and N. Returns the slot
-            of each sample, int64, [B], -1 for a sample that is dropped, and the new state. None
-            for a policy that ignores the stream and selects in `end_task`.
+            `needs_labels`), the number of samples seen before this batch, N and, if it
+            `needs_losses`, the losses, [B]. Returns the slot of each sample, int64, [B], -1 for a
+            sample that is dropped, and the new state. None for a policy that ignores the stream
+            and selects in `end_task`.
         update: Does the work of `draw` and `choose`, and the writing, in place with one kernel on
             a supported GPU. Called with the state, the buffer's tensors and the rows to write into
             each. None if there is no such kernel.
@@ -52,18 +53,19 @@ class BufferPolicy:
             that samples from the stream.
         needs_labels: Whether every sample needs a label, and the buffer the number of classes.
         needs_slot_per_class: Whether N must be at least K.
+        needs_losses: Whether every sample needs a loss. The state then has an entry `losses`, [N],
+            in which losses of replayed rows are updated.
     """
 
     name: str
     initial_state: Callable[[int, int, torch.device], State]
     draw: Callable[[int, torch.device], torch.Tensor]
-    choose: (
-        Callable[[State, torch.Tensor, torch.Tensor, int, int], tuple[torch.Tensor, State]] | None
-    ) = None
+    choose: Callable[..., tuple[torch.Tensor, State]] | None = None
     update: Callable[[State, list[torch.Tensor], list[torch.Tensor]], None] | None = None
     end_task: TaskSelection | None = None
     needs_labels: bool = True
     needs_slot_per_class: bool = False
+    needs_losses: bool = False
 
     def write(
         self,
@@ -72,6 +74,7 @@ class BufferPolicy:
         rows: list[torch.Tensor],
         labels: torch.Tensor,
         num_seen: int,
+        losses: torch.Tensor | None = None,
     ) -> None:
         """Chooses slots for a batch and writes the rows that are kept, all in place.
 
@@ -81,6 +84,7 @@ class BufferPolicy:
             rows: New rows for each of them, [B, ...].
             labels: Class ids, int64, [B]; empty unless `needs_labels`.
             num_seen: Samples seen before this batch.
+            losses: Losses, [B], if it `needs_losses`.
         """
         if self.update is not None and "random" in state:
             self.update(state, stores, rows)
@@ -88,7 +92,8 @@ class BufferPolicy:
         assert self.choose is not None
         batch_size, capacity = len(rows[0]), len(stores[0])
         draws = self.draw(batch_size, stores[0].device)
-        slots, new_state = self.choose(state, draws, labels, num_seen, capacity)
+        scores = (losses,) if self.needs_losses else ()
+        slots, new_state = self.choose(state, draws, labels, num_seen, capacity, *scores)
         owners = slot_owners(slots, capacity)
         for store, value in zip(stores, rows, strict=True):
             write_slots(store, value, slots, owners)

@@ -10,6 +10,7 @@ from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.config import add_rehearsal_args
 from mammoth_compiled.data import TaskLoader, apply_transform
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.models.common.ahead import compile_ahead
 from mammoth_compiled.types import Batch
@@ -22,9 +23,11 @@ class RehearsalModel(ContinualModel):
 
     Attributes:
         POLICY: Buffer policy of a model without `--buffer_policy`.
+        HAS_LOSSES: Whether its losses are those of `mean_loss`, for policies that need them.
     """
 
     POLICY: ClassVar[str] = "reservoir"
+    HAS_LOSSES: ClassVar[bool] = False
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"buffer_size": 20}
 
     @staticmethod
@@ -42,15 +45,59 @@ class RehearsalModel(ContinualModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         policy = vars(self.args).get("buffer_policy", self.POLICY)
+        if policy in POLICIES and POLICIES[policy].needs_losses and not self.HAS_LOSSES:
+            valid = ", ".join(name for name, other in POLICIES.items() if not other.needs_losses)
+            raise ConfigError(
+                f"--buffer_policy {policy}: model {self.NAME!r} has no loss of each image to "
+                f"compare; choose from {valid}"
+            )
         self.buffer = Buffer(self.args.buffer_size, self.device, policy, self.num_classes)
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns what the buffer keeps of a batch besides its images, by name, [B, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not define stored(batch)")
 
+    def mean_loss(self, batch: Batch, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the mean loss of images, 0-d, and notes that of each if the policy needs it.
+
+        Call it first for the batch, then for images that `replay_rows` drew.
+
+        Args:
+            batch: The batch.
+            logits: Logits, [n, K].
+            labels: Class ids, [n].
+        """
+        if not self.buffer.needs_losses:
+            return self.loss(logits, labels)
+        losses = self.loss(logits, labels, reduction="none")
+        noted = losses.detach()
+        batch.losses = noted if batch.losses is None else torch.cat((batch.losses, noted))
+        return losses.mean()
+
+    def replay_rows(self, batch: Batch, size: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Draws augmented images, [M, C, H, W], and what is stored with them, [M, ...].
+
+        Args:
+            batch: The batch, which notes the rows if the policy needs losses.
+            size: Number of images, M; None for `--minibatch_size`.
+        """
+        size = size or self.args.minibatch_size
+        if not self.buffer.needs_losses:
+            return self.buffer.get_data(size, self.transform, device=self.device)
+        batch.replayed, *data = self.buffer.get_data(
+            size, self.transform, return_index=True, device=self.device
+        )
+        return tuple(data)
+
     def after_step(self, batch: Batch) -> None:
         """Offers the images of the batch to the buffer."""
-        self.buffer.add_data(batch.not_aug_inputs, **self._rows(batch))
+        losses = None
+        if self.buffer.needs_losses:
+            assert batch.losses is not None
+            losses = batch.losses[: len(batch.labels)]
+            if batch.replayed is not None:
+                self.buffer.update_losses(batch.replayed, batch.losses[len(losses) :])
+        self.buffer.add_data(batch.not_aug_inputs, **self._rows(batch), losses=losses)
 
     def _rows(self, batch: Batch) -> dict[str, Any]:
         labels = {"labels": batch.labels} if self.buffer.needs_labels else {}
