@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from forked_commands import ForkedCommand
 
 RUN = (
     *("--model", "sgd", "--dataset", "seq-fmnist-mini", "--backbone", "mnistmlp"),
@@ -141,14 +142,14 @@ def test_ten_kills_and_automatic_resumes_give_equal_results(start, tmp_path):
     process = start(*words, "--results_path", whole)
     assert process.communicate(timeout=120)[1] == ""
     delays = random.Random(0)
+    resume = (*words, "--resume", "--checkpoint_path", "saved")
     for kill in range(10):
-        process = start(*words, "--resume", "--checkpoint_path", "saved")
+        command = ForkedCommand("mammoth_compiled.run", resume, tmp_path)
         # However slow the machine is, the first kill comes after a checkpoint.
-        wait_for(process, "checkpoint: saved" if kill == 0 else "er on seq-fmnist-mini")
+        command.wait_for("checkpoint: saved" if kill == 0 else "er on seq-fmnist-mini")
         time.sleep(delays.uniform(0, 2))
-        process.kill()
-        process.communicate()
-    process = start(*words, "--resume", "--checkpoint_path", "saved", "--results_path", resumed)
+        command.kill()
+    process = start(*resume, "--results_path", resumed)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert "loaded" in out

@@ -1,6 +1,8 @@
 """Small networks and bundles that tests share, and helpers that change a bundle."""
 
+import fcntl
 import json
+import os
 import shutil
 
 import pytest
@@ -77,14 +79,24 @@ def every_format(tmp_path_factory, small_info, reason_missing):
     """(the network in eval mode, the directory of its bundle of every format).
 
     All formats that can be written on this machine. The network is untrained: its biases are zeros
-    and its scales are ones, which optimizers tend to drop.
+    and its scales are ones, which optimizers tend to drop. Compiling takes long, so all workers
+    that run the tests share one bundle.
     """
-    net = SmallNet().eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        net = SmallNet().eval()
         net.classifier.bias.zero_()
-    directory = tmp_path_factory.mktemp("every") / "bundle"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    directory = folder / "every" / "bundle"
+    directory.parent.mkdir(exist_ok=True)
     formats = [name for name in FORMATS if not reason_missing(name)]
-    return net, export_bundle(net, directory, info=small_info, formats=formats)
+    with (folder / "every.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            export_bundle(net, directory, info=small_info, formats=formats)
+    return net, directory
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -98,13 +97,11 @@ def test_workers_compile_without_this_package():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("kind", ["truncated", "garbage"])
-def test_process_survives_a_damaged_library(run_python, tmp_path, kind):
-    first = run_python("-c", LOAD, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    assert first.stdout == "42\n", first.stderr
-    libraries = [path.with_suffix("") for path in Path(tmp_path / "cache").rglob("*.sha256")]
-    assert libraries
-    for library in libraries:
-        DAMAGE[kind](library)
-    again = run_python("-c", LOAD, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    assert (again.returncode, again.stdout) == (0, "42\n"), again.stderr
+def test_process_survives_a_damaged_library(run_python, tmp_path):
+    for kind in (None, "truncated", "garbage"):
+        libraries = [path.with_suffix("") for path in (tmp_path / "cache").rglob("*.sha256")]
+        assert bool(libraries) == (kind is not None)
+        for library in libraries:
+            DAMAGE[kind](library)
+        done = run_python("-c", LOAD, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr

@@ -18,6 +18,8 @@ HAS_GPU = (
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if HAS_GPU else "1")
+# The wrapper code of AOTInductor compiles faster, and its speed does not matter here.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 
 def skip_without_triton():
