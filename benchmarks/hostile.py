@@ -1,12 +1,15 @@
 """Hostile inputs, full disks, signals and kills: what the commands and readers do with them.
 
-    python benchmarks/hostile.py [--kinds arguments checkpoints ...] [--kills 20] [--every 1]
+    python benchmarks/hostile.py [--kinds arguments checkpoints ...] [--every 1]
+        [--kills 20] [--sweep_kills 24]
 
 Every input runs in a process of its own, forked from this one, or shares one with others that are
 read quickly. Per kind it counts clear errors (one line that begins with `error:`, exit code 1 or 2,
 nothing left behind), inputs that are accepted because they are valid or cannot do harm, and eight
 kinds of faults, all of which must be 0. `--kills` runs are killed with SIGKILL at random moments
 and resumed with the same command; their results and bundle must equal those of a run that was not.
+So are `--sweep_kills` grids, searches and runs over seeds, as a whole or one of their processes; no
+run that had finished may be trained again.
 """
 
 import argparse
@@ -33,13 +36,20 @@ from hostile_inputs import (
     kills,
     processes,
     result_files,
+    sweep_kills,
     texts,
 )
 from hostile_inputs.harness import BAD, GOOD, judge, prepare, seconds_since
 
 # All that a forked process would have to import.
-MODULES = ("public", "run", "training", "sweep.__main__", "sweep.sweep", "report.__main__")
-MODULES += ("compat.__main__", "export.__main__", "export.formats", "export.serving")
+MODULES = ("public", "run", "training", "sweep.__main__", "sweep.sweep", "sweep.worker")
+MODULES += (
+    "report.__main__",
+    "compat.__main__",
+    "export.__main__",
+    "export.formats",
+    "export.serving",
+)
 
 
 def inputs(files):
@@ -61,31 +71,35 @@ def inputs(files):
     yield from processes.signals(files)
 
 
+def in_directory(directory, call):
+    """Calls a function in a new working directory."""
+    directory = directory / "cwd"
+    directory.mkdir(parents=True)
+    os.chdir(directory)
+    try:
+        return call()
+    finally:
+        os.chdir("/")
+
+
 def kill_runs(count):
     """Kills and resumes runs; returns totals, with what went wrong."""
     base = Path(tempfile.mkdtemp(prefix="hostile-kills-"))
-
-    def in_directory(name, call):
-        directory = base / name / "cwd"
-        directory.mkdir(parents=True)
-        os.chdir(directory)
-        try:
-            return call()
-        finally:
-            os.chdir("/")
 
     def whole():
         assert not kills.killed_run(kills.MOMENTS[0], 0, {}, kills=0)
         return kills.outcome_of_run()
 
-    expected = in_directory("whole", whole)
+    expected = in_directory(base / "whole", whole)
     draw = random.Random(0)
     totals = {moment: {"runs": 0, "equal": 0} for moment in kills.MOMENTS}
     wrong = []
     for i in range(count):
         moment = kills.MOMENTS[i % len(kills.MOMENTS)]
         delay = draw.uniform(0, 0.3)
-        fault = in_directory(str(i), lambda m=moment, d=delay: kills.killed_run(m, d, expected))
+        fault = in_directory(
+            base / str(i), lambda m=moment, d=delay: kills.killed_run(m, d, expected)
+        )
         totals[moment]["runs"] += 1
         totals[moment]["equal"] += not fault
         wrong += [f"{moment}, {delay:.3f} s: {fault}"] if fault else []
@@ -94,7 +108,35 @@ def kill_runs(count):
     return {"moments": totals, "wrong": wrong}
 
 
-def merged(folder, kinds, faults, killed):
+def kill_sweeps(count):
+    """Kills and continues grids, searches and runs over seeds; returns totals likewise."""
+    base = Path(tempfile.mkdtemp(prefix="hostile-sweeps-"))
+    draw = random.Random(0)
+    totals, wrong, expected = {}, [], {}
+
+    def killed(name, target, kills):
+        fault = sweep_kills.killed_sweep(name, target, draw, expected.get(name, {}), kills)
+        return fault, sweep_kills.outcome_of_sweep()
+
+    for name in sweep_kills.COMMANDS:
+        fault, outcome = in_directory(base / name, lambda n=name: killed(n, "sweep", 0))
+        assert not fault, fault
+        expected[name] = outcome
+    for i in range(count):
+        name = list(expected)[i % len(expected)]
+        target = sweep_kills.TARGETS[i // len(expected) % len(sweep_kills.TARGETS)]
+        fault, _ = in_directory(base / str(i), lambda n=name, t=target: killed(n, t, 2))
+        what = f"{name}, {target} killed"
+        counts = totals.setdefault(what, {"runs": 0, "equal": 0})
+        counts["runs"] += 1
+        counts["equal"] += not fault
+        wrong += [f"{what}: {fault}"] if fault else []
+        print(f"sweep {i + 1} of {count}, {what}: {fault or 'equal'}", flush=True)
+    shutil.rmtree(base, ignore_errors=True)
+    return {"moments": totals, "wrong": wrong}
+
+
+def merged(folder, kinds, faults, killed, killed_sweeps):
     """Returns the contents of the results file; what was not run keeps its totals.
 
     The fuzzers run by themselves; their totals are written by hand.
@@ -108,6 +150,7 @@ def merged(folder, kinds, faults, killed):
         "kinds": every,
         "faults": [*kept, *faults],
         "kills": killed or old.get("kills", {"moments": {}, "wrong": []}),
+        "sweep_kills": killed_sweeps or old.get("sweep_kills", {"moments": {}, "wrong": []}),
         "fuzzing": old.get("fuzzing", []),
     }
 
@@ -117,6 +160,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", help="Only these kinds of inputs.")
     parser.add_argument("--every", type=int, default=1, help="Only each Nth input of a kind.")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--sweep_kills", type=int, default=24)
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     os.environ["MAMMOTH_CACHE_DIR"] = tempfile.mkdtemp(prefix="hostile-cache-")
@@ -144,11 +188,10 @@ def main():
         print(f"{kind:20} {counts['inputs']:6} inputs: {bad or 'no fault'}")
     print(f"{seconds_since(started)} s")
     killed = kill_runs(args.kills) if args.kills else None
-    print(
-        "written:",
-        write_results("hostile", merged(args.output, kinds, faults, killed), args.output),
-    )
-    sys.exit(bool(faults or (killed and killed["wrong"])))
+    sweeps = kill_sweeps(args.sweep_kills) if args.sweep_kills else None
+    content = merged(args.output, kinds, faults, killed, sweeps)
+    print("written:", write_results("hostile", content, args.output))
+    sys.exit(bool(faults or any(total and total["wrong"] for total in (killed, sweeps))))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mammoth_compiled.errors import MammothError
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: no locks
-    fcntl = None  # type: ignore[assignment]
+from mammoth_compiled.locks import HAS_LOCKS, is_same, open_after_orphans, open_locked
 
 # Size of the probe of `check_writable`, in bytes; an empty file fits on a full disk.
 PROBE_SIZE = 4096
@@ -131,8 +127,10 @@ def write_once(path: Path, chunks: Callable[[], Iterable[bytes]]) -> None:
 def lock(path: Path, content: str, argument: str) -> Iterator[None]:
     """Holds a lock in the name of an output, so that two runs do not overwrite each other's.
 
-    The lock is a file beside the output, `.NAME.lock`; the system releases it when the process
-    ends. Where the file system has no locks, nothing is checked.
+    The lock is a file beside the output, `.NAME.lock`, with the number of the process; the system
+    releases it when the process and those forked from it have ended. If the process was killed,
+    this waits for the others up to `locks.ORPHANS_S`. Where the file system has no locks, nothing
+    is checked.
 
     Args:
         path: The output, a file or a directory.
@@ -142,7 +140,7 @@ def lock(path: Path, content: str, argument: str) -> Iterator[None]:
     Raises:
         MammothError: If another run holds the lock.
     """
-    if fcntl is None or _is_stream(path):
+    if not HAS_LOCKS or _is_stream(path):
         yield
         return
     target = path.resolve()
@@ -150,7 +148,7 @@ def lock(path: Path, content: str, argument: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(directories(target.parent))
-            handle = _open_locked(lock_path, wait=False)
+            handle = open_after_orphans(lock_path)
         except BlockingIOError as error:
             raise MammothError(
                 f"another run is writing {content} to {path}: wait until it ends, or give another "
@@ -158,6 +156,9 @@ def lock(path: Path, content: str, argument: str) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise MammothError(f"cannot write {path}: {error}") from error
+        with contextlib.suppress(OSError):  # a full disk
+            os.ftruncate(handle, 0)
+            os.write(handle, b"%d\n" % os.getpid())
         try:
             yield
         finally:
@@ -233,47 +234,11 @@ def _temporary(target: Path) -> Iterator[tuple[int, Path]]:
     writers of the same target apart.
     """
     path = target.with_name(f".{target.name}.tmp")
-    handle = _open_locked(path, wait=True)
+    handle = open_locked(path, wait=True)
     try:
         os.ftruncate(handle, 0)
         yield handle, path
     finally:
-        if _is_same(handle, path):
+        if is_same(handle, path):
             path.unlink()
         os.close(handle)
-
-
-def _open_locked(path: Path, wait: bool) -> int:
-    """Opens a file, creating it if it is missing, and locks it.
-
-    Raises:
-        BlockingIOError: If another process holds the lock and `wait` is False.
-    """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            if fcntl is not None:
-                _lock(handle, wait)
-            # The holder before may have renamed or removed the file.
-            if _is_same(handle, path):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _lock(handle: int, wait: bool) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:  # the file system has no locks
-        return
-
-
-def _is_same(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False

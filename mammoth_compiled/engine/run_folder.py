@@ -20,6 +20,7 @@ from mammoth_compiled.engine.checkpoint_files import (
 )
 from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.files import directories, portable_name
+from mammoth_compiled.locks import is_temporary
 from mammoth_compiled.reading import read_file
 from mammoth_compiled.results import plain_arguments
 
@@ -29,8 +30,10 @@ __all__ = [
     "REPORT",
     "RESULTS",
     "check_folder",
+    "earlier_folders",
     "folder_of",
     "new_folder",
+    "read_config",
     "run_folder",
     "runs_directory",
 ]
@@ -135,16 +138,21 @@ def _resumed_folder(config: RunConfig, parent: Path) -> Path | None:
     """Returns the folder that `--resume` continues."""
     if not config.files.resume:
         return None
-    for path in sorted(parent.iterdir(), reverse=True):
-        # Earlier versions kept the colon of timm:NAME.
-        if _suffix(config) not in portable_name(path.name):
-            continue
+    for path in earlier_folders(config, parent):
         saved = read_config(path)
         if saved is None or differences(config, saved):
             continue
         if saved.get("resume") or any((path / CHECKPOINTS).glob("*.pt")):
             return path
     return None
+
+
+def earlier_folders(config: RunConfig, parent: Path) -> Iterator[Path]:
+    """Yields the folders of runs of this model, dataset, backbone and seed, the newest first."""
+    for path in sorted(parent.iterdir(), reverse=True):
+        # Earlier versions kept the colon of timm:NAME.
+        if _suffix(config) in portable_name(path.name):
+            yield path
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -177,7 +185,8 @@ def check_folder(path: Path, config: RunConfig) -> None:
     Raises:
         MammothError: If not; says what it contains.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    # A run that was killed before it wrote its configuration leaves a temporary file.
+    if not path.exists() or (path.is_dir() and all(map(is_temporary, path.iterdir()))):
         return
     saved = read_config(path) if path.is_dir() else None
     if saved is None:

@@ -178,7 +178,8 @@ class Pool:
         if not running.has_ended:
             code = running.process.exitcode
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            self.on_event(running.trial, Event("failed", value=f"its process {how}"))
+            kind = "killed" if code < 0 else "failed"
+            self.on_event(running.trial, Event(kind, value=f"its process {how}"))
         running.connection.close()
         self._running.remove(running)
 

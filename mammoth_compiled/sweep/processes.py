@@ -6,6 +6,7 @@ memory only when one of the processes writes to it.
 """
 
 import contextlib
+import ctypes
 import functools
 import gc
 import multiprocessing
@@ -31,6 +32,8 @@ from mammoth_compiled.sweep.trial import Trial
 PRELOADED = ["mammoth_compiled.public", "mammoth_compiled.sweep.worker"]
 # Seconds after which a forked process that multiplies matrices on two threads counts as stuck.
 FORK_CHECK_S = 5.0
+# Of prctl(2).
+_PR_SET_PDEATHSIG = 1
 
 
 @functools.cache
@@ -80,7 +83,7 @@ def start(target: Callable[..., None], args: Sequence[Any], name: str, close: Se
     """Starts a process.
 
     Signals wait until its `target` calls `accept_signals`: before, it would handle them like this
-    process.
+    process. If this process is killed, the other one gets a SIGINT (on Linux).
 
     Args:
         target: What it runs, as `target(*args)`.
@@ -93,7 +96,9 @@ def start(target: Callable[..., None], args: Sequence[Any], name: str, close: Se
         A `multiprocessing.Process`.
     """
     process = context().Process(
-        target=_run, args=(target, args, close if can_fork() else ()), name=name
+        target=_run,
+        args=(target, args, close if can_fork() else (), os.getpid() if can_fork() else None),
+        name=name,
     )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if can_fork() else None
     try:
@@ -105,14 +110,32 @@ def start(target: Callable[..., None], args: Sequence[Any], name: str, close: Se
     return process
 
 
-def _run(target: Callable[..., None], args: Sequence[Any], close: Sequence[Any]) -> None:
+def _run(
+    target: Callable[..., None], args: Sequence[Any], close: Sequence[Any], parent: int | None
+) -> None:
     for number in SIGNALS:  # a forked process has the handlers of the sweep
         if signal.getsignal(number) is not signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
+    _end_with_parent(parent)
     for connection in close:
         connection.close()
     target(*args)
+
+
+def _end_with_parent(parent: int | None) -> None:
+    """Asks for a SIGINT when the parent process ends, which a killed one cannot send.
+
+    A process started by a fork server ends with that one, which ends with the sweep.
+
+    Args:
+        parent: The number of the parent if it forked this process.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
+    if parent is not None and os.getppid() != parent:  # it was killed before
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def accept_signals() -> None:

@@ -8,11 +8,17 @@ from pathlib import Path
 
 from mammoth_compiled.config import RunConfig
 from mammoth_compiled.console import say
-from mammoth_compiled.engine.checkpoint_files import CHECKPOINTS
-from mammoth_compiled.engine.run_folder import new_folder, runs_directory
+from mammoth_compiled.engine.checkpoint_files import CHECKPOINTS, differences
+from mammoth_compiled.engine.run_folder import (
+    earlier_folders,
+    new_folder,
+    read_config,
+    runs_directory,
+)
 from mammoth_compiled.errors import ConfigError, MammothError
 from mammoth_compiled.exit_codes import ERROR, SIGNAL, SUCCESS
-from mammoth_compiled.files import write_atomically
+from mammoth_compiled.files import lock, write_atomically
+from mammoth_compiled.locks import remove_stale
 from mammoth_compiled.report import read_runs, render
 from mammoth_compiled.report.document import grouped
 from mammoth_compiled.report.leaderboard_text import leaderboard_text
@@ -44,7 +50,7 @@ class Progress:
         """Notes an event."""
         if event.kind == "task":
             say(f"{trial.label}: after task {event.task} {100 * event.value:.2f} % Class-IL")
-        elif event.kind == "failed":
+        elif event.kind in ("failed", "killed"):
             self.failed[trial.label] = event.value
             say(f"{trial.label}: failed: {event.value}", always=True)
         elif event.kind == "finished":
@@ -81,6 +87,7 @@ def run_trials(
     def pending() -> Iterable[Trial]:
         for trial in trials:
             if trial.args.resume and trial.finished():
+                remove_stale(trial.folder)  # it may have been killed after its results
                 on_event(trial, Event("finished"))
             else:
                 yield trial
@@ -113,7 +120,8 @@ def prepare(
     share_images(left)
     if any(trial.args.compile == "on" for trial in left):
         warm_up_compiler()
-    return choose_layout(left[0], None if total is None else len(left), workers, plugins, together)
+    # As if none had finished: the results depend on the threads that a run has.
+    return choose_layout(left[0], total, workers, plugins, together)
 
 
 def report(directory: str | Path) -> None:
@@ -153,20 +161,35 @@ def run_side_by_side(
     Raises:
         MammothError: If the runs share an output, or their folder cannot be written.
     """
-    directory = _directory(runs[0])
+    directory = _directory(runs)
     trials = make_trials(runs, directory)
-    layout = prepare(trials, len(trials), workers, plugins, together)
-    say(f"{len(trials)} runs in {directory}, {layout}")
-    code = run_trials(trials, layout, plugins, len(trials))
-    report(directory)
+    with lock(directory, "its runs", "--out"):
+        layout = prepare(trials, len(trials), workers, plugins, together)
+        say(f"{len(trials)} runs in {directory}, {layout}")
+        code = run_trials(trials, layout, plugins, len(trials))
+        report(directory)
     return code
 
 
-def _directory(args: Namespace) -> Path:
-    """Returns the folder of several runs: `--out`, else a new one."""
+def _directory(runs: Sequence[Namespace]) -> Path:
+    """Returns the folder of several runs: `--out`, the one that `--resume` finds, or a new one."""
+    args = runs[0]
     if (args.out or runs_directory()) == "off":
         raise ConfigError("several runs need a folder for their results: give --out DIR")
     if args.out is not None:
         return Path(args.out)
     config = RunConfig.from_namespace(Namespace(**{**vars(args), "seed": None}))
-    return new_folder(config, Path(runs_directory()))
+    parent = Path(runs_directory())
+    if args.resume and parent.is_dir():
+        for path in earlier_folders(config, parent):
+            if _has_runs(path, runs):
+                return path
+    return new_folder(config, parent)
+
+
+def _has_runs(directory: Path, runs: Sequence[Namespace]) -> bool:
+    """Returns whether a folder has some of these runs, and none of another configuration."""
+    trials = make_trials(runs, directory)
+    saved = [(trial, config) for trial in trials if (config := read_config(trial.folder))]
+    others = [t for t, config in saved if differences(RunConfig.from_namespace(t.args), config)]
+    return bool(saved) and not others

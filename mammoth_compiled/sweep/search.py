@@ -1,11 +1,13 @@
 """Draws combinations of arguments with Optuna and tells it what they reached."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.config.experiments import resolve_experiments
 from mammoth_compiled.errors import ConfigError, MammothError
+from mammoth_compiled.files import write_atomically
 from mammoth_compiled.results import Results
 from mammoth_compiled.sweep.space import Range, Search
 from mammoth_compiled.sweep.trial import Trial, make_trials
@@ -49,21 +51,16 @@ class OptunaSearch:
 
         self._optuna = optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        _remove_torn_line(directory / JOURNAL)
         pruner = optuna.pruners.MedianPruner() if search.pruning == "median" else None
         self._study = optuna.create_study(
             study_name="sweep",
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(directory / JOURNAL))),
+            storage=optuna.storages.JournalStorage(
+                JournalFileBackend(str(directory / JOURNAL), _Unlocked())
+            ),
             direction="maximize",
             load_if_exists=True,
             pruner=pruner or optuna.pruners.NopPruner(),
-        )
-        # A continued search must not draw again what it has drawn.
-        seed = search.seed + len(self._study.trials)
-        samplers = optuna.samplers
-        self._study.sampler = (
-            samplers.RandomSampler(seed=seed)
-            if search.method == "random"
-            else samplers.TPESampler(seed=seed, constant_liar=True)
         )
         self._search = search
         self._axes = axes
@@ -75,19 +72,33 @@ class OptunaSearch:
         self._open: dict[int, dict[str, Trial]] = {}
         self._leaders: dict[int, str] = {}
         self._scores: dict[int, list[float | None]] = {}
+        # Combinations with a run that was stopped or killed; the continued sweep judges them.
+        self._unfinished: set[int] = set()
 
     def trials(self) -> Iterator[Trial]:
         """Yields the runs of every combination: those of an ended sweep first, then new ones."""
         states = self._optuna.trial.TrialState
         unfinished = self._study.get_trials(deepcopy=False, states=(states.RUNNING,))
         for trial in unfinished:
-            yield from self._members(trial.number, trial.params)
-        done = len(self._study.trials)
-        for _ in range(done, self._search.trials):
-            trial = self._study.ask()
-            yield from self._members(trial.number, {n: self._draw(trial, n) for n in self._axes})
+            # What it has drawn stays; it may have been killed before it drew the rest.
+            yield from self._combination(self._optuna.trial.Trial(self._study, trial._trial_id))
+        for _ in range(len(self._study.trials), self._search.trials):
+            yield from self._combination(self._study.ask())
+
+    def _combination(self, trial: Any) -> Iterator[Trial]:
+        values = {name: self._draw(trial, name) for name in self._axes}
+        yield from self._members(trial.number, values)
+
+    def _sampler(self, number: int, name: str) -> Any:
+        """Returns what draws a value; with seeds of its own a continued search draws the same."""
+        samplers = self._optuna.samplers
+        seed = random.Random(f"{self._search.seed} {number} {name}").getrandbits(32)
+        if self._search.method == "random":
+            return samplers.RandomSampler(seed=seed)
+        return samplers.TPESampler(seed=seed, constant_liar=True)
 
     def _draw(self, trial: Any, name: str) -> Any:
+        self._study.sampler = self._sampler(trial.number, name)
         axis = self._axes[name]
         if not isinstance(axis, Range):
             return trial.suggest_categorical(name, list(axis))
@@ -116,12 +127,14 @@ class OptunaSearch:
         members = self._open.get(number, {})
         if event.kind == "task":
             return not self._is_pruned(number, trial, event)
-        if event.kind in ("finished", "failed", "stopped"):
+        if event.kind in ("stopped", "killed"):
+            self._unfinished.add(number)
+        elif event.kind in ("finished", "failed"):
             members.pop(trial.label, None)
             results = trial.finished() if event.kind == "finished" else None
             value = None if results is None else score(results, self._search.metric)
             self._scores[number].append(value)
-            if not members and event.kind != "stopped":
+            if not members:
                 self._tell(number)
         return True
 
@@ -138,7 +151,7 @@ class OptunaSearch:
         return True
 
     def _tell(self, number: int) -> None:
-        if number not in self._open:  # pruned
+        if number in self._unfinished or number not in self._open:  # or pruned
             return
         scores = [value for value in self._scores[number] if value is not None]
         if len(scores) == len(self._scores[number]):
@@ -157,6 +170,34 @@ class OptunaSearch:
         except ValueError as error:
             raise MammothError("sweep: no combination finished, so there is no best one") from error
         return dict(best.params), float(best.value)
+
+
+class _Unlocked:
+    """Replaces the lock of Optuna's journal, which a killed process would leave locked.
+
+    The sweep holds a lock of its directory, which the system releases.
+    """
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _remove_torn_line(journal: Path) -> None:
+    """Removes an incomplete last line, which a kill or a full disk can leave.
+
+    Raises:
+        MammothError: If the journal cannot be written.
+    """
+    try:
+        content = journal.read_bytes() if journal.exists() else b""
+    except OSError as error:
+        raise MammothError(f"cannot read {journal}: {error}") from error
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_atomically(journal, whole)
 
 
 def score(results: Results, metric: str) -> float:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from argparse import Namespace
@@ -20,6 +21,8 @@ from mammoth_compiled.device import get_device
 from mammoth_compiled.engine import Observer, Run
 from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.errors import MammothError
+from mammoth_compiled.files import lock
+from mammoth_compiled.locks import ORPHANS_S
 from mammoth_compiled.metrics import average
 from mammoth_compiled.plugins import import_plugin
 from mammoth_compiled.signals import SIGNALS, signals_end_process
@@ -38,10 +41,10 @@ class Event(NamedTuple):
     Attributes:
         kind: "compiled" once no other trial needs to wait for the code that trials share, "task"
             after each task, "finished", "stopped" after a signal or if the sweep asked for it,
-            "failed".
+            "failed", "killed" by a signal that the process could not handle.
         task: Tasks finished.
         value: Of "compiled", whether there is such code; after a task the average class-IL accuracy
-            in [0, 1]; the message of a failure.
+            in [0, 1]; the message of a failure or kill.
     """
 
     kind: str
@@ -171,9 +174,22 @@ def _train(
 
     for plugin in plugins:
         import_plugin(plugin)
+    _wait_for_orphan(Path(assignment.args.out))
     own = TrialObserver(assignment.connection, layout)
     results = run_experiment(assignment.args, [own, *observers])
     return Event("stopped" if results.interrupted else "finished", len(results.class_il))
+
+
+def _wait_for_orphan(folder: Path) -> None:
+    """Waits for a process of a killed sweep that trains the same run; it stops after its step.
+
+    If it does not, the run will fail to lock its folder, with a message.
+    """
+    end = time.monotonic() + ORPHANS_S
+    while time.monotonic() < end:
+        with contextlib.suppress(MammothError), lock(folder, "its results", "--out"):
+            return
+        time.sleep(0.05)
 
 
 def _take_turns(

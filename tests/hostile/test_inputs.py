@@ -1,6 +1,7 @@
 """A sample of the hostile inputs; `benchmarks/hostile.py` runs them all, and the kills."""
 
 import os
+import random
 
 import pytest
 from hostile_inputs import (
@@ -10,6 +11,7 @@ from hostile_inputs import (
     kills,
     processes,
     result_files,
+    sweep_kills,
     texts,
 )
 from hostile_inputs.harness import judge, prepare
@@ -65,3 +67,16 @@ def test_a_run_killed_during_an_update_resumes_to_equal_results(tmp_path, monkey
     expected = kills.outcome_of_run()
     assert run("killed", count=1) == ""
     assert os.path.exists("bundle/manifest.json")
+
+
+def test_runs_over_seeds_that_were_killed_continue_to_equal_results(tmp_path, monkeypatch):
+    outcomes = []
+    for count in (0, 1):
+        directory = tmp_path / str(count) / "cwd"
+        directory.mkdir(parents=True)
+        monkeypatch.chdir(directory)
+        draw = random.Random(3)
+        assert sweep_kills.killed_sweep("seeds", "sweep", draw, {}, count) == ""
+        outcomes.append(sweep_kills.outcome_of_sweep())
+    assert len(outcomes[0]) == 5
+    assert outcomes[0] == outcomes[1]

@@ -62,6 +62,23 @@ def test_a_killed_search_continues(search):
     assert list(search().trials()) == []
 
 
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_a_search_killed_anywhere_runs_the_same_combinations(search, method, tmp_path, monkeypatch):
+    engine = search(method=method)
+    first = [trial for trial in engine.trials() if finish(engine, [trial])]
+    journal = (tmp_path / "optuna.log").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for end in range(1, len(journal), 397):
+        (tmp_path / "optuna.log").write_bytes(journal[:end])
+        (tmp_path / "optuna.log.lock").unlink(missing_ok=True)
+        (tmp_path / "optuna.log.lock").symlink_to("held by the killed process")
+        again = search(method=method)
+        rest = [trial for trial in again.trials() if finish(again, [trial])]
+        assert {trial.folder for trial in rest} <= {trial.folder for trial in first}
+        assert len(again._study.trials) == 6
+        assert again.best() == engine.best()
+
+
 def test_a_failed_seed_disqualifies_its_combination(search):
     engine = search(trials=2)
     source = engine.trials()
