@@ -17,8 +17,8 @@ PACKAGE = "mammoth_compiled"
 
 # A module may import those of earlier rows, and those of its own.
 LAYERS = [
-    {"types", "errors", "kernels", "exit_codes", "launch"},
-    {"console", "files", "html", "locks", "memory", "reading", "signatures", "startup"},
+    {"types", "errors", "kernels", "exit_codes", "launch", "locks"},
+    {"console", "files", "html", "memory", "reading", "signatures", "startup"},
     {"signals", "command_line"},
     {"registry", "device", "distributed", "plugins", "checkpoint", "metrics"},
     {"results", "loggers"},
