@@ -85,13 +85,12 @@ def environment() -> dict[str, Any]:
     except ImportError:
         triton_version = None
     root = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        commit = done.stdout.strip()
+    except FileNotFoundError:  # a machine may have a copy of the files, and no git
+        commit = ""
     return {
         "cpu": cpu,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -102,7 +101,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "triton": triton_version,
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "date": date.today().isoformat(),
     }
 

@@ -1,296 +1,174 @@
-"""Everything that needs a GPU, in one go: checks, tuning, timings.
+"""Everything that needs a GPU, in one go: tiles, training steps, tests, operations, exports.
 
     python benchmarks/gpu.py [--out DIR] [--budget 480] [--skip checks tune ...] [--dry]
 
 Sections run in order of value, each in a process of its own with a time limit, so that one that
-fails or hangs costs no other. Results are written to `gpu.json` in DIR (default:
-benchmarks/results/) after each, and, after tuning, the chip's table to kernels/tuned/ and to DIR.
-`--dry` runs every section on the CPU with hardly any work, to try the script out. Without a GPU it
-prints and writes the static table (`kernels_static.json`): registers, shared memory, occupancy,
-bytes, operations, lower time bounds.
+fails or hangs costs no other. Rows are written to `gpu.json` in DIR (default: benchmarks/results/)
+after each section, also those of a section that was killed; the chip's table of tiles and winners
+is written to kernels/tuned/ and to DIR. The exit code is 1 if anything failed. `--dry` runs every
+section on the CPU with hardly any work, to try the script out. Without a GPU it prints and writes
+the static table (`kernels_static.json`): registers, shared memory, occupancy, bytes, operations,
+lower time bounds.
 """
 
 import argparse
-import json
-import multiprocessing
+import functools
+import importlib
 import os
-import statistics
-import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+if "--dry" in sys.argv:
+    os.environ["MAMMOTH_DRY"] = "1"  # before the modules that read it
+
 import torch
-from common import environment, write_results
-from gpu_data import time_data
-from gpu_loop import time_loops
-from gpu_ops import precision, time_ops, write_table
-from gpu_seeds import time_seeds
-from gpu_timing import DEVICE, DRY, few, synchronize, time_replays
-from kernel_table import floors, kernels
-from torch.nn import functional as F
-from tuning import tune
+from common import RESULTS, environment, write_results
+from gpu_process import run_apart, section_command, write_rows
+from gpu_table import describe, failures_of, print_table
+from gpu_timing import DEVICE, DRY, Context
 
 import mammoth_compiled
-from mammoth_compiled.kernels import check
-from mammoth_compiled.kernels.discovery import tuning_cases
-from mammoth_compiled.kernels.runtime.resources import compile_launch
+from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.kernels.runtime.tiles import chip_name
-from mammoth_compiled.registry import backbones
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-# Name and share of the budget of each section, in order of value.
+OFFLINE = """On a machine without network, which has torch, torchvision, Triton and the other
+dependencies: build the wheel where there is a network, carry it with the checkout, and run
+
+  pip wheel --no-deps --wheel-dir DIR .                  # here
+  pip install --no-deps --target SITE DIR/*.whl          # there
+  PYTHONPATH=SITE python benchmarks/gpu.py --out OUT     # there, in the checkout
+
+The checkout itself is not importable: its kernels become a part of the package when it is
+installed. OUT holds gpu.json, gpu.log and the table of tiles; sections that had run are in
+gpu.json if the command is killed. Pass --budget in seconds, about 30 less than the limit of the
+machine."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the measurements.
+
+    Attributes:
+        function: Module and function, which yields rows.
+        weight: Its share of the time that is left, against the other sections to come.
+        about: What it does.
+    """
+
+    function: str
+    weight: int
+    about: str
+
+
+# In order of value; what tunes comes before what is timed with it.
 SECTIONS = {
-    "limits": 0.04,
-    "loops": 0.32,
-    "checks": 0.18,
-    "tune": 0.16,
-    "data": 0.04,
-    "ops": 0.12,
-    "seeds": 0.06,
-    "steps": 0.08,
+    "limits": Section("gpu_limits:limits", 2, "peak rates"),
+    "tiles": Section("gpu_tiles:compile_tiles", 10, "compile all tiles in parallel"),
+    "tune": Section("tuning:tune", 8, "find the fastest tiles"),
+    "ops": Section("gpu_ops:time_ops", 10, "all implementations of the operations"),
+    "compile": Section("gpu_loop:compile_loops", 14, "compile the training steps in parallel"),
+    "loops": Section("gpu_loop:time_loops", 24, "training steps against a plain loop"),
+    "checks": Section("gpu_checks:run_checks", 16, "the tests that use a GPU"),
+    "settings": Section("gpu_loop:time_settings", 5, "precision and determinism"),
+    "nets": Section("gpu_nets:time_nets", 9, "networks by eager mode, Inductor and ours"),
+    "data": Section("gpu_data:time_data", 3, "augmentation, replay and reservoir"),
+    "export": Section("gpu_export:time_exports", 6, "AOTInductor bundles"),
+    "seeds": Section("gpu_seeds:time_seeds", 6, "several seeds side by side"),
 }
+DRY_SECONDS = 60  # of a section, before it is asked to stop
 
 
-def run_checks(deadline):
-    """Runs the tests that use a GPU, those of the kernels among them."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/kernels", "tests/compiled/test_gpu.py"]
-    if not (REPOSITORY / "tests").is_dir():
-        return {"passed": None, "summary": "there are no tests beside this script"}
+def run_section(name, out, seconds):
+    """Runs one section in this process; writes its rows as they come."""
+    module, _, function = SECTIONS[name].function.partition(":")
+    rows = getattr(importlib.import_module(module), function)
+    with numerics(DEVICE, "high", deterministic=False):
+        write_rows(out / f"{name}.part", rows(Context(out, time.monotonic() + seconds)))
+
+
+def seconds_for(name, names, left):
+    """Returns when a section should stop and when it is killed, in seconds from its start.
+
+    Args:
+        name: The section.
+        names: It and those that come after it.
+        left: Seconds that are left for all of them.
+    """
     if DRY:
-        command.append("--collect-only")
-    limit = max(30, deadline - time.monotonic())
-    try:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"passed": False, "summary": f"not finished after {limit:.0f} s"}
-    lines = done.stdout.strip().splitlines()
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return {"passed": done.returncode == 0, "summary": lines[-1], "failed": failed}
+        return DRY_SECONDS, 5 * DRY_SECONDS
+    share = left * SECTIONS[name].weight / sum(SECTIONS[n].weight for n in names)
+    return share, min(1.25 * share + 10, left)
 
 
-def limits():
-    """The peak rates of this GPU: copies, matrix multiplications, empty kernels."""
-    found = {"copy_TB_s": _copy_rate()}
-    for dtype in (torch.bfloat16, torch.float32):
-        size = 64 if DRY else 8192
-        a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
-        product_ms = statistics.median(time_replays([lambda a=a, b=b: a @ b] * 3))
-        found[f"product_{precision(dtype)}_TFLOP_s"] = 2 * size**3 / product_ms / 1e9
-    one = torch.zeros(1, device=DEVICE)
-    found["graph_node_us"] = 1e3 * statistics.median(time_replays([lambda: one.add_(1)] * 1000))
-    return found
+def run_sections(names, out, budget, write):
+    """Runs sections in turn; calls `write` with the results so far after each.
 
-
-def _copy_rate(num_bytes=2**12 if DRY else 2**30):
-    """TB/s, reading and writing counted."""
-    source, target = (torch.zeros(num_bytes // 4, device=DEVICE) for _ in range(2))
-    copy_ms = statistics.median(time_replays([lambda: target.copy_(source)]))
-    return 2 * num_bytes / copy_ms / 1e9
-
-
-def precompile():
-    """Compiles all candidates on all cores, so that tuning finds them in Triton's cache."""
-    if DRY:
-        return
-    number = torch.cuda.get_device_capability()
-    # Not forked, since this process has a CUDA context.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for op in sorted({case.op for case in tuning_cases()}):
-            for part in range(8):
-                pool.submit(_compile_part, op, part, 8, 10 * number[0] + number[1])
-
-
-def _compile_part(op, part, parts, chip_number):
-    for position, (_, launch) in enumerate(check.candidate_launches(op, chip_number)):
-        if position % parts == part:
-            compile_launch(launch, chip_number)
-
-
-def tune_kernels(out, deadline):
-    """Writes the fastest tiles on this chip to the package's table and to `out`."""
-    cases = few(tuning_cases(), key=lambda case: case.op)
-    best, left_out = tune(cases, deadline)
-    write_table(best, out)
-    return {"kernels": len(best), "problems": len(cases), "left_out": left_out}
-
-
-def time_steps(deadline):
-    """Whole training steps, images/s: eager, stock Inductor, its max-autotune, and ours."""
-    rows = []
-    for name in few(("cnn", "attention-cnn", "resnet18")):
-        for batch in few((32, 128)):
-            if time.monotonic() > deadline:
-                rows.append({"backbone": name, "batch": batch, "left_out": "out of time"})
-                continue
-            torch._dynamo.reset()
-            compilers = {
-                "eager": lambda net: net,
-                "stock": lambda net: torch.compile(net, dynamic=False),
-                "mammoth": lambda net: torch.compile(net, backend="mammoth", dynamic=False),
-                # It replays CUDA graphs of its own, which another graph cannot contain.
-                "max-autotune": lambda net: torch.compile(net, mode="max-autotune", dynamic=False),
-            }
-            if DRY:
-                del compilers["stock"], compilers["max-autotune"]
-            row = {"backbone": name, "batch": batch, "images_per_s": {}, "graph_images_per_s": {}}
-            for compiler, compiled in compilers.items():
-                run = _training_step(name, batch, compiled)
-                row["images_per_s"][compiler] = batch / _seconds(run)
-                if compiler == "max-autotune":
-                    continue
-                ms = statistics.median(time_replays([run] * 5))
-                row["graph_images_per_s"][compiler] = 1e3 * batch / ms
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
-
-
-def _training_step(name, batch, compiled):
-    net = backbones[name].target(num_classes=10).to(DEVICE, memory_format=torch.channels_last)
-    lr = torch.tensor(0.01, device=DEVICE)
-    optimizer = torch.optim.SGD(net.parameters(), lr=lr, fused=True)
-    images = torch.randn(batch, 3, 32, 32, device=DEVICE)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (batch,), device=DEVICE)
-    forward = compiled(net)
-
-    def run():
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=not DRY):
-            logits = forward(images)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-
-    for _ in range(3):
-        run()
-    return run
-
-
-def _seconds(run, calls=1 if DRY else 50, rounds=1 if DRY else 5):
-    times = []
-    for _ in range(rounds):
-        synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        synchronize()
-        times.append((time.perf_counter() - start) / calls)
-    return statistics.median(times)
-
-
-def write_static_table(out):
-    """Prints the static table; writes the bounds, and of each case the first candidates."""
-    rows, bounds, first = list(kernels()), list(floors()), {}
-    for row in rows:
-        first.setdefault((row["kernel"], row["problem"], row["chip"]), row)
-        print("  ".join(str(value) for value in row.values()))
-    for row in bounds:
-        print("  ".join(str(value) for value in row.values()))
-    print("no GPU: nothing was timed")
-    result = {"timed": False, "kernels": list(first.values()), "floors": bounds}
-    print("written:", write_results("kernels_static", result, out))
-
-
-def run_section(name, out, deadline):
-    """Returns the results of one section."""
-    if name == "ops":
-        path = out / "gpu.json"
-        rates = json.loads(path.read_text()).get("limits", {}) if path.exists() else {}
-        if "copy_TB_s" not in rates:
-            rates = limits()
-        return time_ops(rates, out, deadline)
-    if name == "tune":
-        precompile()
-        return tune_kernels(out, deadline)
-    if name == "seeds":
-        tiny = {"count": 2, "epochs": 1, "warm_up": 0} if DRY else {}
-        return time_seeds(deadline, DEVICE, **tiny)
-    with_deadline = {"checks": run_checks, "loops": time_loops, "steps": time_steps}
-    if name in with_deadline:
-        return with_deadline[name](deadline)
-    return {"limits": limits, "data": time_data}[name]()
-
-
-def run_apart(name, out, seconds):
-    """Runs a section in a process of its own, and returns its results or why there are none."""
-    part = out / f"gpu_{name}.part"
-    part.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--section", name, "--out", out, "--budget", str(seconds)]
-    # A section stops by itself where it can; the limit is for one that hangs.
-    limit = seconds + max(15, 0.25 * seconds)
-    try:
-        done = subprocess.run([*map(str, command)], timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not finished after {limit:.0f} s"}
-    if not part.exists():
-        return {"failed": f"it ended with exit code {done.returncode}"}
-    results = json.loads(part.read_text())
-    part.unlink()
+    Returns:
+        Section -> `rows`, `seconds`, and why it `failed`, "" if it did not.
+    """
+    results, end = {}, time.monotonic() + budget
+    for position, name in enumerate(names):
+        begin = time.monotonic()
+        soft, hard = seconds_for(name, names[position:], end - begin)
+        if hard < 5:
+            rows, failed = [], "out of time"
+        else:
+            work = section_command(name, out, soft)
+            if DRY and position:  # a fork need not import torch again
+                work = functools.partial(run_section, name, out, soft)
+            rows, failed = run_apart(work, out / f"{name}.part", out / "gpu.log", soft, hard)
+        seconds = round(time.monotonic() - begin, 1)
+        results[name] = {"rows": rows, "seconds": seconds, "failed": failed}
+        print(f"{name}: {describe(results[name])}", flush=True)
+        write(results)
     return results
 
 
-def print_table(results):
-    """Prints the training steps: time, kernels, speedup, and the largest kernels."""
-    for row in results["loops"] if isinstance(results.get("loops"), list) else []:
-        name = f"{row['model']} {row['backbone']} {row['batch']} {row['amp']}"
-        for way in ("default", "whole"):
-            if way not in row:
-                continue
-            found = row[way]
-            time_us, gain = found["step_us"]["median"], found["speed_up"]["median"]
-            print(f"{name} {way}: {time_us:.0f} us, {found['kernels']} kernels, {gain:.1f}x plain")
-            for kernel, count, us in found["largest"]:
-                print(f"    {us:8.1f} us  {count:3d}  {kernel[:80]}")
-    for name in SECTIONS:
-        section = results.get(name)
-        failed = section.get("failed") if isinstance(section, dict) else None
-        print(f"{name}: {failed or results['seconds'].get(name, 'skipped')}")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=OFFLINE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
-    parser.add_argument("--skip", nargs="*", default=[], choices=SECTIONS)
+    parser.add_argument("--skip", nargs="*", default=[], choices=SECTIONS, metavar="SECTION")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=_sections())
     parser.add_argument("--dry", action="store_true", help="try it out on the CPU")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
     if args.section:
-        found = run_section(args.section, args.out, time.monotonic() + args.budget)
-        (args.out / f"gpu_{args.section}.part").write_text(json.dumps(found))
-        return
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.dry:
-        os.environ["MAMMOTH_DRY"] = "1"
-        if args.out == REPOSITORY / "benchmarks" / "results":
-            parser.error("--dry needs --out: its numbers are not results")
-    elif not torch.cuda.is_available():
+        run_section(args.section, args.out, args.budget)
+        return 0
+    if DRY and args.out == RESULTS:
+        parser.error("--dry needs --out: its numbers are not results")
+    if not DRY and not torch.cuda.is_available():
+        from kernel_table import write_static_table
+
         write_static_table(args.out)
-        return
-    results = {"timed": not args.dry, "mammoth_compiled": mammoth_compiled.__version__}
-    if not args.dry:
-        results["device"] = torch.cuda.get_device_name()
-        results["chip"] = chip_name(torch.device("cuda"))
-    results["seconds"] = {}
-    end = time.monotonic() + args.budget
-    for name, share in SECTIONS.items():
-        if name in args.skip:
-            continue
-        begin = time.monotonic()
-        # A dry run is about whether sections end, not about when.
-        seconds = 10 * args.budget if args.dry else min(share * args.budget, end - begin)
-        found = run_apart(name, args.out, seconds) if seconds > 1 else {"failed": "out of time"}
-        results[name] = found
-        results["seconds"][name] = round(time.monotonic() - begin, 1)
-        write_results("gpu", results, args.out)
+        return 0
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "gpu.log").unlink(missing_ok=True)
+    head = {"timed": not DRY, "mammoth_compiled": mammoth_compiled.__version__}
+    if not DRY:
+        head |= {"device": torch.cuda.get_device_name(), "chip": chip_name(DEVICE)}
+
+    def write(results):
+        write_results("gpu", {**head, "sections": results}, args.out)
+
+    if DRY:
+        importlib.import_module("torch._inductor.compile_fx")  # once, not in every fork
+    names = [name for name in args.only or SECTIONS if name not in args.skip]
+    results = run_sections(names, args.out, args.budget, write)
     print_table(results)
     print("written:", args.out / "gpu.json", environment()["gpu"])
+    return int(any(failures_of(section) for section in results.values()))
+
+
+def _sections():
+    listed = "; ".join(f"{name}: {section.about}" for name, section in SECTIONS.items())
+    return f"run these alone ({listed})"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

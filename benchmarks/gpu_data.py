@@ -5,7 +5,7 @@ from unittest import mock
 
 import torch
 from common import spread
-from gpu_timing import DEVICE, DRY, time_replays
+from gpu_timing import DEVICE, DRY, stop_if_broken, time_replays
 
 from mammoth_compiled.kernels.augment import augment
 from mammoth_compiled.kernels.augment.cases import augment_work
@@ -25,9 +25,10 @@ def references():
         yield
 
 
-def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
-    """Rows of times, ms: a batch of CIFAR's size with replay, and the buffer update after it."""
-    stored = 2 * capacity if DRY else stored
+def time_data(context, capacity=500):
+    """Yields rows of times, ms: a batch of CIFAR's size with replay, and the buffer update."""
+    batches = (32,) if DRY else (32, 128, 512)
+    stored = 2 * capacity if DRY else 50_000
     store = torch.randint(0, 256, (stored, 3, 32, 32), dtype=torch.uint8, device=DEVICE)
     labels = torch.randint(0, 10, (stored,), device=DEVICE)
     examples, kept = store[:capacity].clone(), labels[:capacity].clone()
@@ -35,7 +36,6 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
     mean, std = torch.tensor(MEAN, device=DEVICE), torch.tensor(STD, device=DEVICE)
     seen = torch.tensor([10 * capacity], device=DEVICE)
     stored_as_float, draws = examples.float() / 255, philox.random_state(0, store.device)
-    rows = []
     for batch in batches:
         index = torch.randint(0, stored, (batch,), device=DEVICE)
         replayed = torch.randint(0, capacity, (batch,), device=DEVICE)
@@ -73,15 +73,16 @@ def time_data(batches=(32, 128, 512), capacity=500, stored=50_000):
             "replay": augment_work((batch, 3, 32, 32), torch.float32),
         }
         for name, function in (("augment", make), ("reservoir", keep), ("replay", replay)):
-            kernel = time_replays([function] * 10, count=21)
-            with references():
-                torchs = time_replays([function] * 10, count=21)
-            rows.append(
-                {
-                    "op": name,
-                    "batch": batch,
-                    "bytes": works[name].num_bytes,
-                    "ms": {"fused": spread(kernel), "torch": spread(torchs)},
-                }
-            )
-    return rows
+            row = {"op": name, "batch": batch, "bytes": works[name].num_bytes}
+            if context.is_over():
+                yield {**row, "left_out": "out of time"}
+                continue
+            try:
+                kernel = time_replays([function] * 10, count=21)
+                with references():
+                    torchs = time_replays([function] * 10, count=21)
+            except Exception as error:  # one operation must not cost the others
+                stop_if_broken(error)
+                yield {**row, "failed": f"{type(error).__name__}: {error}"[:500]}
+                continue
+            yield {**row, "ms": {"fused": spread(kernel), "torch": spread(torchs)}}

@@ -1,26 +1,24 @@
 """The training loop on a GPU: a plain loop against captured steps, the kernels of a step.
 
-python benchmarks/gpu_loop.py     (with MAMMOTH_DRY=1 on the CPU, only to try the script out)
+python benchmarks/gpu_loop.py ROW     (compiles the code of one row, for `compile_loops`)
 """
 
-import contextlib
-import io
-import itertools
+import functools
 import json
-import statistics
+import os
+import subprocess
+import sys
+import tempfile
 import time
 
 import torch
 from common import spread
-from gpu_timing import DEVICE, DRY, few, synchronize, time_replays
-from reference_loop import Method
-from torch.utils.data import DataLoader
+from gpu_process import Fork
+from gpu_runs import CapturedRun, plain_loop
+from gpu_timing import DEVICE, DRY, dry_compiler, few, stop_if_broken
 
-import mammoth_compiled as mc
-from mammoth_compiled.engine.captured_step import training_step
-from mammoth_compiled.registry import backbones
+from mammoth_compiled.engine.numerics import CUBLAS_WORKSPACE, numerics
 
-DATASET = "seq-fmnist-mini"  # comes with the package
 # Method, backbone, batch size and AMP mode, in order of value.
 ROWS = (
     ("er", "cnn", 32, "bf16"),
@@ -33,128 +31,137 @@ ROWS = (
     ("er", "resnet18", 128, "bf16"),
     ("derpp", "cnn", 32, "bf16"),
     ("er", "cnn", 128, "bf16"),
+    ("sgd", "resnet18", 32, "bf16"),
 )
-LARGEST = 10  # kernels of a step to list
+# "default" compiles the backbone alone, "whole" is `--whole_step`.
+WAYS = {"default": {}, "whole": {"whole_step": True}}
+# Precision, determinism and AMP mode, measured against the first.
+SETTINGS = {
+    "high": ("high", False, "off"),
+    "highest": ("highest", False, "off"),
+    "deterministic": ("high", True, "off"),
+}
+SETTING_ROWS = (("er", "cnn", 32), ("er", "resnet18", 32))
 
 
-def time_loops(deadline, seconds=3.0):
-    """Returns images/s of the plain loop and of captured steps, interleaved, with their kernels.
+def time_loops(context, seconds=3.0):
+    """Yields images/s of the plain loop and of captured steps, interleaved, with their kernels.
 
-    "default" compiles the backbone alone, "whole" is `--whole_step`. The plain loop is eager, in
-    float32. The empty graph has as many kernels as a step, each of which adds one number.
+    The empty graph has as many kernels as a step, each of which adds one number.
     """
-    rows = []
     for method, name, batch, amp in few(ROWS):
         row = {"model": method, "backbone": name, "batch": batch, "amp": amp}
-        rows.append(row)
-        if time.monotonic() > deadline:
-            row["left_out"] = "out of time"
+        if context.is_over():
+            yield {**row, "left_out": "out of time"}
             continue
         torch._dynamo.reset()
-        with contextlib.redirect_stdout(io.StringIO()):
-            plain = _plain(method, name, batch)
-            ways = {
-                "default": _Ours(method, name, batch, amp),
-                "whole": _Ours(method, name, batch, amp, whole_step=True),
-            }
-        runs = {"plain": plain} | {way: ours.run for way, ours in ways.items()}
-        rates = {way: [] for way in runs}
-        for run in runs.values():
-            run(0.02 if DRY else 0.5)
+        try:
+            row |= _compare(method, name, batch, amp, seconds)
+        except Exception as error:  # one row must not cost the others
+            stop_if_broken(error)
+            row["failed"] = f"{type(error).__name__}: {error}"[:500]
+        print(json.dumps(row), flush=True)
+        yield row
+
+
+def _compare(method, name, batch, amp, seconds):
+    row, ours = {}, {}
+    for way, given in WAYS.items():
+        ours[way] = CapturedRun(method, name, batch, amp, **given)
+        row[way] = {"warm_up_s": ours[way].warm_up(), "peak_MiB": ours[way].peak_mib()}
+    runs = {"plain": plain_loop(method, name, batch)}
+    runs |= {way: run.run for way, run in ours.items()}
+    rates = {way: [] for way in runs}
+    with dry_compiler():
+        runs["plain"](0.02 if DRY else 1.0)  # starts its workers
         for _ in range(1 if DRY else 3):
             for way, run in runs.items():
                 rates[way].append(run(0.02 if DRY else seconds / 3))
-        row["images_per_s"] = {way: spread(values) for way, values in rates.items()}
-        for way, ours in ways.items():
+        for way, run in ours.items():
             pairs = zip(rates["plain"], rates[way], strict=True)
-            row[way] = {
+            row[way] |= {
                 "step_us": spread([1e6 * batch / rate for rate in rates[way]]),
+                "replay_us": run.replay_us(),
                 "speed_up": spread([b / a for a, b in pairs]),
-                "replayed_steps": ours.step.replays,
-                "reason": ours.step.reason,
-                **ours.kernels(),
+                "replayed_steps": run.step.replays,
+                "reason": run.step.reason,
+                **run.kernels(),
             }
-            ours.step.__exit__()
+            run.__exit__()
+    row["images_per_s"] = {way: spread(values) for way, values in rates.items()}
+    return row
+
+
+def time_settings(context, seconds=0.7):
+    """Yields the time of a step with TF32, in strict float32, and deterministic, interleaved."""
+    os.environ.setdefault(*CUBLAS_WORKSPACE)  # read once, so that all measurements have it
+    for method, name, batch in few(SETTING_ROWS):
+        row = {"model": method, "backbone": name, "batch": batch}
+        if context.is_over():
+            yield {**row, "left_out": "out of time"}
+            continue
+        torch._dynamo.reset()
+        runs, times = {}, {setting: [] for setting in SETTINGS}
+        for setting, (precision, deterministic, amp) in SETTINGS.items():
+            with numerics(DEVICE, precision, deterministic):
+                runs[setting] = CapturedRun(method, name, batch, amp)
+                runs[setting].warm_up()
+        for _ in range(1 if DRY else 5):
+            for setting, (precision, deterministic, _) in SETTINGS.items():
+                with numerics(DEVICE, precision, deterministic), dry_compiler():
+                    rate = runs[setting].run(0.02 if DRY else seconds)
+                    times[setting].append(1e6 * batch / rate)
+        row["step_us"] = {setting: spread(values) for setting, values in times.items()}
+        row["reasons"] = {setting: run.step.reason for setting, run in runs.items()}
         print(json.dumps(row), flush=True)
-    return rows
+        yield row
 
 
-class _Ours:
-    """Captured steps on the first task of a stream, epoch after epoch."""
+def compile_loops(context, at_once=4):
+    """Compiles the code of all rows, some at once, so that `time_loops` finds it cached.
 
-    def __init__(self, method, name, batch, amp, whole_step=False):
-        given = {"backbone": name, "batch_size": batch, "device": str(DEVICE), "lr": 0.03}
-        given |= {"seed": 0, "amp": "off" if DRY else amp, "whole_step": whole_step}
-        if method != "sgd":
-            given |= {"buffer_size": 500, "minibatch_size": batch}
-        if method == "derpp":
-            given |= {"alpha": 0.2, "beta": 0.5}
-        model, dataset = mc.load_runner(method, DATASET, given)
-        model.compute.compile = True
-        model.compute.declare(model.net_batch_sizes())
-        model.net.to(model.device).train()
-        self.loader, _ = dataset.meta_get_data_loaders()
-        model.meta_begin_task(dataset)
-        self.batch = batch
-        self.step = training_step(model, model.compute).__enter__()
-        self.steps = self._forever()
-
-    def _forever(self):
-        while True:
-            self.step.begin_epoch()
-            for lazy in self.loader.lazy_batches():
-                yield self.step(lazy, 0)
-
-    def run(self, seconds):
-        """Returns images/s, ragged batches and ends of epochs included."""
-        synchronize()
-        start, images = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds:
-            # The host runs ahead of the device, within limits.
-            images += sum(count for _, count in itertools.islice(self.steps, 2 if DRY else 50))
-            synchronize()
-        return images / (time.perf_counter() - start)
-
-    def kernels(self):
-        """Returns the kernels of a step, the largest, and images/s of as many empty ones."""
-        from torch.profiler import ProfilerActivity, profile
-
-        activity = ProfilerActivity.CPU if DRY else ProfilerActivity.CUDA
-        with profile(activities=[activity]) as seen:
-            next(self.steps)
-            synchronize()
-        events = [e for e in seen.key_averages() if DRY or e.device_time_total > 0]
-        nodes = sum(event.count for event in events)
-        largest = sorted(events, key=lambda event: -event.device_time_total)[:LARGEST]
-        one = torch.zeros(1, device=DEVICE)
-        empty_ms = statistics.median(time_replays([lambda: one.add_(1)] * nodes)) * nodes
-        return {
-            "kernels": nodes,
-            "kernel_us": sum(event.device_time_total for event in events),
-            "largest": [[e.key[:100], e.count, e.device_time_total] for e in largest],
-            "empty_graph_images_per_s": 1e3 * self.batch / empty_ms,
-        }
+    Yields a row for each: seconds, and why it failed. What is autotuned beside other work is not
+    kept.
+    """
+    waiting, running = list(range(len(few(ROWS)))), {}
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < at_once and not context.is_over():
+                row = waiting.pop(0)
+                running[row] = time.monotonic(), _start(row, folder)
+            if context.is_over():
+                for _, child in running.values():
+                    child.kill()
+            for row, (begin, child) in list(running.items()):
+                if child.poll() is not None:
+                    del running[row]
+                    found = {"row": " ".join(map(str, ROWS[row]))}
+                    found |= {"seconds": round(time.monotonic() - begin, 1)}
+                    if child.returncode:
+                        found["failed"] = f"exit code {child.returncode}"
+                    yield found
+            if context.is_over() and not running:
+                break
+            time.sleep(0.1)
+        for row in waiting:
+            yield {"row": " ".join(map(str, ROWS[row])), "left_out": "out of time"}
 
 
-def _plain(method, name, batch):
-    """Returns a function that runs the plain loop for some seconds and returns images/s."""
-    given = {"backbone": name, "seed": 0, "device": str(DEVICE)}
-    _, dataset = mc.load_runner("sgd", DATASET, given)
-    train, _ = (loader.dataset for loader in dataset.meta_get_data_loaders())
-    net = backbones[name].target(num_classes=10).to(DEVICE)
-    rule = Method(method, net, dataset, 0.03, 500, batch)
-    loader = DataLoader(train, batch, shuffle=True, num_workers=0 if DRY else 4)
+def _start(row, folder):
+    if DRY:
+        return Fork(functools.partial(_compile_row, row), sys.stdout)
+    environment = {**os.environ, "MAMMOTH_CACHE_DIR": folder}
+    environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
+    return subprocess.Popen([sys.executable, __file__, str(row)], env=environment)
 
-    def run(seconds):
-        start, images = time.perf_counter(), 0
-        for inputs, labels, originals in itertools.chain.from_iterable(itertools.repeat(loader)):
-            rule.step(inputs.to(DEVICE), labels.to(DEVICE), originals)
-            images += len(labels)
-            if time.perf_counter() - start > seconds:
-                return images / (time.perf_counter() - start)
 
-    return run
+def _compile_row(row):
+    with numerics(DEVICE, "high", False):
+        for given in WAYS.values():
+            torch._dynamo.reset()
+            with CapturedRun(*ROWS[row], **given) as run:
+                run.warm_up()
 
 
 if __name__ == "__main__":
-    time_loops(time.monotonic() + 300)
+    _compile_row(int(sys.argv[1]))

@@ -1,56 +1,48 @@
 """Times every implementation of an operation on a GPU, against stock Inductor and torch's own."""
 
-import json
-import shutil
 import statistics
-import time
 from functools import partial
 
 import torch
 from common import spread
-from gpu_timing import DEVICE, DRY, few, time_replays
+from gpu_limits import measured_limits, precision
+from gpu_timing import DEVICE, DRY, few, stop_if_broken, time_replays
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tuning import OURS
+from tuning import OURS, write_table
 
 from mammoth_compiled.kernels.discovery import tuning_cases
-from mammoth_compiled.kernels.runtime import tiles
 from mammoth_compiled.kernels.runtime.cases import training_step
 
 # More than the second-level cache holds, so that inputs come from memory as in training.
 FRESH_BYTES = 256 * 2**20
 
 
-def time_ops(limits, out, deadline):
-    """Returns a row of times per case, and writes the winners to the chip's table."""
-    rows, winners = [], {}
-    for case in few(tuning_cases(), key=lambda case: case.op):
-        if time.monotonic() > deadline:
-            rows.append({"op": case.op, "problem": str(case), "left_out": "out of time"})
+def time_ops(context):
+    """Yields a row of times per case, and writes the winners to the chip's table."""
+    rates, winners = measured_limits(context.out), {}
+    for case in few(tuning_cases(), lambda case: case.op, lambda case: case.work().num_flops):
+        row = {"op": case.op, "problem": str(case)}
+        if context.is_over():
+            yield {**row, "left_out": "out of time"}
             continue
-        names, row = time_case(case, limits)
-        rows.append(row)
-        medians = {name: ms["median"] for name, ms in row["ms"].items() if name in names}
-        winner = min(medians, key=medians.get)
-        # Stock Inductor is what compiles a graph that is left alone.
-        if row["ms"]["stock"]["median"] < medians[winner]:
-            winner = "torch"
-        winners.setdefault(case.op, {})[str(case)] = winner
+        try:
+            names, row = time_case(case, rates)
+        except Exception as error:  # one case must not cost the others
+            stop_if_broken(error)
+            yield {**row, "failed": f"{type(error).__name__}: {error}"[:500]}
+            continue
+        winners.setdefault(case.op, {})[str(case)] = _winner(names, row["ms"])
+        write_table({"winners": winners}, context.out)
         print(_line(row), flush=True)
-    write_table({"winners": winners}, out)
-    return rows
+        yield row
 
 
-def write_table(changes, out):
-    """Updates the table of this chip that ships with the package, and copies it to a folder."""
-    if DRY:
-        return
-    chip = tiles.chip_name(DEVICE)
-    path = tiles.tuned_path(chip)
-    path.parent.mkdir(exist_ok=True)
-    table = {**tiles.tuned_table(chip), **changes}
-    path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
-    tiles.clear_cache()
-    shutil.copy(path, out)
+def _winner(names, ms):
+    """Returns the fastest of our implementations, or "torch" if stock Inductor is faster."""
+    medians = {name: times["median"] for name, times in ms.items() if name in names}
+    winner = min(medians, key=medians.get)
+    # Stock Inductor is what compiles a graph that is left alone.
+    return "torch" if ms["stock"]["median"] < medians[winner] else winner
 
 
 def time_case(case, limits):
@@ -66,12 +58,13 @@ def time_case(case, limits):
     functions = {name: [step[name] for step in steps] for name in names}
     torch._dynamo.reset()
     inputs = [case.make_inputs(DEVICE) for _ in range(copies)]
-    stock = torch.compile(case.contenders(inputs[0])["torch"], dynamic=False)
+    backend = "aot_eager" if DRY else "inductor"
+    stock = torch.compile(case.contenders(inputs[0])["torch"], backend=backend, dynamic=False)
     functions["stock"] = [training_step(stock, given) for given in inputs]
     if "sdpa" in names:
         functions |= _torch_backends(functions["sdpa"])
     times = {name: [] for name in functions}
-    for _ in range(3):  # interleaved
+    for _ in range(1 if DRY else 3):  # interleaved
         for name, calls in functions.items():
             times[name] += time_replays(calls, count=7)
     rate = 1e12 * limits[f"product_{precision(case.dtype)}_TFLOP_s"]
@@ -87,11 +80,6 @@ def time_case(case, limits):
         "floor_ms": floor_ms,
         "share_of_floor": floor_ms / fused,
     }
-
-
-def precision(dtype):
-    """How a dtype is multiplied: "bf16" or "tf32"."""
-    return "bf16" if dtype == torch.bfloat16 else "tf32"
 
 
 def _torch_backends(steps):

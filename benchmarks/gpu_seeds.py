@@ -1,15 +1,16 @@
-"""Ten seeds on one GPU that take turns, against one seed: time, and equality of weights.
+"""Four and ten seeds on one GPU that take turns, against one: time, and equality of weights.
 
-python benchmarks/gpu_seeds.py [--device cpu]     (the CPU only tries the script out)
+python benchmarks/gpu_seeds.py     (with MAMMOTH_DRY=1 on the CPU, only to try the script out)
 """
 
-import argparse
 import contextlib
 import io
 import json
 import time
 
 import torch
+from gpu_runs import DATASET, SMALL
+from gpu_timing import DEVICE, DRY, Context, few
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.engine import Observer
@@ -19,8 +20,7 @@ from mammoth_compiled.sweep.turns import STEPS_PER_TURN, TurnObserver, Turns
 # ER with the setting of the benchmark of training loops, on one task.
 ARGS = {"backbone": "cnn", "batch_size": 32, "minibatch_size": 32, "buffer_size": 500}
 ARGS |= {"lr": 0.03, "stop_after": 1, "eval_every": None}
-SMALL = {"backbone": "mnistmlp", "input_size": 3 * 32 * 32}  # for the CPU
-DATASET = "seq-fmnist-mini"  # comes with the package
+COUNTS = (1, 4, 10)
 
 
 class Clock(Observer):
@@ -66,38 +66,38 @@ def train_seeds(seeds, device, epochs, warm_up, **arguments):
     return steps / (end - begin), weights
 
 
-def time_seeds(deadline, device="cuda", count=10, epochs=150, warm_up=400, **given):
-    """Returns the time of several seeds in that of one, and whether their weights are equal."""
-    device = torch.device(device)
-    amp = "bf16" if device.type == "cuda" else "off"
-    compiled = {"amp": amp, "compile": "on" if device.type == "cuda" else "off"} | given
-    rates = {"one": [], "all": []}
-    for _ in range(3):
-        if rates["all"] and time.monotonic() > deadline:
-            break
-        torch._dynamo.reset()
-        rates["one"].append(train_seeds([0], device, epochs, warm_up, **compiled)[0])
-        torch._dynamo.reset()
-        rates["all"].append(train_seeds(range(count), device, epochs, warm_up, **compiled)[0])
-    ratios = [count * one / all_ for one, all_ in zip(*rates.values(), strict=True)]
-    row = {"seeds": count, "steps_per_s": rates, "time_of_all_in_times_of_one": ratios}
-    checked = min(3, count)
-    short = {**compiled, "deterministic": True}
-    _, together = train_seeds(range(checked), device, max(1, epochs // 10), 0, **short)
+def time_seeds(context):
+    """Yields the time of several seeds in that of one, and whether their weights are equal."""
+    amp, compile = ("off", "off") if DRY else ("bf16", "on")
+    given = {"amp": amp, "compile": compile, **(SMALL if DRY else {})}
+    epochs, warm_up = (1, 0) if DRY else (150, 400)
+    rates = {count: [] for count in few(COUNTS)}
+    for _ in range(1 if DRY else 3):
+        for count in rates:
+            if rates[count] and context.is_over():
+                break
+            torch._dynamo.reset()
+            rates[count].append(train_seeds(range(count), DEVICE, epochs, warm_up, **given)[0])
+        yield _row(rates)
+    checked, epochs = 2 if DRY else 3, max(1, epochs // 10)
+    given["deterministic"] = True
+    _, together = train_seeds(range(checked), DEVICE, epochs, 0, **given)
     equal = []
     for seed in range(checked):
-        _, alone = train_seeds([seed], device, max(1, epochs // 10), 0, **short)
+        _, alone = train_seeds([seed], DEVICE, epochs, 0, **given)
         equal.append(all(torch.equal(v, together[seed][k]) for k, v in alone[seed].items()))
-    row["equal_to_alone_deterministic"] = equal
-    print(json.dumps(row), flush=True)
-    return row
+    yield {"equal_to_alone_deterministic": equal}
+
+
+def _row(rates):
+    """Steps per second so far, and how often the time of one seed several seeds take."""
+    times = {
+        count: [count * one / several for one, several in zip(rates[1], found, strict=False)]
+        for count, found in rates.items()
+    }
+    return {"rounds": len(rates[1]), "steps_per_s": rates, "time_in_times_of_one": times}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
-    arguments = parser.parse_args()
-    if arguments.device == "cpu":
-        time_seeds(0.0, "cpu", count=2, epochs=2, warm_up=25, **SMALL)
-    else:
-        time_seeds(time.monotonic() + 120, arguments.device)
+    for found in time_seeds(Context(None, time.monotonic() + 120)):
+        print(json.dumps(found))

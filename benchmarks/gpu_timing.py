@@ -3,8 +3,12 @@
 A dry run tries the scripts out where there is no GPU. Its numbers mean nothing.
 """
 
+import contextlib
 import os
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -12,6 +16,27 @@ from mammoth_compiled.compiler import autotune
 
 DRY = os.environ.get("MAMMOTH_DRY") == "1"
 DEVICE = torch.device("cpu" if DRY else "cuda")
+if DRY:
+    torch.set_num_threads(1)  # the machine may be busy
+# Where the engine compiles; see `dry_compiler`.
+_COMPILES = ("mammoth_compiled.engine.forward", "mammoth_compiled.engine.whole_step")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a section of `gpu.py` gets.
+
+    Attributes:
+        out: The folder of results.
+        deadline: When to stop, in the time of `time.monotonic`.
+    """
+
+    out: Path
+    deadline: float
+
+    def is_over(self):
+        """Whether the time of the section has passed."""
+        return time.monotonic() > self.deadline
 
 
 def time_replays(functions, count=5):
@@ -29,7 +54,34 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def few(cases, key=lambda case: None):
-    """Returns all cases, or of a dry run the first of each kind."""
+def few(cases, key=lambda case: None, size=lambda case: 0):
+    """Returns all cases, or of a dry run the smallest of each kind, the first among equals."""
     cases = list(cases)
-    return list({key(case): case for case in reversed(cases)}.values()) if DRY else cases
+    if not DRY:
+        return cases
+    # The last of equal keys stays: sorted by size, that is the first of the smallest.
+    ordered = sorted(reversed(cases), key=size, reverse=True)
+    return list({key(case): case for case in ordered}.values())
+
+
+def stop_if_broken(error):
+    """Raises an error after which CUDA computes nothing more in this process."""
+    if "CUDA error" in str(error):
+        raise error
+
+
+@contextlib.contextmanager
+def dry_compiler():
+    """Lets dry runs trace what they compile, but not generate code, which takes longer."""
+    if not DRY:
+        yield
+        return
+    from mammoth_compiled.compiler.compat import compile_function
+
+    def trace(function, **kwargs):
+        return compile_function(function, **{**kwargs, "backend": "aot_eager", "options": None})
+
+    with contextlib.ExitStack() as stack:
+        for module in _COMPILES:
+            stack.enter_context(mock.patch(f"{module}.compile_function", trace))
+        yield

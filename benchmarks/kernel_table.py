@@ -2,6 +2,8 @@
 
 import math
 
+from common import write_results
+
 from mammoth_compiled.kernels import check
 from mammoth_compiled.kernels.discovery import triton_op_names, tuning_cases
 from mammoth_compiled.kernels.runtime.resources import compile_launch
@@ -63,3 +65,16 @@ def floors():
                 "floor_us": round(1e6 * max(memory, compute), 3),
                 "bound": "memory" if memory > compute else "compute",
             }
+
+
+def write_static_table(out):
+    """Prints the static table; writes the bounds, and of each case the first candidates."""
+    rows, bounds, first = list(kernels()), list(floors()), {}
+    for row in rows:
+        first.setdefault((row["kernel"], row["problem"], row["chip"]), row)
+        print("  ".join(str(value) for value in row.values()))
+    for row in bounds:
+        print("  ".join(str(value) for value in row.values()))
+    print("no GPU: nothing was timed")
+    result = {"timed": False, "kernels": list(first.values()), "floors": bounds}
+    print("written:", write_results("kernels_static", result, out))
