@@ -4,10 +4,12 @@
 
 MAMMOTH is a checkout of Mammoth. Its files are renamed by `mammoth_compiled.compat` into a
 temporary folder; none of their text is kept. What an ordering of methods owes to our code and
-what to the protocol shows in the difference of the two.
+what to the protocol shows in the difference of the two. Rows of other methods, datasets and
+buffer sizes stay in `peers.json`.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import write_results
+from common import RESULTS, write_results
 
 from mammoth_compiled import get_avail_args
 from mammoth_compiled.config.experiments import resolve_experiments
@@ -88,7 +90,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="seq-fmnist-mini")
     parser.add_argument("--buffer_size", type=int, default=200)
     args = parser.parse_args()
-    rows = []
+    path = RESULTS / "peers.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for method in args.methods:
         ours, theirs = [], []
         with tempfile.TemporaryDirectory() as name:
@@ -102,9 +105,11 @@ def main() -> None:
                     place.mkdir()
                     results.append(run(words, seed, place, file))
                 print(method, seed, figures(ours), figures(theirs), flush=True)
-        row = {"method": method, "buffer_size": args.buffer_size, "settings": values}
-        rows.append(row | {"ours": figures(ours), "mammoth": figures(theirs)})
-    write_results("peers", {"dataset": args.dataset, "rows": rows})
+        row = {"dataset": args.dataset, "method": method, "buffer_size": args.buffer_size}
+        found = {"settings": values, "ours": figures(ours), "mammoth": figures(theirs)}
+        rows = [other for other in rows if any(other[key] != row[key] for key in row)]
+        rows.append(row | found)
+        write_results("peers", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def read_records(rows: Sequence[dict[str, Any]], trials: Sequence[Trial]) -> dic
     records = {}
     for trial in trials:
         settings, record = known.get((*_key(trial), trial.args.seed), (None, None))
-        if record is not None and settings == _settings(trial):
+        # What the package has gained since then does nothing by default.
+        if record is not None and settings.items() <= _settings(trial).items():
             records[trial.folder] = record
     return records
 

@@ -23,8 +23,9 @@ python benchmarks/reproduce.py --protocols fmnist-mini fmnist --budget 3600
 PEERS = """## Beside Mammoth's own code
 
 Mammoth's files of these methods, with renamed imports, ran with the settings and seeds of ours:
-`python benchmarks/peers.py MAMMOTH`. Data, backbone and loop are the same for both; the method and
-its random draws are not. Orderings that both show are due to the protocol, not to our code.
+`python benchmarks/peers.py MAMMOTH`. Data, backbone (`cnn`) and loop (one epoch per task) are the
+same for both; the method and its random draws are not. Orderings that both show are due to the
+protocol, not to our code.
 """
 
 
@@ -44,15 +45,20 @@ def render(results: dict[str, Any], peers: dict[str, Any] | None = None) -> str:
 
 
 def _peers(peers: dict[str, Any]) -> str:
-    head = ["method", "buffer", "n", "class-IL, ours", "class-IL, Mammoth's", "difference, points"]
+    head = ["dataset", "method", "buffer", "n", "class-IL, ours", "class-IL, Mammoth's"]
+    head.append("difference, points")
     rows = []
     for row in peers["rows"]:
         ours, theirs = row["ours"], row["mammoth"]
-        cells = [f"`{row['method']}`", f"{row['buffer_size']:,}", str(ours["n"]), _percent(ours)]
-        cells += [_percent(theirs), f"{100 * (ours['mean'] - theirs['mean']):+.2f}"]
+        cells = [f"`{row['dataset']}`", f"`{row['method']}`", f"{row['buffer_size']:,}"]
+        cells += [
+            str(ours["n"]),
+            _percent(ours),
+            _percent(theirs),
+            f"{100 * (ours['mean'] - theirs['mean']):+.2f}",
+        ]
         rows.append(cells)
-    setting = f"`--dataset {peers['dataset']} --backbone cnn`, n_epochs 1."
-    return f"{PEERS}\n{setting}\n\n{_table(head, rows)}\n"
+    return f"{PEERS}\n{_table(head, rows)}\n"
 
 
 def _protocol(name: str, protocol: dict[str, Any]) -> str:
