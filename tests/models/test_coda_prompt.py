@@ -42,8 +42,8 @@ def test_components_of_a_task_are_orthogonal_to_the_earlier_ones(model):
         torch.testing.assert_close(products, expected, atol=1e-5, rtol=0)
     assert model.net.orthogonality() < 1e-8
     with torch.no_grad():
-        model.net.keys[0, 2] *= 2  # its squared norm is 4 instead of 1: one of 36 entries
-    torch.testing.assert_close(model.net.orthogonality().item(), 9 / 36, rtol=1e-4, atol=0)
+        model.net.keys[0, 2] *= 2  # its squared norm is 4 instead of 1: one of 4 x 4 entries
+    torch.testing.assert_close(model.net.orthogonality().item(), 9 / 16, rtol=1e-4, atol=0)
 
 
 def test_only_the_components_of_the_task_get_gradients(model):

@@ -71,10 +71,14 @@ class ComposedViT(PromptedViT):
             parameter[:, first:end] = new.mT
 
     def orthogonality(self) -> torch.Tensor:
-        """Returns the mean squared error of X X^T to the identity, summed over all parts, 0-d."""
+        """Returns the penalty on components X of the tasks so far that are not orthogonal, 0-d.
+
+        This is the mean squared error of X X^T to the identity, summed over all parts and layers.
+        """
         total = self.keys.new_zeros(())
+        used = (self.task + 1) * self.per_task
         for part in self.parts():
             # Rows of later tasks are zeros, for which the identity has none either.
             identity = torch.diag_embed((part.detach().abs().sum(2) > 0).to(part.dtype))
-            total = total + (part @ part.mT - identity).square().mean((1, 2)).sum()
-        return total
+            total = total + (part @ part.mT - identity).square().sum()
+        return total / used**2
