@@ -2,6 +2,9 @@
 
 Source: Chaudhry et al. 2019, "Efficient Lifelong Learning with A-GEM", arXiv 1812.00420.
 
+The gradient g of the stream batch is corrected by the gradient r of a replay batch: if `g . r < 0`,
+then `g <- g - (g . r / r . r) r` (eq. 11).
+
 Deviation: the reference gradient is that of a replay batch from a buffer which the whole stream
 fills, the current task included, as in A-GEM-R of Buzzega et al. 2020, arXiv 2004.07211; it thus
 needs no task boundaries. The paper keeps images of earlier tasks only.

@@ -3,6 +3,10 @@
 Source: Zhou et al. 2023, "Revisiting Class-Incremental Learning with Pre-Trained Models",
 arXiv 2303.07338; called ADAM in its first version.
 
+Adapters are trained on the first task with cross-entropy and then frozen. With features `f(x) =
+[f_0(x), f_1(x)]` without and with adapters, the score of class k is `cos(f(x), w_k)`, where w_k is
+the mean of f over the images of the class.
+
 Deviation: adapters have no dropout.
 """
 

@@ -2,6 +2,11 @@
 
 Source: Wu et al. 2019, "Large Scale Incremental Learning", arXiv 1905.13260.
 
+With P old classes of K seen and `lambda = P / K`, the loss on stream and stored images is `lambda
+H(softmax(z_old / T), softmax(z / T)) + (1 - lambda) CE(z, y)` (eq. 3; T = 2, without the factor
+T^2). After the task, `q_k = alpha z_k + beta` for its classes is fitted on held-out images, of
+which each class has equally many (eq. 4 and 5).
+
 Deviations: stored images form a mini-batch beside that of the stream, as in ER, and are chosen at
 random. The bias is fitted with L-BFGS on all validation images at once, and alpha - 1 and beta have
 a standard normal prior, which keeps them finite if few images separate the classes.
@@ -12,7 +17,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config.values import fraction
@@ -21,6 +25,7 @@ from mammoth_compiled.datasets.splits import take_rows
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.balanced import BalancedReplayModel, rank_in_group, task_labels
+from mammoth_compiled.models.common.bias import fit_bias
 from mammoth_compiled.models.common.features import outputs
 from mammoth_compiled.models.common.settings import CIFAR10, CIFAR100, OWN, XDER, fmnist
 from mammoth_compiled.models.common.teacher import distillation_loss, update_teacher
@@ -31,43 +36,11 @@ from mammoth_compiled.types import Batch
 TEMPERATURE = 2.0
 
 
-def fit_bias(logits: torch.Tensor, labels: torch.Tensor, first: int) -> tuple[float, float]:
-    """Fits q_k = alpha z_k + beta for new classes k, q_k = z_k for old ones (eq. 4 and 5).
-
-    Args:
-        logits: z of all classes seen, [n, P].
-        labels: Class ids, int64, [n].
-        first: First new class.
-
-    Returns:
-        alpha and beta of the largest posterior probability, a convex problem.
-    """
-    logits = logits.double()
-    bias = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logits.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        new = bias[0] * logits[:, first:] + bias[1]
-        loss = F.cross_entropy(torch.cat((logits[:, :first], new), 1), labels)
-        loss = loss + ((bias[0] - 1).square() + bias[1].square()) / (2 * len(labels))
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    alpha, beta = bias.tolist()
-    return alpha, beta
-
-
 @register_model("bic")
 class BiC(BalancedReplayModel):
     """Distills the network before the task, then corrects the bias toward the new classes.
 
-    With P old classes of K seen and lambda = P / K, the loss on stream and stored images is
-    lambda * distillation + (1 - lambda) * cross entropy over classes seen. After the task, a linear
-    correction of the new classes' logits is fitted on validation images, of which the buffer keeps
-    equally many of every class and which are never trained on.
+    The images that the correction is fitted on are a part of the buffer and never trained on.
 
     Attributes:
         alpha: Factor of each logit, [K].

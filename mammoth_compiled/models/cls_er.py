@@ -18,13 +18,13 @@ from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.common.averages import move_toward, surer
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
 from mammoth_compiled.models.common.settings import CIFAR100, EVERY_SETTING, OWN, by_buffer
 from mammoth_compiled.registry import register_model
@@ -147,25 +147,3 @@ class CLSER(RehearsalModel):
     def deployed_net(self) -> MammothBackbone:
         """Returns the stable network."""
         return self.stable
-
-
-def surer(one: torch.Tensor, other: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Returns per row the logits that give the label the higher probability, [B, K]."""
-    of_label = (z.log_softmax(1).gather(1, labels[:, None]) for z in (one, other))
-    return torch.where(next(of_label) > next(of_label), one, other)
-
-
-def move_toward(average: nn.Module, net: nn.Module, rate: torch.Tensor) -> None:
-    """Moves weights and statistics a share of the way toward those of another network, in place.
-
-    Args:
-        average: The network that moves.
-        net: The network it moves toward.
-        rate: Share of the way, 0-d.
-    """
-    pairs = zip(average.state_dict().values(), net.state_dict().values(), strict=True)
-    floats = [(old, new) for old, new in pairs if old.is_floating_point()]
-    old, new = (list(tensors) for tensors in zip(*floats, strict=True))
-    steps = torch._foreach_sub(new, old)
-    torch._foreach_mul_(steps, rate)
-    torch._foreach_add_(old, steps)

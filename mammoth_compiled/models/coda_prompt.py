@@ -3,6 +3,10 @@
 Source: Smith et al. 2023, "CODA-Prompt: COntinual Decomposed Attention-based Prompting for
 Rehearsal-Free Continual Learning", arXiv 2211.13218.
 
+The prompt of an image with the query q is `p = sum_m cos(q * A_m, K_m) P_m` with components P_m,
+keys K_m and attention A_m. A task trains its own components; those of earlier tasks get no
+gradient. The penalty is the mean squared error of `X X^T` to the identity for X = P, K and A.
+
 Deviation: new components are made orthogonal to the earlier ones exactly, by QR decomposition.
 """
 

@@ -2,6 +2,14 @@
 
 Source: Wang et al. 2022, "DualPrompt: Complementary Prompting for Rehearsal-free Continual
 Learning", arXiv 2204.04799.
+
+The first blocks attend to `[p_K, K]` and `[p_V, V]` with a prompt p for all tasks, later ones with
+one of the task. The loss is `CE(z, y) - key_weight cos(q, k_t)` with the query q, the features
+without prompts, and the key k_t of the task. For testing, the task is that of the key with the
+largest cosine. A new task starts from the prompt and key before it.
+
+Deviation: each image has its own prompt, while a reshape in the authors' code can mix those of a
+batch.
 """
 
 from argparse import ArgumentParser

@@ -3,6 +3,11 @@
 Source: Zhou et al. 2024, "Expandable Subspace Ensemble for Pre-Trained Model-Based
 Class-Incremental Learning", arXiv 2403.12030.
 
+With features f_b and prototypes p_kb in the space of task b, the score of class k of task a after t
++ 1 tasks is `cos(f_a, p_ka) + alpha / t sum_{b != a} cos(f_b, p_kb)`. The prototype of an old class
+in a new space is `p_ob = sum_n s_n p_nb` over the new classes n, where s is the softmax of
+`cos(p_oa, p_na)` in the old class's own space.
+
 Deviation: adapters have no dropout.
 """
 
@@ -29,11 +34,6 @@ _SETTING |= {"lr_scheduler": "cosine", "lr": 0.025, "source": "LAMDA-PILOT repos
 @register_model("ease")
 class EASE(ExtendedModel):
     """Trains adapters for each task alone; a class scores mostly in the features of its own task.
-
-    The score of a class is the cosine with its prototype in the features of its task, plus
-    alpha / t times the sum of those in the features of the other t tasks seen. Prototypes of old
-    classes in new features are a mean of new classes' prototypes, weighted by how similar the
-    classes are in the features of the old one's task.
 
     Attributes:
         prototypes: Mean features of each class with the adapters of each task, [K, T, D].

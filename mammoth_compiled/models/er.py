@@ -2,6 +2,9 @@
 
 Source: Ratcliff 1990; Riemer et al. 2019, arXiv 1810.11910; the form of Buzzega et al. 2020,
 arXiv 2004.07211.
+
+The loss is `CE([z, z_r], [y, y_r])`: the mean over a stream batch and a batch drawn from the
+buffer.
 """
 
 from typing import ClassVar

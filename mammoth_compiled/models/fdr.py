@@ -2,6 +2,9 @@
 
 Source: Benjamin, Rolnick and Körding 2019, "Measuring and Regularizing Networks in Function Space",
 arXiv 1805.08289; the settings are those of Buzzega et al. 2020, arXiv 2004.07211.
+
+The loss is `CE(z, y) + alpha mean || softmax(z_r) - softmax(z'_r) ||_2` with replayed images and
+the logits z' that the network had for them at the end of their task.
 """
 
 from argparse import ArgumentParser
@@ -48,8 +51,7 @@ def function_distance(logits: torch.Tensor, stored: torch.Tensor) -> torch.Tenso
 class FDR(BalancedReplayModel):
     """Keeps the network's probabilities on stored images near those after the images' task.
 
-    The loss is CE(stream) + alpha * mean || p(x) - p_stored(x) ||_2 over stored images x. The
-    buffer is divided equally among the classes of all tasks so far.
+    The buffer is divided equally among the classes of all tasks so far.
 
     Differs from the paper: both terms share one optimizer step, while the paper corrects the
     function in a second one. Stored probabilities are those of images without augmentation, in eval

@@ -24,6 +24,7 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.common.cutmix import cutmix
 from mammoth_compiled.models.common.exemplars import ExemplarModel
 from mammoth_compiled.models.common.rehearsal import gather_batch
 from mammoth_compiled.models.common.settings import EVERY_SETTING, OWN, fmnist
@@ -120,32 +121,3 @@ def learning_rate(epoch: int, highest: float, lowest: float) -> float:
         return highest / 10
     period = 2 ** int(math.log2(epoch))
     return lowest + (highest - lowest) * (1 + math.cos(math.pi * (epoch - period) / period)) / 2
-
-
-def cutmix(
-    inputs: torch.Tensor, labels: torch.Tensor, probability: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pastes a random rectangle of other images of the batch into each image.
-
-    Source: Yun et al. 2019, arXiv 1905.04899, eq. 1 and 2. All images share the rectangle.
-
-    Args:
-        inputs: [B, C, H, W].
-        labels: Class ids, [B].
-        probability: Probability with which anything is pasted.
-
-    Returns:
-        The mixed images, [B, C, H, W], the labels of the pasted parts, [B], and the share of the
-        pixels that keep their image, 0-d.
-    """
-    height, width = inputs.shape[2:]
-    ratio, y, x, draw = torch.rand(4, device=inputs.device).unbind()
-    half = (1 - ratio).sqrt() / 2
-    rows = torch.arange(height, device=inputs.device) / height
-    columns = torch.arange(width, device=inputs.device) / width
-    pasted = (
-        ((rows - y).abs() < half)[:, None] & ((columns - x).abs() < half) & (draw < probability)
-    )
-    order = torch.rand(len(inputs), device=inputs.device).argsort()
-    mixed = torch.where(pasted, inputs[order], inputs)
-    return mixed, labels[order], 1 - pasted.float().mean()

@@ -3,6 +3,10 @@
 Source: Aljundi et al. 2019, "Gradient Based Sample Selection for Online Continual Learning", arXiv
 1903.08671, algorithm 2.
 
+The score of an image is `c = 1 + max_j cos(g, g_j)` over stored images j, where g are gradients of
+the loss. Once the buffer is full, an image with c < 1 replaces row i, drawn with probability `c_i /
+sum_j c_j`, with probability `c_i / (c_i + c)`.
+
 Deviations: gradients are those of the classification layer, whose cosine similarity has a closed
 form; all images of a batch are decided at once, each with the scores before the batch.
 """
@@ -11,7 +15,6 @@ from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from mammoth_compiled.config import add_rehearsal_args, positive_int
 from mammoth_compiled.data import apply_transform
@@ -26,6 +29,7 @@ from mammoth_compiled.models.common.settings import (
     by_buffer,
     fmnist,
 )
+from mammoth_compiled.models.common.similarity import gradient_similarity
 from mammoth_compiled.models.er import ER
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -34,37 +38,9 @@ from mammoth_compiled.types import Batch
 INITIAL_SCORE = 0.1
 
 
-def gradient_similarity(
-    logits: torch.Tensor, features: torch.Tensor, labels: torch.Tensor, num_first: int
-) -> torch.Tensor:
-    """Returns cosines between the gradients of a linear classifier's parameters, [n, m].
-
-    The gradient of the cross entropy of one image is the outer product of softmax(z) - onehot(y)
-    and (f, 1). The cosine of two outer products is the product of the cosines of their factors.
-
-    Args:
-        logits: z, [n + m, K].
-        features: f, the inputs of the classifier, [n + m, F].
-        labels: Class ids y, int64, [n + m].
-        num_first: n; the first n images are compared with the other m.
-    """
-    # Not one_hot, which reads labels on the host.
-    error = logits.softmax(1).scatter_add(1, labels[:, None], -torch.ones_like(logits[:, :1]))
-    inputs = F.pad(features, (0, 1), value=1.0)
-    result = torch.ones((), device=logits.device)
-    for factor in (F.normalize(error), F.normalize(inputs)):
-        result = result * (factor[:num_first] @ factor[num_first:].T)
-    return result
-
-
 @register_model("gss")
 class GSS(ER):
-    """ER whose buffer prefers images with gradients unlike those of other stored images.
-
-    The score of an image is 1 plus its largest cosine similarity to some stored images, in terms of
-    gradients. Once the buffer is full, an image with a score c < 1 competes with a row drawn with
-    probability s_i / sum s and replaces it with probability s_i / (s_i + c).
-    """
+    """ER whose buffer prefers images with gradients unlike those of other stored images."""
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {

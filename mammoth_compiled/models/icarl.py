@@ -3,6 +3,10 @@
 Source: Rebuffi et al. 2017, "iCaRL: Incremental Classifier and Representation Learning", arXiv
 1611.07725.
 
+The loss is `mean_{b,k} BCE(sigmoid(z_bk), t_bk)` with `t = sigmoid(z_old)` for old classes and
+one-hot targets for others. The score of class k is `-|| f(x) - mu_k ||^2` with normalized features
+f.
+
 Epochs mix the images of the task with the exemplars of earlier ones. The loss is a binary
 cross-entropy of all outputs, whose targets are the sigmoids of the previous network for old classes
 and one-hot for the others (algorithm 3). After a task each class seen keeps N / K_t exemplars,

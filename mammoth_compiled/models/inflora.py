@@ -4,6 +4,11 @@ Source: Liang and Li 2024, "InfLoRA: Interference-Free Low-Rank Adaptation for C
 arXiv 2404.00228; the space of earlier tasks by DualGPM, Liang and Li 2023, "Adaptive Plasticity
 Improvement for Continual Learning".
 
+The weights of keys and values are `W + B A`. Before a task, the rows of A become the first left
+singular vectors of `G - P G`, divided by sqrt(3), where G is the gram of the task's inputs and P
+projects onto the space of the inputs of earlier tasks. A is then fixed; B and the head are trained
+with `CE(z, y)` over the classes of the task.
+
 Deviation: the space is one projection matrix, of which DualGPM keeps whichever of two bases is
 smaller. Grams are of images without augmentation.
 """

@@ -2,6 +2,10 @@
 
 Source: Wang et al. 2022, "Learning to Prompt for Continual Learning", arXiv 2112.08654.
 
+With the query q(x), the features of the frozen transformer, and keys k_i, the N prompts with the
+largest `cos(q(x), k_i)` are put in front of the tokens, and the head reads the mean of their
+outputs. The loss is `CE(z, y) - key_weight sum_{i chosen} cos(q(x), k_i)`.
+
 Deviation: prompts are always chosen for each image. The authors' code can also choose those that a
 batch prefers, also for testing, which makes results depend on the batches.
 """

@@ -1,8 +1,11 @@
 """LwF.MC: Learning without Forgetting as a multi-class method.
 
 Source: Rebuffi et al. 2017, "iCaRL: Incremental Classifier and Representation Learning", arXiv
-1611.07725, section 4: iCaRL's loss (see `models.icarl`) without exemplars, with the network's own
-outputs as scores.
+1611.07725, section 4.
+
+The loss is `mean_{b,k} BCE(sigmoid(z_bk), t_bk)` over the classes seen, with `t = sigmoid(z_old)`
+for old classes and one-hot targets for others: that of `icarl` without exemplars. The logits z are
+the scores.
 """
 
 from typing import Any, ClassVar

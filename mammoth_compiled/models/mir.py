@@ -3,6 +3,9 @@
 Source: Aljundi et al. 2019, "Online Continual Learning with Maximal Interfered Retrieval", arXiv
 1908.04742, the replay variant (ER-MIR).
 
+Of C stored images, those with the largest `l(x; th - lr g) - l(x; th)` are replayed, where g is the
+gradient of the loss of the stream batch. The loss is that of ER.
+
 Deviations: the losses that decide which images are replayed are computed in eval mode, so that they
 do not change running statistics; replayed images are augmented like the stream.
 """
@@ -33,11 +36,7 @@ _ONLINE = {
 
 @register_model("mir")
 class MIR(ER):
-    """Replays those of several stored images whose loss the coming step would increase most.
-
-    Of C candidates x, those with the largest l(x; th - lr g) - l(x; th) are replayed, where g is
-    the gradient of the stream's loss. The step itself is that of ER.
-    """
+    """Replays those of several stored images whose loss the coming step would increase most."""
 
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**ER.EXAMPLE_ARGS, "n_candidates": 8}
     DEFAULTS: ClassVar[dict[str, Settings]] = {

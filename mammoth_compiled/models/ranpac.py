@@ -2,6 +2,10 @@
 
 Source: McDonnell et al. 2023, "RanPAC: Random Projections and Pre-trained Models for Continual
 Learning", arXiv 2307.02251.
+
+With features f after a fixed random projection, `h = relu(f P)`, the sums over all images so far
+are `G = sum h^T h` and `Q = sum h^T y`, and scores are `h (G + lambda I)^-1 Q`. Before, adapters
+are trained on the first task (phase 1).
 """
 
 from argparse import ArgumentParser

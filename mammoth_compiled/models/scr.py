@@ -3,6 +3,10 @@
 Source: Mai et al. 2021, "Supervised Contrastive Replay: Revisiting the Nearest Class Mean
 Classifier in Online Class-Incremental Continual Learning", arXiv 2103.13885.
 
+The loss is `-mean_i mean_{p in P(i)} log(exp(z_i . z_p / T) / sum_{a != i} exp(z_i . z_a / T))`
+over two views of stream and replay (eq. 5), where P(i) are the other images of the class of i. The
+score of class k is `-|| f(x) - mu_k ||^2` with normalized features f.
+
 Deviations: no review of the buffer at the end of a task; the hidden layer of the projection is as
 wide as the features, but not wider than those of a ResNet-18.
 """

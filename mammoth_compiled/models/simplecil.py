@@ -2,6 +2,8 @@
 
 Source: Zhou et al. 2023, "Revisiting Class-Incremental Learning with Pre-Trained Models",
 arXiv 2303.07338.
+
+The score of class k is `cos(f(x), w_k)`, where w_k is the mean of f over the images of the class.
 """
 
 from typing import Any, ClassVar

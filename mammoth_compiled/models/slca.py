@@ -2,6 +2,11 @@
 
 Source: Zhang et al. 2023, "SLCA: Slow Learner with Classifier Alignment for Continual Learning on a
 Pre-trained Model", arXiv 2303.05118.
+
+The backbone learns with `backbone_lr_ratio lr`, the head with lr. After a task, the head is trained
+on features from `N(s_k mu_k, Sigma_k)` of all classes, `s_k = 0.9 + 0.1 (t_k + 1) / (t + 1)` for a
+class of task t_k, with cross-entropy of `z / (0.1 n)`, where n is the mean of || z_a || over the
+tasks a.
 """
 
 from argparse import ArgumentParser

@@ -3,6 +3,9 @@
 Source: Hayes and Kanan 2020, "Lifelong Machine Learning with Deep Streaming Linear Discriminant
 Analysis", arXiv 1909.01520.
 
+With means mu_k, the covariance S and `L = ((1 - eps) S + eps I)^-1`, the score of class k is `mu_k
+L x - mu_k L mu_k / 2`.
+
 Deviations: means and covariance are updated by batch with the exact pooled formula, so that they do
 not depend on the order of the images; the paper's covariance uses running means. The base
 initialization is training on the first task, and its covariance is not shrunk (OAS).

@@ -3,6 +3,9 @@
 Source: Boschini et al. 2022, "Class-Incremental Continual Learning into the eXtended DER-verse",
 arXiv 2201.00766.
 
+The loss is that of `xder_ce` plus `lambd mean_h SupCon(normalize(z[h]), y)` over the heads h of
+future tasks, for V strongly augmented views of stream and stored images.
+
 Deviations: those of `xder_ce`; no similarity-preserving distillation of future logits, which
 Mammoth has as an option.
 """
@@ -35,12 +38,7 @@ _BEST = {
 
 @register_model("xder")
 class XDER(XDERCE):
-    """X-DER: `xder-ce` plus a loss that makes each future head tell the present classes apart.
-
-    Stream and stored images are strongly augmented V times. For every future task, the normalized
-    logits of its head take the supervised contrastive loss over these views; their mean over the
-    heads is weighted by lambda.
-    """
+    """X-DER: `xder-ce` plus a loss that makes each future head tell the present classes apart."""
 
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {
         **XDERCE.EXAMPLE_ARGS,

@@ -3,6 +3,11 @@
 Source: Boschini et al. 2022, "Class-Incremental Continual Learning into the eXtended DER-verse",
 arXiv 2201.00766.
 
+With P classes of earlier tasks and C those of the current one, the loss is `CE(z[C], y) + alpha
+mean (z_r - z'_r)^2 + beta CE(z_s[P], y_s) + eta mean relu(max z[future] + m - max z[own task])`,
+the last mean over images that violate the constraint. Stored logits z' of classes that come later
+than the image are replaced by those of the network, see `transplant`.
+
 Deviations: logits are stored in eval mode and without augmentation. Where the stored logit of the
 true class is negative, it counts as 0, so that rescaling never changes signs. The stream and replay
 batches update the running statistics of batch norm as in other methods.
@@ -20,6 +25,7 @@ from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.balanced import BalancedReplayModel
 from mammoth_compiled.models.common.features import outputs
 from mammoth_compiled.models.common.settings import OWN, fmnist
+from mammoth_compiled.models.common.transplant import transplant
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -33,50 +39,9 @@ CIFAR100 = {
 }
 
 
-def transplant(
-    stored: torch.Tensor, new: torch.Tensor, labels: torch.Tensor, heads: slice, gamma: float
-) -> torch.Tensor:
-    """Replaces some of the stored logits by new ones that stay below that of the true class.
-
-    New logits whose maximum m exceeds the stored logit z_y of the true class are multiplied by
-    gamma z_y / m.
-
-    Args:
-        stored: [n, K].
-        new: [n, K].
-        labels: Class ids y, int64, [n], none of them in `heads`.
-        heads: The classes whose logits are replaced.
-        gamma: Below 1.
-
-    Returns:
-        [n, K].
-
-    Example:
-        >>> import torch
-        >>> stored, new = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[5.0, 4.0, 1.0]])
-        >>> transplant(stored, new, torch.tensor([0]), slice(1, 3), gamma=0.5)
-        tensor([[2.0000, 1.0000, 0.2500]])
-    """
-    result = stored.clone()
-    part = new[:, heads]
-    if part.shape[1] == 0:
-        return result
-    true = stored.gather(1, labels[:, None])
-    largest = part.amax(1, keepdim=True)
-    scale = torch.where(largest > true, gamma * true.clamp(min=0) / largest, 1.0)
-    # A maximum of exactly 0 above a negative logit: all new logits become 0.
-    result[:, heads] = part * scale.nan_to_num(0.0)
-    return result
-
-
 @register_model("xder-ce")
 class XDERCE(BalancedReplayModel):
     """Replays logits, which are updated for classes that come later, and prepares future heads.
-
-    With P classes of earlier tasks, the loss is the cross entropy of the stream over the classes of
-    the task, plus alpha times the mean squared error to stored logits, plus beta times the cross
-    entropy over the P classes on a second draw, plus eta times the mean violation of
-    max future logit + margin <= max logit of the image's own task.
 
     Stored logits of later classes than the image's are replaced by those of the network, see
     `transplant`, each time with probability 1 / draws of the image in the task.
