@@ -175,7 +175,7 @@ class BufferReads(RowStore):
             raise RuntimeError("training_loss reads the buffer: read it in draw(batch)")
         target = self.device if device is None else torch.device(device)
         index = torch.as_tensor(indexes, device=self.device)
-        stores = [getattr(self, name) for name in self.used_attributes]
+        stores = [getattr(self, name) for name in self.read_attributes]
         random = self._slots.random if target.type == self.device.type else None
         rows = fused_rows(stores[0], stores[1:], index, transform, random)
         if rows is not None:

@@ -60,6 +60,11 @@ class RowStore:
         """Names of the attributes that hold data, in the order of `attributes`."""
         return [name for name in self.attributes if name in vars(self)]
 
+    @property
+    def read_attributes(self) -> list[str]:
+        """Names of the attributes that reads return; `used_attributes` unless a subclass says."""
+        return self.used_attributes
+
     def add_column(
         self, name: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32
     ) -> None:

@@ -53,6 +53,26 @@ def test_resizing_keeps_the_first_samples(filled):
     assert filled.is_empty()
 
 
+def test_attention_maps_follow_their_samples():
+    buffer = Buffer(4)
+    assert (len(buffer.attention_maps), buffer.attention_maps[0]) == (4, None)
+    for part in torch.arange(1, 41).split(5):
+        maps = [part[:, None].float(), part[:, None, None].expand(-1, 2, 3)]
+        buffer.add_data(images(part), part, attention_maps=maps)
+    rows, *read = buffer.get_data(4, return_index=True)
+    assert len(read) == 2  # examples and labels
+    for row, label in zip(rows, read[1], strict=True):
+        one, two = buffer.attention_maps[row]
+        assert (one.shape, two.shape, one.dtype) == ((1,), (2, 3), torch.uint8)
+        assert one.unique() == two.unique() == label
+    buffer.attention_maps[torch.tensor(2)] = [torch.zeros(1), torch.ones(2, 3)]
+    assert [m.unique().item() for m in buffer.attention_maps[2]] == [0, 1]
+    other = Buffer(4)
+    other.load_state_dict(buffer.state_dict())
+    assert torch.equal(other.attention_maps[3][1], buffer.attention_maps[3][1])
+    assert len(other.get_all_data()) == 2
+
+
 def test_draws_without_a_task(filled):
     for _ in range(5):
         index, _, labels, tasks = filled.get_data(9, mask_task_out=0, return_index=True)

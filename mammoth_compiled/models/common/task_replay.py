@@ -96,7 +96,7 @@ def fill_buffer(
 
 def _shrunk(buffer: Any, names: Sequence[str], share: int) -> list[dict[str, torch.Tensor]]:
     """Returns the first samples of each class in the buffer."""
-    stored = dict(zip(buffer.used_attributes, buffer.get_all_data(), strict=True))
+    stored = dict(zip(buffer.read_attributes, buffer.get_all_data(), strict=True))
     rows = [(stored["labels"] == k).nonzero()[:share, 0] for k in stored["labels"].unique()]
     return [{name: stored[name][index] for name in names} for index in rows]
 
