@@ -104,19 +104,24 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {shorten(name)}.{_nearest(name, valid, 1)} Valid: {names}"
 
 
-def unknown_argument(name: object, valid: Iterable[str]) -> str:
+def unknown_argument(name: object, valid: Iterable[str], models: Sequence[str] = ()) -> str:
     """Returns the message for an unknown argument; there are too many valid ones to list.
 
     Args:
         name: The unknown argument.
         valid: The valid ones.
+        models: Other models that have an argument of this name.
 
     Example:
         >>> unknown_argument("--sede", ["--seed", "--lr"])
-        "unknown argument '--sede'. Did you mean '--seed'? --help and get_avail_args list all"
+        "unknown argument '--sede'. Did you mean '--seed'? See --help or get_avail_args for all"
+        >>> unknown_argument("--beta", ["--seed", "--lr"], ["derpp", "xder"])
+        "unknown argument '--beta'. Other models have it: derpp, xder"
     """
+    if models:
+        return f"unknown argument {shorten(name)}. Other models have it: {', '.join(models)}"
     hint = _nearest(name, sorted(valid), 3)
-    return f"unknown argument {shorten(name)}.{hint} --help and get_avail_args list all"
+    return f"unknown argument {shorten(name)}.{hint} See --help or get_avail_args for all"
 
 
 def _nearest(name: object, valid: Sequence[str], count: int) -> str:

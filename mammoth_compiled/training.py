@@ -92,7 +92,9 @@ def run_experiment(args: Namespace, observers: Iterable[Observer] = ()) -> Resul
             return train(*build(args), observers=[*watching, *observers])
         except RuntimeError as error:
             if distributed.num_ranks() > 1 and "by peer" in str(error):
-                raise TrainingError("another process of this run has ended") from error
+                raise TrainingError(
+                    "another process of this run has ended: its message says why"
+                ) from error
             raise
 
 

@@ -1,5 +1,6 @@
 """The command line: arguments of the schema, and those of a model, a dataset and a backbone."""
 
+import contextlib
 import types
 import typing
 from argparse import ArgumentParser
@@ -146,6 +147,7 @@ def build_parser(
     parser = Parser(prog="python -m mammoth_compiled.run")
     add_base_args(parser)
     if model is not None:
+        parser.models_with = _models_with
         entry = models[model]
         target: Any = entry.target
         owner = f"model {entry.name!r}"
@@ -159,6 +161,19 @@ def build_parser(
     if backbone is not None:
         _add_parameters(parser, "backbone", backbones[backbone])
     return parser
+
+
+def _models_with(argument: str) -> list[str]:
+    """Returns the models that have an argument of a name."""
+    found = []
+    for name in sorted(models):
+        parser = Parser()
+        target: Any = models[name].target
+        with contextlib.suppress(Exception):  # of a user's model that has no part in the run
+            target.get_parser(parser)
+        if argument in parser.arguments:
+            found.append(name)
+    return found
 
 
 def get_avail_args(

@@ -62,12 +62,14 @@ class Parser(ArgumentParser):
         arguments: The arguments by name.
         owners: Who defined each argument, for messages: "model 'derpp'".
         own_defaults: Values set with `set_defaults`.
+        models_with: Returns the models that have an argument of a name, for messages.
     """
 
     def __init__(self, **options: Any) -> None:
         self.arguments: dict[str, Action] = {}
         self.owners: dict[str, str] = {}
         self.own_defaults: dict[str, Any] = {}
+        self.models_with: Callable[[str], Sequence[str]] = lambda name: ()
         self._repeatable: set[str] = set()
         self._section: _Group | None = None
         self._owner = "the run"
@@ -149,16 +151,19 @@ class Parser(ArgumentParser):
         if isinstance(given, Mapping):
             for name in given:
                 if name not in self.arguments:
-                    raise ConfigError(unknown_argument(name, self.arguments))
+                    raise self._unknown(name, self.arguments)
             values = {name: value for name, value in given.items() if value is not None}
             values = {name: self._convert(name, value) for name, value in values.items()}
             self._check_values(values)
             return values
         values, unknown = self.read_known(given)
         if unknown:
-            valid = [f"--{name}" for name in self.arguments]
-            raise ConfigError(unknown_argument(unknown[0].split("=")[0], valid))
+            raise self._unknown(unknown[0].split("=")[0], [f"--{name}" for name in self.arguments])
         return values
+
+    def _unknown(self, name: str, valid: Iterable[str]) -> ConfigError:
+        models = self.models_with(str(name).removeprefix("--"))
+        return ConfigError(unknown_argument(name, valid, models))
 
     def read_known(self, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Returns the arguments that are given, without defaults, and the words of all others.

@@ -74,7 +74,7 @@ class Part:
         if not mask.any():
             raise DataError(
                 f"{self.name} has no image of classes {offsets[0]} to {offsets[1] - 1} "
-                f"(task {task + 1})"
+                f"(task {task + 1}): check its labels, or give fewer tasks with --n_tasks"
             )
         return self.select(mask)
 

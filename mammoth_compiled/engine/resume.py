@@ -182,7 +182,8 @@ def _check_same_kind(run: Run, path: Path, saved: dict[str, Any]) -> None:
             )
     if saved["tasks_done"] > run.num_tasks:
         raise CheckpointError(
-            f"{path} has {saved['tasks_done']} tasks, the run only {run.num_tasks}"
+            f"{path} has {saved['tasks_done']} tasks, the run only {run.num_tasks}: use the "
+            "dataset, --n_tasks and --stop_after of the run that saved it"
         )
     dataset = run.dataset
     now = {

@@ -191,7 +191,7 @@ class ContinualModel(TaskHooks):
             if buffer.buffer_size != self.args.buffer_size:
                 raise ValueError(
                     f"the buffer has {buffer.buffer_size} rows, but --buffer_size is "
-                    f"{self.args.buffer_size}"
+                    f"{self.args.buffer_size}: give --buffer_size {buffer.buffer_size}"
                 )
             self.buffer = buffer
             return

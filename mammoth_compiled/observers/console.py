@@ -79,11 +79,15 @@ def _length(config: RunConfig) -> str:
     """Returns how long a task is trained, in words."""
     training = config.training
     return {
-        "epochs": f"{config.experiment.n_epochs} epochs",
-        "iters": f"{training.n_iters} steps",
-        "time": f"{training.n_minutes} minutes",
+        "epochs": _count(config.experiment.n_epochs, "epoch"),
+        "iters": _count(training.n_iters, "step"),
+        "time": _count(training.n_minutes, "minute"),
         "early_stopping": "early stopping",
     }[training.fitting_mode]
+
+
+def _count(number: float | None, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 class RunSummary(Observer):

@@ -168,7 +168,10 @@ class OptunaSearch:
         try:
             best = self._study.best_trial
         except ValueError as error:
-            raise MammothError("sweep: no combination finished, so there is no best one") from error
+            raise MammothError(
+                "sweep: no combination finished, so there is no best one: log.txt in the folder "
+                "of each run says why"
+            ) from error
         return dict(best.params), float(best.value)
 
 

@@ -201,7 +201,9 @@ def test_run_writes_results(command, plugin, tmp_path):
         *("--width", 3, "--results_path", path),
     )
     assert (code, err) == (0, "")
-    assert "er on seq-noise with flat-net (595 parameters) on cpu: lr 0.5, batch 8, 1 epochs" in out
+    assert (
+        "er on seq-noise with flat-net (595 parameters) on cpu: lr 0.5, batch 8, 1 epoch per" in out
+    )
     assert f"results: {path}" in out
     assert "forgetting (Class-IL):" in out
     content = json.loads(path.read_text())
@@ -396,7 +398,10 @@ def test_error_as_a_module(run_python):
             ("--model", "sgd", *TINY, "--batchsize", 3),
             "unknown argument '--batchsize'. Did you mean",
         ),
-        (("--model", "sgd", *TINY, "--alpha=3"), "unknown argument '--alpha'."),
+        (
+            ("--model", "sgd", *TINY, "--alpha=3"),
+            "unknown argument '--alpha'. Other models have it: der, ",
+        ),
         (("--model", "sgd", *TINY, "--distributed", "ddp"), "start the run with torchrun"),
         (
             ("--model", "sgd", *TINY, "--config", "no.yaml"),
