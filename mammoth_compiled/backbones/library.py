@@ -19,6 +19,8 @@ SIDES = (32, 64, 96, 128, 160, 192, 224, 256, 384)
 DEFAULT_SIDE = 224
 
 Size = tuple[int, int]
+# Takes the number of channels, the value of `--pretrained` and the arguments of --net_args.
+Prepare = Callable[[int, str, dict[str, Any]], tuple[Callable[[Size], nn.Module], int | None]]
 
 
 class LibraryBackbone(MammothBackbone):
@@ -53,6 +55,46 @@ class LibraryBackbone(MammothBackbone):
             return self.classifier(self.body.forward_head(last)), maps
         features = self.body(x)
         return select_return(self.classifier(features), features, returnt)
+
+
+def library_backbone(name: str, library: str, prepare: Prepare) -> Callable[..., LibraryBackbone]:
+    """Returns a function that builds a network of a library; its parameters become arguments.
+
+    Args:
+        name: Name of the backbone, with its prefix.
+        library: Name of the library.
+        prepare: Returns a function that builds the network without its last layer for images of a
+            size (H, W), and the size in pixels of the images that its pretrained weights need.
+    """
+
+    def build(
+        num_classes: int,
+        in_channels: int = 3,
+        input_size: tuple[int, int] = (32, 32),
+        pretrained: str = "none",
+        resize: int | None = None,
+        net_args: Sequence[str] = (),
+    ) -> LibraryBackbone:
+        """A network of another library.
+
+        Args:
+            num_classes: K, the width of the classifier.
+            in_channels: Channels of the images.
+            input_size: Height and width of the images, pixels.
+            pretrained: Weights to start from: none, hub (downloads the library's), or a file.
+            resize: Side in pixels to which images are resized first, by default that of the
+                pretrained weights; without weights, the images' own if the network takes it.
+            net_args: Further arguments of the library's function, as KEY=VALUE.
+        """
+        make, side = prepare(in_channels, pretrained, parse_arguments(name, net_args))
+        body, width, resized = fit(make, name, in_channels, input_size, resize or side)
+        return LibraryBackbone(body, width, num_classes, resized)
+
+    summary = f"{name.partition(':')[2]} of {library}."
+    build.__doc__ = summary + (build.__doc__ or "").partition(".")[2]
+    # Messages name the module of the library.
+    build.__module__, build.__qualname__ = prepare.__module__, prepare.__qualname__
+    return build
 
 
 def fit(

@@ -1,7 +1,7 @@
 """The networks of timm, by the prefix `timm:`."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +10,7 @@ from torch import nn
 from mammoth_compiled.backbones.library import (
     LibraryBackbone,
     Size,
-    fit,
-    parse_arguments,
+    library_backbone,
     unknown_network,
 )
 from mammoth_compiled.backbones.pretrained import LATER, read_weights
@@ -28,32 +27,14 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
         names = [*timm.list_models(), *timm.list_pretrained()]
         raise unknown_network("timm", known, names, "timm.list_models()")
 
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        input_size: tuple[int, int] = (32, 32),
-        pretrained: str = "none",
-        resize: int | None = None,
-        net_args: Sequence[str] = (),
-    ) -> LibraryBackbone:
-        """A network of timm.
-
-        Args:
-            num_classes: K, the width of the classifier.
-            in_channels: Channels of the images.
-            input_size: Height and width of the images, pixels.
-            pretrained: Weights to start from: none, hub (downloads those that the name stands
-                for), or a file.
-            resize: Side in pixels to which images are resized first, by default that of the
-                pretrained weights; without weights, the images' own if the network takes it.
-            net_args: Further arguments of timm.create_model, as KEY=VALUE: depth=4 patch_size=4.
-        """
-        arguments = parse_arguments(f"timm:{known}", net_args)
+    def prepare(
+        in_channels: int, pretrained: str, arguments: dict[str, Any]
+    ) -> tuple[Callable[[Size], nn.Module], int | None]:
         config = timm.models.get_pretrained_cfg(known)
-        side = resize
+        side = None
         if pretrained != "none":
-            side = resize or (config.input_size[-1] if config else None)
-            arguments |= _weights(pretrained)
+            side = config.input_size[-1] if config else None
+            arguments = {**arguments, **_weights(pretrained)}
 
         def make(size: Size) -> nn.Module:
             fixed = config is not None and config.fixed_input_size
@@ -62,11 +43,9 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
             _check_patches(net, size)
             return net
 
-        body, width, resized = fit(make, f"timm:{known}", in_channels, input_size, side)
-        return LibraryBackbone(body, width, num_classes, resized)
+        return make, side
 
-    build.__doc__ = f"{known} of timm.{(build.__doc__ or '').partition('.')[2]}"
-    return known, build
+    return known, library_backbone(f"timm:{known}", "timm", prepare)
 
 
 def _import_timm() -> ModuleType:

@@ -1,6 +1,6 @@
 """The classifiers of torchvision, by the prefix `tv:`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +12,7 @@ from mammoth_compiled.backbones.library import (
     DEFAULT_SIDE,
     LibraryBackbone,
     Size,
-    fit,
-    parse_arguments,
+    library_backbone,
     unknown_network,
 )
 from mammoth_compiled.backbones.pretrained import (
@@ -43,29 +42,10 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
         listing = "torchvision.models.list_models(module=torchvision.models)"
         raise unknown_network("torchvision", known, classifier_names(), listing)
 
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        input_size: tuple[int, int] = (32, 32),
-        pretrained: str = "none",
-        resize: int | None = None,
-        net_args: Sequence[str] = (),
-    ) -> LibraryBackbone:
-        """A classifier of torchvision.
-
-        Args:
-            num_classes: K, the width of the classifier.
-            in_channels: Channels of the images.
-            input_size: Height and width of the images, pixels.
-            pretrained: Weights to start from: none, hub (downloads torchvision's default weights),
-                or a file.
-            resize: Side in pixels to which images are resized first, by default that of the
-                pretrained weights; without weights, the images' own if the network takes it.
-            net_args: Further arguments of torchvision's function, as KEY=VALUE.
-        """
-        arguments = parse_arguments(f"tv:{known}", net_args)
+    def prepare(
+        in_channels: int, pretrained: str, arguments: dict[str, Any]
+    ) -> tuple[Callable[[Size], nn.Module], int | None]:
         weights = _read(known, pretrained)
-        side = resize or (None if pretrained == "none" else _pretraining_side(known))
 
         def make(size: Size) -> nn.Module:
             net = _body(known, size, arguments)
@@ -74,11 +54,9 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
             adapt_first_conv(net, in_channels)
             return net
 
-        body, width, resized = fit(make, f"tv:{known}", in_channels, input_size, side)
-        return LibraryBackbone(body, width, num_classes, resized)
+        return make, None if pretrained == "none" else _pretraining_side(known)
 
-    build.__doc__ = f"{known} of torchvision.{(build.__doc__ or '').partition('.')[2]}"
-    return known, build
+    return known, library_backbone(f"tv:{known}", "torchvision", prepare)
 
 
 def _body(name: str, size: Size, arguments: dict[str, Any]) -> nn.Module:

@@ -55,16 +55,25 @@ def test_invalid_text(refused, name):
 # --- Standard output -------------------------------------------------------------------------
 
 PARTS = ("--model", "sgd", "--dataset", "seq-fmnist-mini", "--backbone", "mnistmlp")
+PARTS += ("--debug_mode", "1")
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("--list",), (*PARTS, "--debug_mode", "1")])
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [
+        ("run", ("--help",)),
+        ("run", ("--list",)),
+        ("run", (*PARTS, "--savecheck", "task", "--checkpoint_path", "written")),
+        ("sweep", ("--help",)),
+        ("sweep", ("exp.yaml", "--workers", "2", "--out", "written")),
+    ],
+)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full of Linux")
-def test_full_output_ends_before_any_work(tmp_path, argv):
-    checkpoints = ("--savecheck", "task", "--checkpoint_path", str(tmp_path / "checkpoints"))
-    given = [*argv, *(checkpoints if "--model" in argv else ())]
+def test_full_output_ends_before_any_work(tmp_path, command, argv):
+    (tmp_path / "exp.yaml").write_text("model: sgd\ndataset: seq-fmnist-mini\nseed: [0, 1]\n")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mammoth_compiled.run", *given],
+            [sys.executable, "-m", f"mammoth_compiled.{command}", *argv],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,7 +84,7 @@ def test_full_output_ends_before_any_work(tmp_path, argv):
         1,
         "error: cannot write to standard output: No space left on device\n",
     )
-    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not list(tmp_path.glob("written/*"))
 
 
 def test_output_that_fills_up_later_does_not_end_the_run(monkeypatch):

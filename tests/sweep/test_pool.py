@@ -229,26 +229,6 @@ def test_runs_stop_after_their_task_if_the_sweep_is_killed(plugin, tmp_path):
     assert any(results(path.parent)["interrupted"] for path in paths)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full of Linux")
-@pytest.mark.parametrize("words", [["--help"], ["exp.yaml"]])
-def test_full_output_ends_a_sweep_before_any_work(tmp_path, words):
-    (tmp_path / "exp.yaml").write_text("model: sgd\ndataset: seq-fmnist-mini\nseed: [0, 1]\n")
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "mammoth_compiled.sweep", *words, "--workers", "2"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            timeout=100,
-        )
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: cannot write to standard output: No space left on device\n",
-    )
-    assert not list(tmp_path.glob("sweeps/exp/*"))
-
-
 def test_several_runs_need_a_folder(tiny):
     runs = [Namespace(out="off", seed=seed) for seed in (0, 1)]
     with pytest.raises(ConfigError, match=r"several runs need a folder .*: give --out DIR"):
