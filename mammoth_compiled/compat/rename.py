@@ -26,6 +26,7 @@ MODULES = {
     "utils.evaluate": "evaluation",
     "utils.gss_buffer": "gss_buffer",
     "utils.ring_buffer": "ring_buffer",
+    "utils.schedulers": "schedulers",
     "utils.status": "utils",
 }
 PACKAGES = ("backbone", "datasets", "models", "utils")

@@ -83,7 +83,7 @@ class Buffer(BaseBuffer):
 
     @property
     def read_attributes(self) -> list[str]:
-        """Names of the attributes that reads return: all but the attention maps."""
+        """Names of the attributes that reads return, without the attention maps."""
         return [name for name in self.used_attributes if not name.startswith(_MAPS)]
 
     @property
