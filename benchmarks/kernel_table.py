@@ -1,8 +1,13 @@
-"""The static table: what every kernel uses of a chip, and a lower time bound for every case."""
+"""The static table: what every kernel uses of a chip, and a lower time bound for every case.
 
+python benchmarks/kernel_table.py [OP ...]     (needs no GPU; compiles for three chips)
+"""
+
+import json
 import math
+import sys
 
-from common import write_results
+from common import RESULTS, write_results
 
 from mammoth_compiled.kernels import check
 from mammoth_compiled.kernels.discovery import triton_op_names, tuning_cases
@@ -31,11 +36,16 @@ def occupancy(resources, num_warps, shared):
     return min(limits) * 32 * num_warps / THREADS
 
 
-def kernels(chips=tuple(CHIPS)):
-    """One row per kernel, configuration and chip."""
-    for op in triton_op_names():
+def kernels(ops, chips=tuple(CHIPS)):
+    """Yields a row per kernel, case and chip, with the first of the candidates."""
+    seen = set()
+    for op in ops:
         for chip in chips:
             for problem, launch in check.candidate_launches(op, chip):
+                key = launch.config.kernel, problem, chip
+                if key in seen:
+                    continue
+                seen.add(key)
                 used = compile_launch(launch, chip)
                 yield {
                     "kernel": launch.config.kernel,
@@ -43,6 +53,7 @@ def kernels(chips=tuple(CHIPS)):
                     "config": str(launch.config),
                     "chip": f"sm_{chip}",
                     "registers": used.registers,
+                    "spilled_bytes": used.stack,
                     "shared_bytes": used.shared,
                     "occupancy": round(occupancy(used, launch.config.num_warps, CHIPS[chip][4]), 2),
                     "tensor_core_instructions": used.tensor_cores,
@@ -67,14 +78,24 @@ def floors():
             }
 
 
-def write_static_table(out):
-    """Prints the static table; writes the bounds, and of each case the first candidates."""
-    rows, bounds, first = list(kernels()), list(floors()), {}
-    for row in rows:
-        first.setdefault((row["kernel"], row["problem"], row["chip"]), row)
-        print("  ".join(str(value) for value in row.values()))
-    for row in bounds:
-        print("  ".join(str(value) for value in row.values()))
+def write_static_table(out, ops=()):
+    """Prints and writes the resources of kernels, and the bounds of all cases.
+
+    Args:
+        out: Folder of `kernels_static.json`.
+        ops: Operations to compile; the rows of others stay. Empty for all.
+    """
+    path, rows = out / "kernels_static.json", []
+    for row in kernels(ops or triton_op_names()):
+        rows.append(row)
+        print("  ".join(str(value) for value in row.values()), flush=True)
+    if ops and path.exists():
+        held = json.loads(path.read_text())["kernels"]
+        rows += [row for row in held if row["kernel"].partition(".")[0] not in ops]
     print("no GPU: nothing was timed")
-    result = {"timed": False, "kernels": list(first.values()), "floors": bounds}
+    result = {"timed": False, "kernels": rows, "floors": list(floors())}
     print("written:", write_results("kernels_static", result, out))
+
+
+if __name__ == "__main__":
+    write_static_table(RESULTS, sys.argv[1:])

@@ -9,19 +9,15 @@ instead of nine times 16.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Returns taps and channels of a block of the inner dimension; one tap if it lies in one."""
-    if CHANNELS % BLOCK == 0:
-        # In units of blocks, so that the compiler sees that channels begin at a multiple of BLOCK.
-        tap = tl.full((1,), number // (CHANNELS // BLOCK), tl.int32)
-        channel = number % (CHANNELS // BLOCK) * BLOCK + tl.arange(0, BLOCK)
-    else:
-        k = number * BLOCK + tl.arange(0, BLOCK)
-        tap = k // CHANNELS
-        channel = k % CHANNELS
-    return tap, channel
+from mammoth_compiled.kernels.conv_relu_pool.triton_blocks import (
+    dot,
+    image_block,
+    store_image_block,
+    store_weight_block,
+    taps,
+    transposed_weight,
+    weight_block,
+)
 
 
 @triton.jit
@@ -66,14 +62,6 @@ def _pixels(
 
 
 @triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    if UPCAST:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision=PRECISION)
-
-
-@triton.jit
 def _maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
@@ -113,20 +101,20 @@ def forward_kernel(
     z3 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     # A single loop, instead of taps around channels, since only that is pipelined.
     for step in range((9 * CIN + BLOCK_K - 1) // BLOCK_K):
-        tap, c = _taps(step, CIN, BLOCK_K)
+        tap, c = taps(step, CIN, BLOCK_K)
         k = step * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = n[None, :] * WN + (tap * WT + c * WC)[:, None]
         valid = (k < 9 * CIN)[:, None] & (n < COUT)[None, :]
         w = tl.load(weight + offset, mask=valid, other=0.0)
         inside = (cell < num_cells)[:, None] & (k < 9 * CIN)[None, :]
         a = _pixels(images, corner, top, left, tap, c, inside, 0, 0, H, W, CIN)
-        z0 = _dot(a, w, z0, PRECISION, UPCAST)
+        z0 = dot(a, w, z0, PRECISION, UPCAST)
         a = _pixels(images, corner, top, left, tap, c, inside, 0, 1, H, W, CIN)
-        z1 = _dot(a, w, z1, PRECISION, UPCAST)
+        z1 = dot(a, w, z1, PRECISION, UPCAST)
         a = _pixels(images, corner, top, left, tap, c, inside, 1, 0, H, W, CIN)
-        z2 = _dot(a, w, z2, PRECISION, UPCAST)
+        z2 = dot(a, w, z2, PRECISION, UPCAST)
         a = _pixels(images, corner, top, left, tap, c, inside, 1, 1, H, W, CIN)
-        z3 = _dot(a, w, z3, PRECISION, UPCAST)
+        z3 = dot(a, w, z3, PRECISION, UPCAST)
 
     # Bias and ReLU are monotonic, so they follow the pool. The first of equal maxima wins.
     best = _maximum(_maximum(z0, z1), _maximum(z2, z3))
@@ -162,13 +150,8 @@ def input_grad_kernel(
     """Gathers the gradient of the convolution: that of the pooled cell whose maximum a pixel is."""
     OH: tl.constexpr = H // 2
     OW: tl.constexpr = W // 2
-    BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
-    program = tl.program_id(0)
-    first = program // BLOCKS_N * BLOCK_M
+    first, c, y, x = image_block(tl.program_id(0), H, W, CIN, BLOCK_M, BLOCK_N)
     pixel = first + tl.arange(0, BLOCK_M)
-    c = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
-    y = (pixel // W % H)[:, None] + 1
-    x = (pixel % W)[:, None] + 1
     # A 64-bit pointer to the image of the first pixel, and 32-bit offsets from it.
     image = first // (H * W)
     grad += image.to(tl.int64) * (OH * OW * COUT)
@@ -177,24 +160,19 @@ def input_grad_kernel(
 
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range((9 * COUT + BLOCK_K - 1) // BLOCK_K):
-        tap, n = _taps(step, COUT, BLOCK_K)
-        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        offset = (n * WN + tap * WT)[:, None] + c[None, :] * WC
-        valid = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
-        w = tl.load(weight + offset, mask=valid, other=0.0)
+        tap, n = taps(step, COUT, BLOCK_K)
+        w, inner = transposed_weight(weight, step, tap, n, c, CIN, COUT, WN, WC, WT, BLOCK_K)
         # An odd last row or column is in no window: its cell is out of range.
         row = y - (tap // 3)[None, :]
         column = x - (tap % 3)[None, :]
         covered = (row >= 0) & (row < OH * 2) & (column >= 0) & (column < OW * 2)
-        covered = covered & (pixel < num_pixels)[:, None] & (k < 9 * COUT)[None, :]
+        covered = covered & (pixel < num_pixels)[:, None] & inner
         offset = ((image + (row >> 1)) * OW + (column >> 1)) * COUT + n[None, :]
         index = tl.load(argmax + offset, mask=covered, other=4)
         dz = tl.load(grad + offset, mask=covered, other=0.0)
         dz = tl.where(index == (row & 1) * 2 + (column & 1), dz, 0.0)
-        total = _dot(dz, w, total, PRECISION, UPCAST)
-    offset = pixel.to(tl.int64)[:, None] * CIN + c[None, :]
-    valid = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
-    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=valid)
+        total = dot(dz, w, total, PRECISION, UPCAST)
+    store_image_block(grad_x, first, c, total, num_pixels, CIN)
 
 
 @triton.jit
@@ -220,14 +198,9 @@ def weight_grad_kernel(
     Three of the four have no gradient, but which ones differs between channels, so that the four
     multiplications cannot be merged into one.
     """
-    BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
-    BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
-    split = program // (BLOCKS_M * BLOCKS_N)
-    block_n = program % BLOCKS_N
-    m = program // BLOCKS_N % BLOCKS_M * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    tap, c = _taps(block_n, CIN, BLOCK_N)
+    split, block_n, m, n = weight_block(program, CIN, COUT, BLOCK_M, BLOCK_N)
+    tap, c = taps(block_n, CIN, BLOCK_N)
 
     start = split * cells_per_split
     end = tl.minimum(start + cells_per_split, num_cells)
@@ -245,12 +218,8 @@ def weight_grad_kernel(
         for q in tl.static_range(4):
             dz = tl.where(index == q, g, 0.0)
             b = _pixels(images, corner, top, left, tap, c, valid, q // 2, q % 2, H, W, CIN)
-            total = _dot(tl.trans(dz), b, total, PRECISION, UPCAST)
-    partial += split.to(tl.int64) * (COUT * (9 * CIN + 1))
-    valid = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
-    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=valid)
-    valid = (m < COUT) & (block_n == 0)
-    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=valid)
+            total = dot(tl.trans(dz), b, total, PRECISION, UPCAST)
+    store_weight_block(partial, split, block_n, m, n, total, total_bias, CIN, COUT)
 
 
 @triton.jit

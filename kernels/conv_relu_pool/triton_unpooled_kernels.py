@@ -9,7 +9,15 @@ memory to the tensor cores without passing through registers.
 import triton
 import triton.language as tl
 
-from mammoth_compiled.kernels.conv_relu_pool.triton_kernels import _dot, _taps
+from mammoth_compiled.kernels.conv_relu_pool.triton_blocks import (
+    dot,
+    image_block,
+    store_image_block,
+    store_weight_block,
+    taps,
+    transposed_weight,
+    weight_block,
+)
 
 
 @triton.jit
@@ -81,34 +89,25 @@ def _sum_input_grad(
     BLOCK_K: tl.constexpr,
 ):
     """Convolves the gradient of the convolution with the mirrored weight."""
-    BLOCKS_N: tl.constexpr = (CIN + BLOCK_N - 1) // BLOCK_N
-    first = program // BLOCKS_N * BLOCK_M
+    first, c, y, x = image_block(program, H, W, CIN, BLOCK_M, BLOCK_N)
     local = tl.arange(0, BLOCK_M)
     pixel = first + local
-    c = program % BLOCKS_N * BLOCK_N + tl.arange(0, BLOCK_N)
-    y = (pixel // W % H)[:, None] + 1
-    x = (pixel % W)[:, None] + 1
     # A 64-bit pointer to the first pixel, and 32-bit offsets from it.
     dz += first.to(tl.int64) * COUT
 
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range((9 * COUT + BLOCK_K - 1) // BLOCK_K):
-        tap, n = _taps(step, COUT, BLOCK_K)
-        k = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        offset = (n * WN + tap * WT)[:, None] + c[None, :] * WC
-        valid = (k < 9 * COUT)[:, None] & (c < CIN)[None, :]
-        w = tl.load(weight + offset, mask=valid, other=0.0)
+        tap, n = taps(step, COUT, BLOCK_K)
+        w, inner = transposed_weight(weight, step, tap, n, c, CIN, COUT, WN, WC, WT, BLOCK_K)
         row = y - (tap // 3)[None, :]
         column = x - (tap % 3)[None, :]
         covered = (row >= 0) & (row < H) & (column >= 0) & (column < W)
-        covered = covered & (pixel < num_pixels)[:, None] & (k < 9 * COUT)[None, :]
+        covered = covered & (pixel < num_pixels)[:, None] & inner
         shift = (1 - tap // 3) * W + 1 - tap % 3
         offset = local[:, None] * COUT + (shift * COUT + n)[None, :]
         a = tl.load(dz + offset, mask=covered, other=0.0)
-        total = _dot(a, w, total, PRECISION, UPCAST)
-    offset = pixel.to(tl.int64)[:, None] * CIN + c[None, :]
-    valid = (pixel < num_pixels)[:, None] & (c < CIN)[None, :]
-    tl.store(grad_x + offset, total.to(grad_x.dtype.element_ty), mask=valid)
+        total = dot(a, w, total, PRECISION, UPCAST)
+    store_image_block(grad_x, first, c, total, num_pixels, CIN)
 
 
 @triton.jit
@@ -130,13 +129,8 @@ def _sum_weight_grad(
     BLOCK_K: tl.constexpr,
 ):
     """Sums the products of pixels and gradients over a share of the pixels."""
-    BLOCKS_M: tl.constexpr = (COUT + BLOCK_M - 1) // BLOCK_M
-    BLOCKS_N: tl.constexpr = (9 * CIN + BLOCK_N - 1) // BLOCK_N
-    split = program // (BLOCKS_M * BLOCKS_N)
-    block_n = program % BLOCKS_N
-    m = program // BLOCKS_N % BLOCKS_M * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    tap, c = _taps(block_n, CIN, BLOCK_N)
+    split, block_n, m, n = weight_block(program, CIN, COUT, BLOCK_M, BLOCK_N)
+    tap, c = taps(block_n, CIN, BLOCK_N)
     shift = ((tap // 3 - 1) * W + tap % 3 - 1) * CIN + c
 
     start = split * pixels_per_split
@@ -157,13 +151,9 @@ def _sum_weight_grad(
         valid = inside & (n < 9 * CIN)[None, :]
         valid = valid & (row >= 0) & (row < H) & (column >= 0) & (column < W)
         b = tl.load(x + (local[:, None] * CIN + shift[None, :]), mask=valid, other=0.0)
-        total = _dot(tl.trans(a), b, total, PRECISION, UPCAST)
+        total = dot(tl.trans(a), b, total, PRECISION, UPCAST)
         total_bias += a.to(tl.float32)
-    partial += split.to(tl.int64) * (COUT * (9 * CIN + 1))
-    valid = (m < COUT)[:, None] & (n < 9 * CIN)[None, :]
-    tl.store(partial + m[:, None] * (9 * CIN) + n[None, :], total, mask=valid)
-    valid = (m < COUT) & (block_n == 0)
-    tl.store(partial + COUT * 9 * CIN + m, tl.sum(total_bias, 0), mask=valid)
+    store_weight_block(partial, split, block_n, m, n, total, total_bias, CIN, COUT)
 
 
 @triton.jit
