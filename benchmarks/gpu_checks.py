@@ -13,7 +13,9 @@ from gpu_timing import DRY
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 # Kernels in C++ run on the CPU.
 _CPU_KERNELS = ("conv3x3", "cpp", "library_cache")
-_VERDICT = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b.*?(tests/\S+)|(tests/\S+) (FAILED|ERROR)")
+_WORD = "(PASSED|FAILED|ERROR|SKIPPED)"
+# As pytest-xdist writes it, and as pytest does without it.
+_VERDICT = re.compile(rf"^\[gw.*\] {_WORD} (tests/\S+)|^(tests/\S+) {_WORD}")
 
 
 def run_checks(context):
@@ -72,9 +74,8 @@ def summary(text, code):
     """Returns what a log of `pytest -v` says: also of one that was stopped (exit code None)."""
     verdicts = {}
     for line in text.splitlines():
-        if line.startswith(("FAILED", "ERROR")) or not (match := _VERDICT.search(line)):
-            continue
-        verdicts[match[2] or match[3]] = match[1] or match[4]
+        if match := _VERDICT.search(line):
+            verdicts[match[2] or match[3]] = match[1] or match[4]
     row = {"passed": code in (0, 5), **{k.lower(): n for k, n in _counts(verdicts).items()}}
     bad = [name for name, verdict in verdicts.items() if verdict in ("FAILED", "ERROR")]
     if bad:

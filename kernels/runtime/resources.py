@@ -119,9 +119,6 @@ def _specialization(
             if value % 16 == 0:
                 attributes[position] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys(launch.constants, "constexpr")
-    for name, value in launch.constants.items():
-        if isinstance(value, str):  # part of the key of Triton's cache
-            attributes[launch.kernel.arg_names.index(name),] = []
     return {name: signature[name] for name in launch.kernel.arg_names}, constants, attributes
 
 
