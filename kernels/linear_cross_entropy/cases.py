@@ -19,24 +19,28 @@ IGNORE_INDEX = -100
 def launch_cases() -> Iterator[LaunchCase]:
     """Yields the launches that `kernels.check` compiles: heads of small nets and of ResNets."""
     half, tf32 = (torch.bfloat16, "ieee"), (torch.float32, "tf32")
-    for batch, features, classes, kinds in [
-        (32, 4096, 10, [half, (torch.float16, "ieee"), tf32, (torch.float32, "ieee")]),
-        (64, 512, 100, [half, tf32]),
-        (128, 512, 200, [half, tf32]),
+    for batch, features, classes, channels, kinds in [
+        (32, 4096, 10, 1, [half, (torch.float16, "ieee"), tf32, (torch.float32, "ieee")]),
+        (32, 4096, 10, 64, [half, tf32]),
+        (64, 512, 100, 1, [half, tf32]),
+        (128, 512, 200, 1, [half, tf32]),
     ]:
         for dtype, precision in kinds:
-            name = f"{batch}x{features}->{classes} {dtype} {precision}"
-            yield LaunchCase(name, partial(_launch, batch, features, classes, dtype, precision))
+            name = f"{batch}x{features}->{classes} {dtype} {precision}, {channels} channels"
+            sizes = (batch, features, classes, channels)
+            yield LaunchCase(name, partial(_launch, *sizes, dtype, precision))
 
 
-def _launch(batch: int, features: int, classes: int, dtype: torch.dtype, precision: str) -> None:
+def _launch(
+    batch: int, features: int, classes: int, channels: int, dtype: torch.dtype, precision: str
+) -> None:
     from mammoth_compiled.kernels.linear_cross_entropy import triton
 
     x = torch.empty((batch, features), dtype=dtype, device="meta")
     weight = torch.empty((classes, features), device="meta")
     labels = torch.empty(batch, dtype=torch.int64, device="meta")
     bias = weight.new_empty((classes,))
-    triton.loss_and_grads(x, weight, bias, labels, IGNORE_INDEX, precision)
+    triton.loss_and_grads(x, weight, bias, labels, IGNORE_INDEX, precision, channels)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def linear_cross_entropy_op(
     bias: torch.Tensor | None,
     labels: torch.Tensor,
     ignore_index: int,
+    channels: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Computes `reference.loss_and_grads`, with Triton on a GPU.
 
@@ -33,11 +34,11 @@ def linear_cross_entropy_op(
     forward, by the gradient of the loss; Inductor drops that where it is one.
     """
     if kernel_why_not(x, weight, bias, labels):
-        return reference.loss_and_grads(x, weight, bias, labels, ignore_index)
+        return reference.loss_and_grads(x, weight, bias, labels, ignore_index, channels)
     from mammoth_compiled.kernels.linear_cross_entropy import triton
 
     precision = input_precision(x.dtype, convolution=False)
-    return triton.loss_and_grads(x, weight, bias, labels, ignore_index, precision)
+    return triton.loss_and_grads(x, weight, bias, labels, ignore_index, precision, channels)
 
 
 def kernel_why_not(
@@ -57,7 +58,7 @@ def kernel_why_not(
 
 @linear_cross_entropy_op.register_fake
 def _fake(
-    x: Any, weight: Any, bias: Any, labels: Any, ignore_index: int
+    x: Any, weight: Any, bias: Any, labels: Any, ignore_index: int, channels: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     loss = x.new_empty((), dtype=torch.promote_types(x.dtype, torch.float32))
     grad_bias = weight.new_empty((weight.shape[0],)) if bias is None else torch.empty_like(bias)
@@ -73,7 +74,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) 
 
 def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
     x, weight, bias = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
-    return x, weight, bias if ctx.has_bias else None, None, None
+    return x, weight, bias if ctx.has_bias else None, None, None, None
 
 
 linear_cross_entropy_op.register_autograd(_backward, setup_context=_setup)

@@ -10,6 +10,7 @@ def loss_and_grads(
     bias: torch.Tensor | None,
     labels: torch.Tensor,
     ignore_index: int,
+    channels: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Computes the loss and its gradients.
 
@@ -21,12 +22,14 @@ def loss_and_grads(
         bias: [K], or None.
         labels: Classes, int64, [B], each in 0..K-1 or `ignore_index`.
         ignore_index: Rows with this label do not count; without any other, the loss is NaN.
+        channels: C: feature p * C + c of x, as in channels-last images, belongs to column
+            c * (F // C) + p of the weight, as in flattened images. With 1, orders are the same.
 
     Returns:
         The loss, 0-d, and the gradients of x, weight and bias in their dtypes; that of a missing
         bias has the dtype of the weight.
     """
-    low_weight = weight.to(x.dtype)
+    low_weight = to_features(weight.to(x.dtype), channels)
     logits = F.linear(x, low_weight, None if bias is None else bias.to(x.dtype))
     logits = logits.to(torch.promote_types(x.dtype, torch.float32))
     counts = labels != ignore_index
@@ -39,4 +42,19 @@ def loss_and_grads(
     grad = torch.where(counts[:, None], grad, 0) / count
     low_grad = grad.to(x.dtype)
     grad_bias = grad.sum(0).to(weight.dtype if bias is None else bias.dtype)
-    return loss, low_grad @ low_weight, (low_grad.T @ x).to(weight.dtype), grad_bias
+    grad_weight = to_columns(low_grad.T @ x, channels).to(weight.dtype)
+    return loss, low_grad @ low_weight, grad_weight, grad_bias
+
+
+def to_features(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Returns a weight, [K, F], with its columns in the order of channels-last features."""
+    if channels == 1:
+        return weight
+    return weight.view(len(weight), channels, -1).transpose(1, 2).reshape(weight.shape)
+
+
+def to_columns(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Reverses `to_features`."""
+    if channels == 1:
+        return weight
+    return weight.view(len(weight), -1, channels).transpose(1, 2).reshape(weight.shape)

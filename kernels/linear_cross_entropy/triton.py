@@ -23,6 +23,14 @@ def _dot(a, b, acc, T: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constex
 
 
 @triton.jit
+def _column(f, F: tl.constexpr, CHANNELS: tl.constexpr):
+    """Returns the column of the weight that a feature belongs to; see `reference`."""
+    if CHANNELS > 1:
+        f = f % CHANNELS * (F // CHANNELS) + f // CHANNELS
+    return f
+
+
+@triton.jit
 def partial_kernel(
     x,  # [B, F]
     weight,  # [K, F]
@@ -30,6 +38,7 @@ def partial_kernel(
     B: tl.constexpr, F: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
     SPLITS: tl.constexpr,
     PER_SPLIT: tl.constexpr,  # features
+    CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_F: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -43,7 +52,8 @@ def partial_kernel(
         f = split * PER_SPLIT + start + tl.arange(0, BLOCK_F)
         features = f[None, :] < F
         xs = tl.load(x + row[:, None] * F + f[None, :], (row < B)[:, None] & features, other=0.0)
-        ws = tl.load(weight + k[:, None] * F + f[None, :], (k < K)[:, None] & features, other=0.0)
+        column = _column(f, F, CHANNELS)[None, :]
+        ws = tl.load(weight + k[:, None] * F + column, (k < K)[:, None] & features, other=0.0)
         acc = _dot(xs, tl.trans(ws), acc, T, PRECISION, UPCAST)
     target = partial + split * B * KP + row[:, None] * KP + k[None, :]
     tl.store(target, acc, mask=(row < B)[:, None])
@@ -63,6 +73,7 @@ def gradient_kernel(
     ignore_index,
     B: tl.constexpr, F: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
     SPLITS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_LABELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_S: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -75,7 +86,8 @@ def gradient_kernel(
     every = tl.arange(0, BLOCK_LABELS)
     every_label = tl.load(labels + every, every < B, other=ignore_index)
     count = tl.sum((every_label != ignore_index).to(tl.float32), 0)
-    ws = tl.load(weight + k[:, None] * F + f[None, :], classes[:, None] & features, other=0.0)
+    column = _column(f, F, CHANNELS)[None, :]
+    ws = tl.load(weight + k[:, None] * F + column, classes[:, None] & features, other=0.0)
     grad_w = tl.zeros((KP, BLOCK_F), tl.float32)
     grad_b = tl.zeros((KP,), tl.float32)
     total = tl.zeros((BLOCK_B,), tl.float32)
@@ -108,7 +120,7 @@ def gradient_kernel(
         tl.store(grad_x + row[:, None] * F + f[None, :], grad.to(T), rows[:, None] & features)
         grad_w = _dot(tl.trans(d), xs, grad_w, T, PRECISION, UPCAST)
         grad_b += tl.sum(d, 0)
-    target = grad_weight + k[:, None] * F + f[None, :]
+    target = grad_weight + k[:, None] * F + column
     tl.store(target, grad_w.to(grad_weight.dtype.element_ty), classes[:, None] & features)
     if tl.program_id(0) == 0:
         tl.store(grad_bias + k, grad_b.to(grad_bias.dtype.element_ty), classes)
@@ -122,6 +134,7 @@ def loss_and_grads(
     labels: torch.Tensor,
     ignore_index: int,
     precision: str,
+    channels: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Computes the loss and all gradients; see `reference.loss_and_grads`.
 
@@ -132,6 +145,7 @@ def loss_and_grads(
         labels: int64, [B].
         ignore_index: Rows with this label do not count.
         precision: "tf32" or "ieee", of float32 multiplications.
+        channels: C, if features are in the order of channels-last images; else 1.
     """
     x, weight = x.contiguous(), weight.contiguous()
     batch, features = x.shape
@@ -144,6 +158,7 @@ def loss_and_grads(
         "K": classes,
         "KP": padded,
         "SPLITS": splits,
+        "CHANNELS": channels,
         "PRECISION": precision,
     }
     grid = ceil_div(batch, tile["BLOCK_B"]) * splits

@@ -34,15 +34,23 @@ def channels_last(graph: Graph, user: Node, images: Node) -> Node:
         user: The node that will read it.
         images: [B, C, H, W].
     """
-    if images.op == "call_method" and images.target == "contiguous" and len(images.args) == 1:
-        before = images.args[0]
-        if isinstance(before, Node) and before.meta.get(_MARK):
-            return before
+    before = channels_last_of(images)
+    if before is not None:
+        return before
     with graph.inserting_before(user):
         layout: dict[str, Any] = {"memory_format": torch.channels_last}
         reordered = graph.call_method("contiguous", (images,), layout)
         reordered.meta = dict(images.meta)
     return reordered
+
+
+def channels_last_of(node: Node | None) -> Node | None:
+    """Returns the channels-last images that a node of `replace_with` makes contiguous, if any."""
+    if node is None or node.op != "call_method" or node.target != "contiguous":
+        return None
+    before = node.args[0]
+    is_marked = len(node.args) == 1 and isinstance(before, Node) and before.meta.get(_MARK)
+    return before if is_marked else None
 
 
 def autocast_dtype(value: torch.Tensor) -> torch.dtype:
@@ -79,9 +87,7 @@ def example_in(node: Node, dtype: torch.dtype) -> torch.Tensor:
 
 def is_channels_last(node: Node) -> bool:
     """Returns whether images, [B, C, H, W], reach a pattern's replacement in channels-last."""
-    if node.op == "call_method" and node.target == "contiguous" and len(node.args) == 1:
-        before = node.args[0]
-        if isinstance(before, Node) and before.meta.get(_MARK):
-            return True
+    if channels_last_of(node) is not None:
+        return True
     value = example(node)
     return value is not None and value.is_contiguous(memory_format=torch.channels_last)

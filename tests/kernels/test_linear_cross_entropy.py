@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled.compiler import autotune
 from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.compiler.patterns import linear_cross_entropy as patterns_module
 from mammoth_compiled.kernels.linear_cross_entropy import linear_cross_entropy_op, reference
 from mammoth_compiled.kernels.runtime import device as kernel_device
 
@@ -56,6 +57,27 @@ def test_kernels_are_as_accurate_as_torch(device, assert_as_accurate, shape, dty
     without = triton.loss_and_grads(*moved[:2], None, moved[3], IGNORED, "ieee")
     expected = reference.loss_and_grads(x, weight, None, labels, IGNORED)
     torch.testing.assert_close(without[0].cpu(), expected[0], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 7, 4), (33, 16, 6, 10), (2, 6, 1, 3)], ids=str)
+@pytest.mark.usefixtures("triton_kernels")
+def test_features_in_the_order_of_channels_last_images(device, shape):
+    from mammoth_compiled.kernels.linear_cross_entropy import triton
+
+    batch, channels, pixels, classes = shape
+    x, weight, bias, labels = problem(batch, channels * pixels, classes)
+    moved = x.view(batch, channels, pixels).transpose(1, 2).reshape(x.shape)
+    loss, grad_x, *others = reference.loss_and_grads(x, weight, bias, labels, IGNORED)
+    grad_x = grad_x.view(batch, channels, pixels).transpose(1, 2).reshape(x.shape)
+    given = moved, weight, bias, labels
+    on_device = [t.to(device) for t in given]
+    for found in (
+        reference.loss_and_grads(*given, IGNORED, channels),
+        linear_cross_entropy_op(*given, IGNORED, channels),
+        triton.loss_and_grads(*on_device, IGNORED, "ieee", channels),
+    ):
+        for one, other in zip(found, (loss, grad_x, *others), strict=True):
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-5)
 
 
 # The interpreter computes with numpy, which warns.
@@ -126,6 +148,42 @@ def test_pattern_follows_the_autotuner(rewritten, winner, bias):
     expected = head(x, labels)
     torch.testing.assert_close(loss, expected)
     parameters = list(head.parameters())
+    for one, other in zip(
+        torch.autograd.grad(loss, parameters),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 2 * 3, 5)
+
+    def forward(self, x, labels):
+        images = torch.max_pool2d(torch.relu(self.conv(x)), 2)
+        return F.cross_entropy(self.head(torch.flatten(images, 1)), labels)
+
+
+def test_flattened_images_are_read_as_a_kernel_wrote_them(rewritten, monkeypatch):
+    channels = []
+    op = "mammoth_compiled.compiler.patterns.linear_cross_entropy._in_memory_order"
+    original = patterns_module._in_memory_order
+
+    def spied(*args):
+        features, count = original(*args)
+        channels.append(count)
+        return features, count
+
+    monkeypatch.setattr(op, spied)
+    net, x, labels = Net(), torch.randn(6, 3, 4, 6), torch.tensor([0, 3, 1, 1, 2, 4])
+    loss, (match,) = rewritten(net, x, labels)
+    assert match.replacement
+    assert channels == [4]
+    expected = net(x, labels)
+    torch.testing.assert_close(loss, expected)
+    parameters = list(net.parameters())
     for one, other in zip(
         torch.autograd.grad(loss, parameters),
         torch.autograd.grad(expected, parameters),

@@ -9,7 +9,7 @@ from torch.fx import Graph, Node
 from torch.nn import functional as F
 
 from mammoth_compiled.compiler.autotune import select
-from mammoth_compiled.compiler.layouts import cast, example_in
+from mammoth_compiled.compiler.layouts import cast, channels_last_of, example_in
 from mammoth_compiled.compiler.matmuls import is_linear
 from mammoth_compiled.compiler.nodes import argument, example, is_call, source
 from mammoth_compiled.compiler.pattern import (
@@ -115,13 +115,50 @@ def _replace(
     features, weight, bias = (
         argument(linear, k, n) for k, n in enumerate(("input", "weight", "bias"))
     )
+    features, channels = _in_memory_order(graph, node, features)
     inputs = (cast(graph, node, features, logits.dtype), weight, bias, given["target"])
     with graph.inserting_before(node):
         results = graph.call_function(
-            linear_cross_entropy_op._opoverload, (*inputs, _ignored(given))
+            linear_cross_entropy_op._opoverload, (*inputs, _ignored(given), channels)
         )
         loss = graph.call_function(operator.getitem, (results, 0))
         loss.meta = dict(node.meta)
     node.replace_all_uses_with(loss)
     for old in (node, *casts, linear):
         graph.erase_node(old)
+
+
+def _in_memory_order(graph: Graph, user: Node, features: Node) -> tuple[Node, int]:
+    """Returns features in the order in which they are in memory, and their channels.
+
+    Flattened images that a kernel wrote in channels-last are copied to be in the order of the
+    weight, and so are their gradients. The kernels read the weight in the order of the images.
+
+    Args:
+        graph: The graph.
+        user: The node that will read the features.
+        features: [B, F].
+
+    Returns:
+        A node, [B, F], and C; the same node and 1 if features are not flattened images.
+    """
+    images = source(features) if _flattens(features) else None
+    before = channels_last_of(images)
+    if before is None:
+        return features, 1
+    with graph.inserting_before(user):
+        moved = graph.call_method("permute", (before, 0, 2, 3, 1))
+        flat = graph.call_method("flatten", (moved, 1))
+    value = example(before)
+    assert value is not None
+    moved.meta = {**before.meta, "example_value": value.permute(0, 2, 3, 1)}
+    flat.meta = dict(features.meta)
+    return flat, value.shape[1]
+
+
+def _flattens(node: Node) -> bool:
+    """Returns whether a node flattens all dimensions of images but the first."""
+    if not is_call(node, (torch.flatten,), ("flatten",)):
+        return False
+    end = argument(node, 2, "end_dim")
+    return argument(node, 1, "start_dim") == 1 and end in (None, -1, 3)
