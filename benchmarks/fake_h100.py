@@ -85,6 +85,8 @@ def fake_h100():
             ("get_device_properties", Properties),
             ("_lazy_init", None),
             ("synchronize", None),
+            ("get_rng_state", torch.get_rng_state()),
+            ("set_rng_state", None),
         )
     ]
     replaced += [

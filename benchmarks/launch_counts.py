@@ -5,18 +5,27 @@ import re
 import torch
 import torch._inductor.config as inductor_config
 from fake_h100 import fake_h100
+from torch._functorch.aot_autograd import aot_export_module
 from torch._inductor.debug import DebugContext
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.fx_passes.post_grad import post_grad_passes
+from torch._inductor.fx_passes.joint_graph import (
+    canonicalize_aten_ir_passes,
+    constant_fold_uniform_value,
+)
+from torch._inductor.fx_passes.post_grad import post_grad_passes, remove_noop_ops
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 from torch._library.custom_ops import OPDEFS
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from mammoth_compiled.compiler.backend import (
+    _Decompositions,
+    _graph_pass,
+    _rewrite_joint,
+    _rewrite_lowered,
+)
 from mammoth_compiled.compiler.compat import COMBO_KERNELS
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.kernels.runtime.launch import record_launches
@@ -31,6 +40,7 @@ _NONE = {"detach", "lift_fresh", "alias", "_unsafe_view", "_assert_async", "set_
 # number of lists, blocks, and elements of a block.
 _TENSORS_PER_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 _BLOCKS_PER_LAUNCH, _BLOCK = 320, 65536
+_OPTIONS = {"post_grad_custom_pre_pass": _graph_pass(_rewrite_lowered, "launches")}
 
 
 class CountLaunches(TorchDispatchMode):
@@ -138,9 +148,9 @@ def _lowered(graph, examples, combo):
         torch.empty_strided(e.shape, e.stride(), dtype=e.dtype).requires_grad_(e.requires_grad)
         for e in examples
     ]
-    table = select_decomp_table()
-    table.pop(torch.ops.aten.max_pool2d_with_indices_backward.default, None)
+    table = _Decompositions.make()
     graph = make_fx(graph, decomposition_table=table, tracing_mode="fake")(*inputs)
+    constant_fold_uniform_value(graph)  # the gradient of a loss is 1
     for node in graph.graph.nodes:
         if "device" in node.kwargs:
             node.kwargs = {**node.kwargs, "device": torch.device("cuda", 0)}
@@ -150,33 +160,30 @@ def _lowered(graph, examples, combo):
         node.meta.pop("val", None)
     graph.recompile()
     with fake_h100():
-        return _counted(graph, inputs, combo)
+        return _counted(graph, inputs, combo, table)
 
 
-def _counted(graph, inputs, combo):
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, torch.no_grad():
+def _counted(graph, inputs, combo, table):
+    with FakeTensorMode(allow_non_fake_inputs=True):
         fakes = [
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in inputs
         ]
-        FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*fakes)
-    ours = sum(
-        custom_launches(node.target._schema.name, _values(node.args))
-        for node in graph.graph.nodes
-        if str(node.target).startswith("mammoth.")
-    )
-    with inductor_config.patch(COMBO_KERNELS if combo else {}), V.set_fake_mode(mode):
-        post_grad_passes(graph, is_inference=True)
-        lowering = GraphLowering(graph, example_inputs=fakes, is_inference=True)
-        with V.set_graph_handler(lowering), V.set_debug_handler(DebugContext()):
-            lowering.run(*fakes)
-            code = lowering.codegen()[0]
+    with torch.no_grad(), inductor_config.patch(_OPTIONS | (COMBO_KERNELS if combo else {})):
+        # Traces the bodies of our operators: Inductor fuses what they do besides launches.
+        graph, _ = aot_export_module(graph, fakes, trace_joint=False, decompositions=table)
+        canonicalize_aten_ir_passes(graph)
+        remove_noop_ops(graph.graph)
+        _rewrite_joint(graph.graph)
+        fakes = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+        with V.set_fake_mode(fakes[0].fake_mode), V.set_debug_handler(DebugContext()):
+            post_grad_passes(graph, is_inference=True)
+            lowering = GraphLowering(graph, example_inputs=fakes, is_inference=True)
+            with V.set_graph_handler(lowering):
+                lowering.run(*fakes)
+                code = lowering.codegen()[0]
     text = getattr(code, "value", code)
     body = text[text.index("def call(") :]
-    triton_kernels = re.findall(r"(triton_\w+)\.run\(", body)
-    library = re.findall(r"extern_kernels\.\w+\(|= torch\.ops\.(?!mammoth)\w+\.\w+", body)
-    return {"inductor": len(triton_kernels), "ours": ours, "library": len(library)}
-
-
-def _values(args):
-    return tree_map(lambda a: a.meta["val"] if isinstance(a, torch.fx.Node) else a, args)
+    kernels = re.findall(r"(\w+)\.run\(", body)
+    generated = sum(name.startswith("triton_") for name in kernels)
+    library = re.findall(r"extern_kernels\.\w+\(|= torch\.ops\.\w+\.\w+", body)
+    return {"inductor": generated, "ours": len(kernels) - generated, "library": len(library)}

@@ -3,9 +3,9 @@
     python benchmarks/launches.py [--rows "er cnn 32 bf16" ...]
 
 The step is that of the engine: the stream batch, the draw of the replay batch, the network, the
-loss, the optimizer and the update of the buffer. Compiled parts are traced on the CPU, rewritten by
-our patterns, moved to fake CUDA tensors and lowered with the properties of an H100; elsewhere each
-operator counts as many launches as it makes. Nothing runs.
+loss, the optimizer, the update of the buffer and the end, where counters advance. Compiled parts
+are traced on the CPU, rewritten by our patterns, moved to fake CUDA tensors and lowered with the
+properties of an H100; elsewhere each operator counts as many launches as it makes. Nothing runs.
 
 "default" compiles the backbone alone; "whole step" is `--whole_step`. Calls of libraries (cuDNN,
 cuBLAS) count as one launch, and may be two to five. `measured` are the launches that the profiler
@@ -24,7 +24,10 @@ from torch import nn
 
 import mammoth_compiled as mc
 from mammoth_compiled.engine.forward import forward_function
+from mammoth_compiled.engine.static_step import EpochOrder, LossRing, StaticBatch
 from mammoth_compiled.engine.whole_step import _step_function
+from mammoth_compiled.kernels.runtime.deferred import defer_counters
+from mammoth_compiled.kernels.step_end import end_step
 from mammoth_compiled.models.core.optimizers import flat_parameters
 from mammoth_compiled.types import Batch
 
@@ -38,8 +41,6 @@ ROWS = (
     "er resnet18 128 bf16",
     "sgd attention-cnn 32 bf16",
 )
-# A replay copies the indices of the batch into the graph's input, and its loss out.
-COPIES = 2
 
 
 class _Logits(nn.Module):
@@ -67,10 +68,16 @@ def count(row):
     while method == "er" and not model.buffer.is_full():
         model.after_step(Batch(*next(iter(loader))))
 
-    # On a GPU, the graph gathers its batch itself.
-    index, source = torch.arange(int(batch_size)), loader._source
+    with defer_counters() as deferred:
+        return _count_step(model, loader, amp, deferred)
+
+
+def _count_step(model, loader, amp, deferred):
+    # As the graph does on a GPU, which gathers its batch itself and advances counters at the end.
+    (first, *_) = loader.lazy_batches()
+    static = StaticBatch(first, EpochOrder(first.window))
     parts = {}
-    batch = Batch(*_counted(parts, "batch", lambda: source.gather(index)))
+    batch = Batch(*_counted(parts, "batch", lambda: static.lazy.materialize(*static.lazy.tensors)))
     _counted(parts, "draw", lambda: model.draw(batch))
     parameters = [p for p in flat_parameters(model.opt.param_groups) if p.requires_grad]
     default, whole = dict(parts), dict(parts)
@@ -90,7 +97,10 @@ def count(row):
     with torch.no_grad():
         _counted(after, "optimizer", model.opt.step)
         _counted(after, "buffer", lambda: model.after_step(batch))
-    after["copies"] = COPIES
+    static.advance(deferred)
+    losses = LossRing(torch.float32, torch.device("cpu"))
+    ends = (*deferred.take(), torch.zeros(()), losses.values, losses.slot)
+    _counted(after, "end", lambda: end_step(*ends))
     return {
         "default": {**default, **after},
         "whole step": {**whole, **after},

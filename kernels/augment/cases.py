@@ -25,7 +25,10 @@ def launch_cases() -> Iterator[LaunchCase]:
     # The replay batches of DER++ on CIFAR-100: float images, labels and logits.
     for batch in (32, 128):
         name = f"{batch}x3x32x32 from float32, with labels and logits"
-        yield LaunchCase(name, partial(_launch_replay, batch, (3, 32, 32)))
+        yield LaunchCase(name, partial(_launch_replay, batch, (3, 32, 32), 0))
+        yield LaunchCase(f"{name}, drawn", partial(_launch_replay, batch, (3, 32, 32), 500))
+    # The stream batch of a captured step.
+    yield LaunchCase("32x3x32x32 of an epoch's order", partial(_launch_window, 32, (3, 32, 32)))
 
 
 def _launch(
@@ -49,7 +52,20 @@ def _launch(
     triton.forward(*results, *stores, state, mean, std, (4, 4, 4, 4), 0, 0.5, 0)
 
 
-def _launch_replay(batch: int, shape: tuple[int, int, int]) -> None:
+def _launch_window(batch: int, shape: tuple[int, int, int]) -> None:
+    from mammoth_compiled.kernels.augment import triton
+
+    images = torch.empty((50_000, *shape), dtype=torch.uint8, device="meta")
+    order = torch.empty(50_000, dtype=torch.int64, device="meta")
+    mean, std = torch.empty((2, shape[0]), device="meta")
+    state, position = order[:2].clone(), order[:1].clone()
+    index, columns, gathered = order[:batch], [order], [order[:batch].clone()]
+    results = op.empty_results(images, index, None, shape[1:], torch.float32, False, True)
+    stores = (images, order, images, order[:0], state, mean, std)
+    triton.forward(*results, *stores, (4, 4, 4, 4), 0, 0.5, 0, columns, gathered, position)
+
+
+def _launch_replay(batch: int, shape: tuple[int, int, int], draws_from: int) -> None:
     from mammoth_compiled.kernels.augment import triton
 
     images = torch.empty((500, *shape), device="meta")
@@ -60,7 +76,7 @@ def _launch_replay(batch: int, shape: tuple[int, int, int]) -> None:
     state = torch.empty(2, dtype=torch.int64, device="meta")
     results = op.empty_results(images, index, None, shape[1:], torch.float32, False, False)
     stores = (images, index, images, index.new_empty((0,)), state, mean, std)
-    triton.forward(*results, *stores, (4, 4, 4, 4), 0, 0.5, 0, columns, gathered)
+    triton.forward(*results, *stores, (4, 4, 4, 4), 0, 0.5, 0, columns, gathered, None, draws_from)
 
 
 def augment_work(shape: Sequence[int], dtype: torch.dtype, *, plain: bool = False) -> Work:

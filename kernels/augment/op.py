@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.kernels.augment import reference
+from mammoth_compiled.kernels.draw.reference import drawn
 from mammoth_compiled.kernels.runtime.device import triton_why_not
 from mammoth_compiled.kernels.runtime.implementations import Implementation, usable
 from mammoth_compiled.kernels.runtime.operators import traced_operator
@@ -32,6 +33,8 @@ def augment(
     memory_format: torch.memory_format = torch.channels_last,
     plain: bool = False,
     columns: Sequence[torch.Tensor] = (),
+    window: tuple[torch.Tensor, int] | None = None,
+    draws_from: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
     """Builds a training batch from stores of images: one launch on a GPU.
 
@@ -58,6 +61,12 @@ def augment(
         plain: Also return the rows without augmentation, scaled to [0, 1].
         columns: Contiguous tensors, [N, ...], whose rows belong to those of `images`; only without
             `replay`. The kernel gathers up to MAX_COLUMNS of them.
+        window: (position, B) gathers the B rows from a position on, int64, [1], of a longer
+            `index`, which has at least position + B entries. The host need not know the position.
+        draws_from: n > 0 draws the rows without replacement from 0..n-1, as `draw_rows` does with
+            this state, and writes them to `index`. Crops and flips are those of the next step, so
+            that `philox.advance` afterwards leaves the state that both calls would leave. Not with
+            `replay` or `window`.
 
     Returns:
         The batch, [B + M, C, height, width], the plain images, float32, [B + M, C, H, W], or None,
@@ -68,17 +77,20 @@ def augment(
             is larger than the padded image.
     """
     second, second_index = (None, None) if replay is None else replay
+    position, count = (None, len(index)) if window is None else window
     is_channels_last = memory_format == torch.channels_last
     batch, plain_images, *gathered = augment_op(
         *(images, index, second, second_index, state, mean, std),
         *(size, padding, fill, flip, stream, dtype, is_channels_last, plain),
-        list(columns[:MAX_COLUMNS]),
+        *(list(columns[:MAX_COLUMNS]), position, count, draws_from),
     )
-    gathered += [column[index] for column in columns[MAX_COLUMNS:]]
+    if columns[MAX_COLUMNS:]:
+        rows = _rows(index, position, count)
+        gathered += [column[rows] for column in columns[MAX_COLUMNS:]]
     return batch, plain_images if plain else None, gathered
 
 
-@traced_operator("augment")
+@traced_operator("augment", mutates=("index",))
 def augment_op(
     images: torch.Tensor,
     index: torch.Tensor,
@@ -96,15 +108,26 @@ def augment_op(
     channels_last: bool,
     plain: bool,
     columns: Sequence[torch.Tensor],
+    position: torch.Tensor | None = None,
+    count: int = 0,
+    draws_from: int = 0,
 ) -> list[torch.Tensor]:
-    """Computes `augment`: batch, plain images (empty unless `plain`), and rows of the columns."""
+    """Computes `augment`: batch, plain images (empty unless `plain`), and rows of the columns.
+
+    Gathers all rows of `index`, or `count` rows from `position` on.
+    """
     _check_stores(images, replay, size, padding, columns)
-    results = empty_results(images, index, replay_index, size, dtype, channels_last, plain)
-    gathered = [column.new_empty((len(index), *column.shape[1:])) for column in columns]
+    if position is None:
+        count = len(index)
+    results = empty_results(
+        images, index.narrow(0, 0, count), replay_index, size, dtype, channels_last, plain
+    )
+    gathered = [column.new_empty((count, *column.shape[1:])) for column in columns]
     if replay is None or replay_index is None:
         replay, replay_index = images, index.new_empty((0,))
     stores = (images, index, replay, replay_index)
-    args = (*results, *stores, state, mean, std, padding, fill, flip, stream, columns, gathered)
+    draws = (state, mean, std, padding, fill, flip, stream)
+    args = (*results, *stores, *draws, columns, gathered, position, draws_from)
     (best, *_), _ = usable(IMPLEMENTATIONS, images.device, *args)
     best.function(*args)
     return [*results, *gathered]
@@ -114,9 +137,21 @@ def augment_op(
 def _fake(
     images: Any, index: Any, replay: Any, replay_index: Any, *rest: Any
 ) -> list[torch.Tensor]:
-    _, _, _, size, _, _, _, _, dtype, channels_last, plain, columns = rest
-    results = empty_results(images, index, replay_index, size, dtype, channels_last, plain)
-    return [*results, *(column.new_empty((len(index), *column.shape[1:])) for column in columns)]
+    _, _, _, size, _, _, _, _, dtype, channels_last, plain, columns, *window = rest
+    position, count = window[:2] or (None, 0)
+    if position is None:
+        count = len(index)
+    results = empty_results(
+        images, index.narrow(0, 0, count), replay_index, size, dtype, channels_last, plain
+    )
+    return [*results, *(column.new_empty((count, *column.shape[1:])) for column in columns)]
+
+
+def _rows(index: torch.Tensor, position: torch.Tensor | None, count: int) -> torch.Tensor:
+    """Returns the rows to gather, int64, [count], without a host sync."""
+    if position is None:
+        return index
+    return index[position + torch.arange(count, device=index.device)]
 
 
 def empty_results(
@@ -162,8 +197,14 @@ def _reference(
     stream: int,
     columns: Sequence[torch.Tensor],
     gathered: Sequence[torch.Tensor],
+    position: torch.Tensor | None = None,
+    draws_from: int = 0,
 ) -> None:
     size = batch.shape[2:]
+    if draws_from:
+        index.copy_(drawn(len(index), draws_from, None, state))
+        state = state + torch.tensor([0, 1], device=state.device)
+    index = _rows(index, position, len(batch) - len(replay_index))
     rows = reference.to_bytes(torch.cat((images[index], replay[replay_index])))
     positions = reference.num_positions(images, size, padding)
     crops = reference.crop_draws(state, len(rows), *positions, flip, stream)

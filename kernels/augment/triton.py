@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 
 from mammoth_compiled.kernels.augment import reference
+from mammoth_compiled.kernels.draw.reference import STREAM as DRAW_STREAM
+from mammoth_compiled.kernels.draw.triton import permuted
 from mammoth_compiled.kernels.runtime import philox
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
 from mammoth_compiled.kernels.runtime.tiles import select_tile
@@ -53,12 +55,13 @@ def _scaled(byte):
     return tl.div_rn(byte.to(tl.float32), 255.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def forward_kernel(
     batch,  # [B + M, C, OH, OW]
     plain,  # [B + M, C, H, W], float32, if PLAIN
     images,  # [N, C, H, W], uint8 or float32
-    index,  # [B], int64
+    index,  # [B], int64, or longer if WINDOWED
+    position,  # [1], int64: where in `index` the batch begins, if WINDOWED
     replay,  # [K, C, H, W], likewise
     replay_index,  # [M], int64
     state,  # [2], int64: seed and step
@@ -67,6 +70,7 @@ def forward_kernel(
     column0, column1, column2, column3,  # each [N, ROW], of any dtype
     gathered0, gathered1, gathered2, gathered3,  # each [B, ROW], likewise
     num_stream,  # B
+    num_rows,  # n, if DRAWS
     stream,
     C: tl.constexpr,
     H: tl.constexpr,
@@ -85,13 +89,27 @@ def forward_kernel(
     REPLAY_PIXEL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     PLAIN: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    DRAWS: tl.constexpr,
+    DRAW_STREAM: tl.constexpr,
     ROW0: tl.constexpr, ROW1: tl.constexpr, ROW2: tl.constexpr, ROW3: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """A program computes BLOCK consecutive elements of one image."""
     sample = tl.program_id(0)
     element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    if sample < num_stream:
+    step = tl.load(state + 1)
+    if WINDOWED:
+        index += tl.load(position)
+    if DRAWS:
+        # One row, computed by every program of the image.
+        item = (sample + tl.arange(0, 1)) % num_rows
+        row = tl.sum(permuted(item, num_rows, tl.load(state), step, DRAW_STREAM), 0).to(tl.int64)
+        if tl.program_id(1) == 0:
+            tl.store(index + sample, row)
+        step += 1
+        source = images + row * (C * H * W)
+    elif sample < num_stream:
         row = tl.load(index + sample).to(tl.int64)
         source = images + row * (C * H * W)
     else:
@@ -101,7 +119,6 @@ def forward_kernel(
     pixel_step = tl.where(sample < num_stream, IMAGES_PIXEL, REPLAY_PIXEL)
     start = sample.to(tl.int64)
 
-    step = tl.load(state + 1)
     low, high = step.to(tl.uint32), (step >> 32).to(tl.uint32)
     vertical, horizontal, flip_word, _ = tl.philox(tl.load(state), low, high, sample, stream)
     top = ((vertical.to(tl.int64) * ROWS) >> 32).to(tl.int32)
@@ -150,6 +167,8 @@ def forward(
     stream: int,
     columns: Sequence[torch.Tensor] = (),
     gathered: Sequence[torch.Tensor] = (),
+    position: torch.Tensor | None = None,
+    draws_from: int = 0,
 ) -> None:
     """Fills a batch, `plain` unless it is empty, and the rows of the columns; see `op.augment`.
 
@@ -157,7 +176,7 @@ def forward(
         batch: [B + M, C, height, width], contiguous or channels_last.
         plain: [B + M, C, H, W] or empty, float32, in the layout of `batch`.
         images: The stream's store, uint8 or float32, [N, C, H, W], contiguous or channels_last.
-        index: Its rows, int64, [B].
+        index: Its rows, int64, [B], or longer if there is a position.
         replay: The buffer's store, of the same dtype, [K, C, H, W], contiguous or channels_last.
         replay_index: Its rows, int64, [M], possibly empty.
         state: Seed and step, int64, [2].
@@ -169,6 +188,8 @@ def forward(
         stream: Distinguishes the batches of one step.
         columns: At most `op.MAX_COLUMNS` tensors, [N, ...], contiguous.
         gathered: Their rows, [B, ...].
+        position: Where in `index` the batch begins, int64, [1]; None at the beginning.
+        draws_from: n > 0 draws the rows from 0..n-1 and writes them to `index`.
     """
     samples, channels, *size = batch.shape
     height, width = images.shape[2:]
@@ -184,9 +205,11 @@ def forward(
     launch(
         forward_kernel,
         (samples, ceil_div(channels * pixels, config["BLOCK"])),
-        *(batch, plain, images, index, replay, replay_index, state, mean, std),
+        *(batch, plain, images, index, index if position is None else position),
+        *(replay, replay_index, state, mean, std),
         *(*columns, *spare, *gathered, *spare),
-        len(index),
+        samples - len(replay_index),
+        draws_from,
         reference.STREAM + stream,
         config=config,
         C=channels,
@@ -209,6 +232,9 @@ def forward(
             result.is_contiguous(memory_format=torch.channels_last) for result in (batch, plain)
         ),
         PLAIN=len(plain) > 0,
+        WINDOWED=position is not None,
+        DRAWS=draws_from > 0,
+        DRAW_STREAM=DRAW_STREAM,
         **{f"ROW{k}": size for k, size in enumerate(row_sizes)},
     )
 

@@ -49,7 +49,7 @@ def _network(x, a, b, k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10, k11, k12, k13
 
 
 @triton.jit
-def _permuted(x, n, seed, step, stream):
+def permuted(x, n, seed, step, stream) -> tl.tensor:
     """Maps items in 0..n-1 to rows, as `reference.permuted`."""
     low, high = step.to(tl.uint32), (step >> 32).to(tl.uint32)
     k0, k1, k2, k3 = tl.philox(seed, low, high, 0, stream)
@@ -97,7 +97,7 @@ def draw_kernel(
     tl.debug_barrier()
     for start in range(0, SIZE, BLOCK):
         item = start + tl.arange(0, BLOCK)
-        row = _permuted(item % n, n, seed, step, stream).to(tl.int64)
+        row = permuted(item % n, n, seed, step, stream).to(tl.int64)
         if NUM_MASKED > 0:
             row = tl.load(marked + row)
         tl.store(rows + item, row, mask=item < SIZE)

@@ -9,6 +9,7 @@ import torch
 from mammoth_compiled.data.fused import FusedTransform, fuse_transform
 from mammoth_compiled.kernels.augment import augment
 from mammoth_compiled.kernels.augment.op import DTYPES
+from mammoth_compiled.kernels.runtime.deferred import advance_counters, settle_counters
 
 
 def fused_rows(
@@ -17,6 +18,7 @@ def fused_rows(
     index: torch.Tensor,
     transform: Any,
     random: torch.Tensor | None,
+    draws_from: int = 0,
 ) -> tuple[torch.Tensor, ...] | None:
     """Gathers rows and transforms their images in one launch, if the kernel can compute that.
 
@@ -25,7 +27,9 @@ def fused_rows(
         columns: Other attributes, [N, ...] each.
         index: Rows, int64, [M].
         transform: torchvision transform of one image tensor.
-        random: State of the generator, which is only read; None where there is no kernel.
+        random: State of the generator; None where there is no kernel.
+        draws_from: n > 0 draws the rows from 0..n-1, writes them to `index`, and advances the
+            state; 0 only reads it.
 
     Returns:
         The transformed images, float32, [M, C, H', W'], and the rows of each column; None if the
@@ -40,6 +44,7 @@ def fused_rows(
     if fused is None:
         return None
     parameters, mean, std = fused
+    settle_counters(random[1])  # of a draw before in the same step
     images, _, gathered = augment(
         *(examples, index, random, mean, std),
         size=parameters.size or (examples.shape[2], examples.shape[3]),
@@ -48,7 +53,10 @@ def fused_rows(
         flip=parameters.flip,
         memory_format=torch.contiguous_format,
         columns=columns,
+        draws_from=draws_from,
     )
+    if draws_from:
+        advance_counters([random[1]], [1])
     return images, *gathered
 
 

@@ -95,8 +95,7 @@ class BufferReads(RowStore):
                 are unknown.
         """
         if force_indexes is None:
-            index = self._draw(size, mask_task_out, cpt)
-            data = self._gather(index, transform, device)
+            index, data = self._draw_data(size, transform, device, mask_task_out, cpt)
         else:
             index = torch.as_tensor(force_indexes, device=self.device)
             data = self.get_data_by_index(index, transform, device)
@@ -106,11 +105,33 @@ class BufferReads(RowStore):
             data = (index.to(data[0].device), *data)
         return tuple(map(part, data))
 
-    def _draw(self, size: int, mask_task_out: int | None, cpt: int | None) -> torch.Tensor:
+    def _draw_data(
+        self,
+        size: int,
+        transform: Any,
+        device: str | torch.device | None,
+        mask_task_out: int | None,
+        cpt: int | None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Returns rows and their data, drawn and gathered in one launch where that is possible."""
+        self._check_draw(size)
+        draws_from = self._slots.kernel_draws_from(self.num_seen_examples)
+        if draws_from and mask_task_out is None:
+            count = self._slots.count(self.num_seen_examples, limit=size)
+            index = torch.empty(count, dtype=torch.int64, device=self.device)
+            data = self._fused(index, transform, device, draws_from)
+            if data is not None:
+                return index, data
+        index = self._draw(size, mask_task_out, cpt)
+        return index, self._gather(index, transform, device)
+
+    def _check_draw(self, size: int) -> None:
         if self.is_empty():
             raise ValueError("get_data: the buffer is empty; check is_empty() first")
         if size < 1:
             raise ValueError(f"get_data: size must be at least 1, got {size}")
+
+    def _draw(self, size: int, mask_task_out: int | None, cpt: int | None) -> torch.Tensor:
         if mask_task_out is None:
             size = self._slots.count(self.num_seen_examples, limit=size)
             return self._slots.sample(size, self.num_seen_examples, self.device)
@@ -170,19 +191,31 @@ class BufferReads(RowStore):
     def _gather(
         self, indexes: torch.Tensor, transform: Any, device: str | torch.device | None
     ) -> tuple[torch.Tensor, ...]:
+        index = torch.as_tensor(indexes, device=self.device)
+        rows = self._fused(index, transform, device)
+        if rows is not None:
+            return rows
+        target = self.device if device is None else torch.device(device)
+        stores = [getattr(self, name) for name in self.read_attributes]
+        examples, *others = (store[index].to(target) for store in stores)
+        # Few transforms take an empty batch.
+        return apply_transform(examples, transform if len(examples) else None), *others
+
+    def _fused(
+        self,
+        index: torch.Tensor,
+        transform: Any,
+        device: str | torch.device | None,
+        draws_from: int = 0,
+    ) -> tuple[torch.Tensor, ...] | None:
+        """Returns rows that one kernel gathers; see `fused_rows`."""
         if torch.compiler.is_compiling():
             # A graph would freeze how many rows are filled.
             raise RuntimeError("training_loss reads the buffer: read it in draw(batch)")
         target = self.device if device is None else torch.device(device)
-        index = torch.as_tensor(indexes, device=self.device)
         stores = [getattr(self, name) for name in self.read_attributes]
         random = self._slots.random if target.type == self.device.type else None
-        rows = fused_rows(stores[0], stores[1:], index, transform, random)
-        if rows is not None:
-            return rows
-        examples, *others = (store[index].to(target) for store in stores)
-        # Few transforms take an empty batch.
-        return apply_transform(examples, transform if len(examples) else None), *others
+        return fused_rows(stores[0], stores[1:], index, transform, random, draws_from)
 
     def get_all_data(
         self, transform: Any = None, device: str | torch.device | None = None

@@ -5,6 +5,7 @@ import torch
 from mammoth_compiled.kernels.draw import draw_rows
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.kernels.runtime import philox
+from mammoth_compiled.kernels.runtime.deferred import settle_counters
 
 # Name of the generator among the tensors of a buffer.
 DRAWS = "draws"
@@ -91,6 +92,7 @@ class FilledSlots:
         """
         num_filled = min(num_seen, self._capacity)
         if self.random is not None:
+            settle_counters(self.random[1])  # of a draw before in the same step
             count = num_filled if self.mask is None else self._capacity
             return draw_rows(size, count, self.random, mask=self.mask)
         if self.mask is None and device.type == "cpu":
@@ -100,6 +102,11 @@ class FilledSlots:
         if self.mask is not None:
             keys.masked_fill_(~self.mask, -1)
         return keys.topk(size).indices
+
+    def kernel_draws_from(self, num_seen: int) -> int:
+        """Returns n if the filled slots are 0..n-1 and a kernel can draw from them, else 0."""
+        is_range = self.random is not None and self.mask is None
+        return min(num_seen, self._capacity) if is_range else 0
 
     def indices(self, num_seen: int) -> torch.Tensor:
         """Returns all filled slots in order, int64."""

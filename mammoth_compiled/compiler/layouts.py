@@ -49,8 +49,9 @@ def channels_last_of(node: Node | None) -> Node | None:
     if node is None or node.op != "call_method" or node.target != "contiguous":
         return None
     before = node.args[0]
-    is_marked = len(node.args) == 1 and isinstance(before, Node) and before.meta.get(_MARK)
-    return before if is_marked else None
+    if len(node.args) == 1 and isinstance(before, Node) and before.meta.get(_MARK):
+        return before
+    return None
 
 
 def autocast_dtype(value: torch.Tensor) -> torch.dtype:

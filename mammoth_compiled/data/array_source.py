@@ -65,11 +65,29 @@ class ArraySource:
             [B, C, H, W]: what collating the items of the dataset would give; then rows of `fields`.
         """
         if self.fused is not None:
-            inputs, not_aug_inputs, (rows_of_labels, *fields) = self.fused.gather(index)
-            not_aug = () if not_aug_inputs is None else (not_aug_inputs,)
-            return inputs, rows_of_labels, *not_aug, *fields
+            return self._fused(index)
         rows = (tensor[index].to(self.device) for tensor in self.row_tensors)
         return self.transform_rows(*rows)
+
+    def gather_from(
+        self, order: torch.Tensor, position: torch.Tensor, size: int
+    ) -> tuple[torch.Tensor, ...]:
+        """Returns a batch like `gather` from a position that only the device knows; needs `fused`.
+
+        Args:
+            order: Indices of items, int64, [n].
+            position: Where in `order` the batch begins, int64, [1].
+            size: B.
+        """
+        return self._fused(order, (position, size))
+
+    def _fused(
+        self, index: torch.Tensor, window: tuple[torch.Tensor, int] | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        assert self.fused is not None
+        inputs, not_aug_inputs, (labels, *fields) = self.fused.gather(index, window)
+        not_aug = () if not_aug_inputs is None else (not_aug_inputs,)
+        return inputs, labels, *not_aug, *fields
 
     @property
     def row_tensors(self) -> tuple[torch.Tensor, ...]:

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from mammoth_compiled.data.transforms.crop import CROPS, FLIPS, crop_padding
 from mammoth_compiled.kernels.augment import augment
 from mammoth_compiled.kernels.runtime import philox
+from mammoth_compiled.kernels.runtime.deferred import advance_counters, settle_counters
 
 _NORMALIZE = (v1.Normalize, v2.Normalize)
 _TO_PIL = (v1.ToPILImage, v2.ToPILImage)
@@ -134,12 +135,14 @@ class FusedGather:
             )
 
     def gather(
-        self, index: torch.Tensor
+        self, index: torch.Tensor, window: tuple[torch.Tensor, int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
         """Returns the images with these indices.
 
         Args:
             index: int64, [B].
+            window: (position, B) takes the B indices from a position on, int64, [1], of a longer
+                `index`.
 
         Returns:
             The transformed images, float32, [B, C, H', W'], the images without transform, float32
@@ -147,6 +150,7 @@ class FusedGather:
         """
         transform = self._transform
         height, width = self._images.shape[2:]
+        settle_counters(self.random_state[1])  # of a batch before in the same step
         batch = augment(
             self._images,
             index,
@@ -161,8 +165,9 @@ class FusedGather:
             memory_format=torch.contiguous_format,
             plain=self._with_not_aug,
             columns=self._columns,
+            window=window,
         )
-        philox.advance(self.random_state)
+        advance_counters([self.random_state[1]], [1])
         return batch
 
 

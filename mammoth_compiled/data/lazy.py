@@ -18,6 +18,7 @@ class LazyBatch:
             `mammoth_compiled.types.Batch`). Causes no host sync; its operations depend only on the
             shapes and dtypes of its arguments.
         tensors: Arguments of `materialize`, on the device; the first dimension of each is B.
+        window: Where the batch is in the order of the epoch, if it can be read from there.
 
     Example:
         >>> import torch
@@ -29,6 +30,25 @@ class LazyBatch:
 
     materialize: Callable[..., tuple[torch.Tensor, ...]]
     tensors: tuple[torch.Tensor, ...]
+    window: "Window | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A batch as consecutive entries of the order of an epoch.
+
+    A captured step finds them by a position on the device, so that nothing is copied for a replay.
+
+    Attributes:
+        order: Indices of items, int64, [n]; the same tensor for all batches of an epoch.
+        start: Where the batch begins.
+        gather: Called as `gather(order, position, size)` with the position as a tensor, int64, [1];
+            returns the tensors of the batch like `LazyBatch.materialize`.
+    """
+
+    order: torch.Tensor
+    start: int
+    gather: Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, ...]]
 
 
 def ready_batch(batch: Sequence[torch.Tensor]) -> LazyBatch:

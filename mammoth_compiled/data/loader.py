@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from mammoth_compiled.data.array_source import ArraySource, array_source
 from mammoth_compiled.data.items import CheckedItems
-from mammoth_compiled.data.lazy import LazyBatch, ready_batch
+from mammoth_compiled.data.lazy import LazyBatch, Window, ready_batch
 from mammoth_compiled.data.prefetch import prefetch_rows
 from mammoth_compiled.data.transforms import CannotBatchError
 from mammoth_compiled.errors import DataError
@@ -150,11 +150,16 @@ class TaskLoader:
     def _from_source(self, source: ArraySource) -> Iterator[LazyBatch]:
         if source.fused is not None:
             source.fused.begin_epoch()
-        order = torch.randperm if self.shuffle else torch.arange
-        batches = order(len(source.labels), device=source.images.device).split(self.batch_size)
+        draw = torch.randperm if self.shuffle else torch.arange
+        order = draw(len(source.labels), device=source.images.device)
+        batches = order.split(self.batch_size)
         if self.drop_last:
             batches = batches[: len(source.labels) // self.batch_size]
-        if self.device.type == "cpu":
+        if source.fused is not None:
+            for number, index in enumerate(batches):
+                window = Window(order, number * self.batch_size, source.gather_from)
+                yield LazyBatch(source.gather, (index,), window)
+        elif self.device.type == "cpu":
             yield from self._in_groups(source, batches)
         elif source.stays_on_host:
             for rows in prefetch_rows(source.row_tensors, batches, self.device):

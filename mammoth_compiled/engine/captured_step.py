@@ -6,8 +6,6 @@ launched at once, without Python in between.
 
 import enum
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +16,17 @@ from mammoth_compiled.engine.attribute_tensors import AttributeTensors
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.graph_capture import CudaGraphCapture, GraphCapture
 from mammoth_compiled.engine.host_state import attribute_state
+from mammoth_compiled.engine.static_step import (
+    CapturedGraph,
+    EpochOrder,
+    LossRing,
+    RaggedBatches,
+    StaticBatch,
+)
 from mammoth_compiled.engine.step import EagerStep, StepResult
 from mammoth_compiled.engine.tensor_lr import TensorLearningRates, groups_with_lr
+from mammoth_compiled.kernels.runtime.deferred import defer_counters
+from mammoth_compiled.kernels.step_end import end_step
 from mammoth_compiled.models.base import ContinualModel
 
 # Steps in Python before the capture: they trigger compilation, autotuning and the creation of
@@ -33,42 +40,6 @@ class StepState(enum.Enum):
     WARM_UP = "warm-up"  # runs in Python and watches what changes
     CAPTURED = "captured"  # replays the graph
     DISABLED = "disabled"  # runs in Python for good
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """A captured step.
-
-    Attributes:
-        key: Code and shapes that it was captured for.
-        storages: Tensors it reads or writes apart from `inputs`; see `_captured_storages`.
-        inputs: The tensors it materializes its batch from, filled before each replay.
-        loss: Overwritten by each replay, 0-d.
-        replay: Launches it.
-        growth: Examples that a step offers to each buffer.
-    """
-
-    key: tuple[Any, ...]
-    storages: list[Any]
-    inputs: tuple[torch.Tensor, ...]
-    loss: torch.Tensor
-    replay: Callable[[], None]
-    growth: list[int]
-
-
-@dataclass
-class _RaggedBatches:
-    """The smaller last batches of epochs.
-
-    Attributes:
-        key: As of `_Graph`.
-        steps: Steps so far, up to WARMUP_STEPS; -1 if they cannot be captured.
-        graph: Their own graph.
-    """
-
-    key: tuple[Any, ...] | None = None
-    steps: int = 0
-    graph: _Graph | None = None
 
 
 def training_step(
@@ -126,13 +97,16 @@ class CapturedStep(EagerStep):
         self._rates = TensorLearningRates(model.device)
         self._attributes = AttributeTensors(model)
         self._buffers: list[Buffer] = []
-        self._graph: _Graph | None = None
-        self._ragged = _RaggedBatches()
+        self._graph: CapturedGraph | None = None
+        self._ragged = RaggedBatches()
         self._warm_up_key: tuple[Any, ...] | None = None
         self._warm_up_steps = 0
+        self._batch: StaticBatch | None = None
+        self._order: EpochOrder | None = None
+        self._losses: LossRing | None = None
 
     def __exit__(self, *_: object) -> None:
-        self._graph, self._ragged = None, _RaggedBatches()
+        self._graph, self._ragged, self._batch = None, RaggedBatches(), None
         self._rates.restore(self.model.opt)
 
     def begin_epoch(self) -> None:
@@ -167,7 +141,7 @@ class CapturedStep(EagerStep):
         if self._graph is not None:
             if self._graph.key == key:
                 return self._replay(self._graph, lazy)
-            if len(lazy.tensors[0]) < len(self._graph.inputs[0]):
+            if len(lazy.tensors[0]) < self._graph.batch.size:
                 return self._ragged_step(key, lazy, epoch)
         if self._warm_up_key != key:
             self._start_warm_up(key)
@@ -178,20 +152,21 @@ class CapturedStep(EagerStep):
     def _ragged_step(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> StepResult:
         """Runs the smaller last batch of an epoch; after some epochs it has a graph of its own."""
         ragged = self._ragged
-        if ragged.key != key:
-            ragged = self._ragged = _RaggedBatches(key)
+        if ragged.key != key or ragged.batch is None:
+            batch = StaticBatch(lazy, self._order)
+            ragged = self._ragged = RaggedBatches(key, batch=batch)
         if ragged.graph is not None:
             return self._replay(ragged.graph, lazy)
         if ragged.steps == WARMUP_STEPS:
             self._attributes.put_back()
             try:
-                ragged.graph = self._captured(key, lazy, epoch)
+                ragged.graph = self._captured(key, ragged.batch, epoch)
             except Exception:  # user code may raise anything; in Python it works
                 self._attributes.abandon()
                 ragged.steps = -1
             else:
                 return self._replay(ragged.graph, lazy)
-        result = self._run(lazy, epoch)
+        result = self._run_static(ragged.batch, lazy, epoch)
         self._attributes.restore(same_shapes=False)
         # A graph has no place for attributes of another shape than those of a full batch.
         if ragged.steps >= 0:
@@ -207,16 +182,41 @@ class CapturedStep(EagerStep):
         with self._capture.stream():
             return super()._run(lazy, epoch)
 
+    def _run_static(self, batch: StaticBatch, lazy: LazyBatch, epoch: int) -> StepResult:
+        """Runs a step in Python as a graph will run it, which compiles the kernels for it."""
+        assert self._losses is not None
+        batch.fill(lazy)
+        loss = self._losses.take()
+        with self._capture.stream():
+            num_images = self._compute(batch, epoch)
+        batch.end_step()
+        return StepResult(loss, num_images)
+
+    def _compute(self, batch: StaticBatch, epoch: int) -> int:
+        """Computes a step that finds its batch on the device and leaves its loss there."""
+        assert self._losses is not None
+        with defer_counters() as deferred:
+            # Not self._run: a capture is on its stream already.
+            loss, num_images = EagerStep._run(self, batch.lazy, epoch)
+            assert isinstance(loss, torch.Tensor)
+            batch.advance(deferred)
+            end_step(*deferred.take(), loss, self._losses.values, self._losses.slot)
+        return num_images
+
     def _start_warm_up(self, key: tuple[Any, ...] | None) -> None:
         self.state = StepState.WARM_UP
-        self._graph, self._ragged = None, _RaggedBatches()
+        self._graph, self._ragged, self._batch = None, RaggedBatches(), None
         self._warm_up_key, self._warm_up_steps = key, 0
 
     def _warm_up(self, lazy: LazyBatch, epoch: int) -> StepResult:
         """Runs a step in Python and disables capture if it changes Python state."""
         before = attribute_state(self.model)
         self.model.counters.were_read = False
-        result = self._run(lazy, epoch)
+        result = (
+            self._run(lazy, epoch)
+            if self._batch is None
+            else self._run_static(self._batch, lazy, epoch)
+        )
         after = attribute_state(self.model)
         changed = sorted(name for name in after if after[name] != before.get(name))
         if changed and self._warm_up_steps:  # the first step may create attributes
@@ -226,14 +226,26 @@ class CapturedStep(EagerStep):
         elif self.compute.disabled_because:
             # Said already, and a graph would freeze the same state.
             self._disable(self.compute.disabled_because, warn=False)
-        self._warm_up_steps += all(buffer.has_static_reads for buffer in self._buffers)
+        if all(buffer.has_static_reads for buffer in self._buffers):
+            self._warm_up_steps += 1
+            self._prepare(lazy, result)
         return result
+
+    def _prepare(self, lazy: LazyBatch, result: StepResult) -> None:
+        """Allocates what the graph reads and writes, once the first step shows what that is."""
+        if self._batch is not None or not isinstance(result.loss, torch.Tensor):
+            return
+        self._order = None if lazy.window is None else EpochOrder(lazy.window)
+        self._batch = StaticBatch(lazy, self._order)
+        if self._losses is None or self._losses.values.dtype != result.loss.dtype:
+            self._losses = LossRing(result.loss.dtype, result.loss.device)
 
     def _capture_step(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> StepResult:
         """Captures a step and replays it for this batch; runs it in Python if that fails."""
         self._attributes.hold()
         try:
-            self._graph = self._captured(key, lazy, epoch)
+            assert self._batch is not None
+            self._graph = self._captured(key, self._batch, epoch)
         except Exception as error:  # user code may raise anything
             self._disable((str(error).strip() or type(error).__name__).splitlines()[0])
             self._attributes.abandon()
@@ -241,43 +253,39 @@ class CapturedStep(EagerStep):
         self.state = StepState.CAPTURED
         return self._replay(self._graph, lazy)
 
-    def _captured(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> _Graph:
+    def _captured(self, key: tuple[Any, ...], batch: StaticBatch, epoch: int) -> CapturedGraph:
         """Captures a step, which stores and computes nothing yet."""
-        inputs = tuple(tensor.clone() for tensor in lazy.tensors)
-        static = LazyBatch(lazy.materialize, inputs)
         seen = [buffer.num_seen_examples for buffer in self._buffers]
 
-        def step() -> StepResult:
-            # Not self._run: the capture is on its stream already.
-            result = EagerStep._run(self, static, epoch)
+        def step() -> None:
+            self._compute(batch, epoch)
             self._attributes.restore()
-            return result
 
         growth: list[int] = []
         try:
-            replay, result = self._capture.capture(step)
+            replay, _ = self._capture.capture(step)
         finally:
             for buffer, count in zip(self._buffers, seen, strict=True):
                 growth.append(buffer.num_seen_examples - count)
                 buffer.num_seen_examples = count
-        assert isinstance(result.loss, torch.Tensor)
-        storages = self._captured_storages()
-        return _Graph(key, storages, inputs, result.loss, replay, growth)
+        return CapturedGraph(key, self._captured_storages(), batch, replay, growth)
 
-    def _replay(self, graph: _Graph, lazy: LazyBatch) -> StepResult:
+    def _replay(self, graph: CapturedGraph, lazy: LazyBatch) -> StepResult:
+        assert self._losses is not None
         self._attributes.put_back()
-        for tensor, value in zip(graph.inputs, lazy.tensors, strict=True):
-            tensor.copy_(value, non_blocking=True)
+        graph.batch.fill(lazy)
+        loss = self._losses.take()
         graph.replay()
+        graph.batch.end_step()
         for buffer, count in zip(self._buffers, graph.growth, strict=True):
             buffer.num_seen_examples += count
         self.replays += 1
-        return StepResult(graph.loss.clone(), len(graph.inputs[0]))
+        return StepResult(loss, graph.batch.size)
 
     def _disable(self, reason: str, warn: bool = True) -> None:
         self.state = StepState.DISABLED
         self.reason = reason
-        self._graph, self._ragged = None, _RaggedBatches()
+        self._graph, self._ragged, self._batch = None, RaggedBatches(), None
         self._rates.restore(self.model.opt)
         if not warn:
             return

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from operation_log import LogCapture
+from operation_log import LogCapture, OperationLog
 
 from mammoth_compiled import (
     Buffer,
@@ -21,10 +21,12 @@ from mammoth_compiled import (
 )
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.data import array_source, ready_batch
+from mammoth_compiled.engine import static_step
 from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
 from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels.runtime import device as kernel_device
+from mammoth_compiled.kernels.step_end import end_step
 from mammoth_compiled.registry import models
 
 # No batch norm: the gradient of a bias before it is rounding noise, which Adam amplifies.
@@ -67,8 +69,6 @@ def learn(name, capture_of=None, epochs=3, **arguments):
     for _ in range(min(2, dataset.num_stages)):
         loader, _ = dataset.meta_get_data_loaders()
         model.begin_task(dataset)
-        if capture is not None:
-            capture.loader = loader
         with training_step(model, model.compute, capture=capture) as step:
             for epoch in range(epochs):
                 step.begin_epoch()
@@ -105,13 +105,24 @@ def test_replays_equal_steps_in_python(tiny, name, arguments):
     assert model.opt.param_groups[0]["lr"] == plain.opt.param_groups[0]["lr"]
 
 
-def test_data_and_reservoir_kernels_are_captured(tiny, monkeypatch):
-    # As on a GPU; on a CPU their operators run the references.
+@pytest.fixture
+def gpu_data(monkeypatch):
+    """Takes the operators for data and buffers on a GPU; on a CPU they run the references."""
     monkeypatch.setattr(array_source, "supports_triton", lambda device: True)
     monkeypatch.setattr(kernel_device, "supports_triton", lambda device: True)
-    plain, expected, _ = learn("er")
-    model, losses, replays = learn("er", LogCapture)
+
+
+# DER++ draws twice in a step, so that counters advance in its middle, too.
+@pytest.mark.parametrize("name", ["er", "derpp"])
+@pytest.mark.usefixtures("gpu_data")
+def test_data_and_reservoir_kernels_are_captured(tiny, name):
+    plain, expected, _ = learn(name, epochs=6)
+    captures = []
+    model, losses, replays = learn(
+        name, lambda m: captures.append(LogCapture(m)) or captures[-1], epochs=6
+    )
     assert replays >= 5
+    assert captures[0].captured == 4  # in each task, of full and of ragged batches
     assert "random" in model.buffer.state_dict()["policy_state"]
     assert [n for _, n in losses] == [n for _, n in expected]
     assert [loss for loss, _ in losses] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
@@ -452,6 +463,38 @@ def test_batch_of_two_parts_raises(model):
         step(ready_batch(batch().tensors[:2]), 0)
 
 
+@pytest.mark.usefixtures("gpu_data")
+def test_a_replay_copies_no_batch(tiny, monkeypatch):
+    moves = []
+    move_to = static_step.EpochOrder.move_to
+
+    def counted(self, window):
+        with OperationLog() as log:
+            move_to(self, window)
+        moves.append(len(log.operations))
+
+    monkeypatch.setattr(static_step.EpochOrder, "move_to", counted)
+    learn("sgd", LogCapture, epochs=4)
+    # In the first step of an epoch the order and the position are written, and in the first static
+    # step of a task the position; never else.
+    assert sum(moves) == 2 * (1 + 3 * 2)
+    assert moves.count(0) > 2 * 4
+
+
+def test_losses_that_are_held_survive_the_end_of_the_ring(monkeypatch):
+    monkeypatch.setattr(static_step, "_CHUNK", 2)
+    ring = static_step.LossRing(torch.float64, torch.device("cpu"), size=4)
+    held = []
+    for k in range(11):
+        loss = ring.take()
+        end_step([], [], torch.tensor(float(k), dtype=torch.float64), ring.values, ring.slot)
+        assert loss == k
+        if k % 3 == 0:
+            held.append(loss)
+    assert [float(loss) for loss in held] == [0, 3, 6, 9]
+    assert all(loss.dtype == torch.float64 for loss in held)
+
+
 class KilledAfter(Observer):
     """Ends the run after a step of its second task, as SIGKILL would, and counts replays."""
 
@@ -466,7 +509,10 @@ class KilledAfter(Observer):
             raise self.Killed
 
 
-def test_resumed_within_a_task_it_computes_the_same(run_tiny, monkeypatch, tmp_path):
+@pytest.mark.parametrize("data", ["copied", "windows"])
+def test_resumed_within_a_task_it_computes_the_same(run_tiny, monkeypatch, tmp_path, request, data):
+    if data == "windows":
+        request.getfixturevalue("gpu_data")
     steps = []
 
     def captured_step(model, compute, cuda_graph):

@@ -11,6 +11,7 @@ from torchvision.transforms import functional as tv
 
 from mammoth_compiled.kernels.augment import augment, crop_flip, op, reference
 from mammoth_compiled.kernels.augment.cases import augment_work
+from mammoth_compiled.kernels.draw import draw_rows
 from mammoth_compiled.kernels.runtime import philox
 
 
@@ -247,6 +248,65 @@ def test_float_images_and_columns(device):
     triton.forward(*results, *tensors, (2, 2, 2, 2), 7, 0.5, 0, moved, gathered)
     for result, expected in zip((*results, *gathered), (batch, plain, *rows), strict=True):
         assert torch.equal(result.cpu(), expected)
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 4), (4, 4), (8, 3), (10, 1)])
+@pytest.mark.usefixtures("triton_kernels")
+def test_window_of_a_longer_index(device, start, count):
+    from mammoth_compiled.kernels.augment import triton
+
+    images, order = store(11, 3, 5, 6), torch.randperm(11)
+    columns = [torch.arange(11) + k for k in range(op.MAX_COLUMNS + 1)]
+    state, (mean, std) = philox.random_state(5, torch.device("cpu")), moments(3)
+    options = {"size": (5, 6), "padding": (1, 1, 1, 1), "flip": 0.5, "plain": True}
+    fixed = (state, mean, std)
+    rows = order[start : start + count]
+    expected = augment(images, rows, *fixed, columns=columns, **options)
+    position = torch.tensor([start])
+    found = augment(images, order, *fixed, columns=columns, window=(position, count), **options)
+    for a, b in zip([*found[:2], *found[2]], [*expected[:2], *expected[2]], strict=True):
+        assert torch.equal(a, b)
+
+    tensors = [t.to(device) for t in (images, order, images, order[:0], *fixed)]
+    labels = [columns[0].to(device)]
+    results = op.empty_results(images, rows, None, (5, 6), torch.float32, True, True)
+    results = [*(result.to(device) for result in results), labels[0].new_empty(count)]
+    values = ((1, 1, 1, 1), 0, 0.5, 0, labels, results[2:], position.to(device))
+    triton.forward(*results[:2], *tensors, *values)
+    for a, b in zip(results, [*expected[:2], expected[2][0]], strict=True):
+        assert torch.equal(a.cpu(), b)
+
+
+@pytest.mark.parametrize(("num_rows", "size"), [(11, 4), (7, 7), (1, 1), (3, 5)])
+@pytest.mark.usefixtures("looping_kernels")
+def test_rows_are_drawn_as_by_two_operators(device, num_rows, size):
+    from mammoth_compiled.kernels.augment import triton
+
+    images, columns = store(11, 3, 5, 6), [torch.arange(11) + k for k in range(op.MAX_COLUMNS + 1)]
+    mean, std = moments(3)
+    options = {"size": (5, 6), "padding": (1, 1, 1, 1), "flip": 0.5, "columns": columns}
+    before, state = (philox.random_state(5, torch.device("cpu")) for _ in range(2))
+    for _ in range(2):
+        rows = draw_rows(size, num_rows, before)
+        expected = augment(images, rows, before, mean, std, **options)
+        index = torch.empty(size, dtype=torch.int64)
+        on_device = [t.to(device) for t in (images, index, images, index[:0], state, mean, std)]
+        found = augment(images, index, state, mean, std, draws_from=num_rows, **options)
+        assert torch.equal(index, rows)
+        for a, b in zip([found[0], *found[2]], [expected[0], *expected[2]], strict=True):
+            assert torch.equal(a, b)
+
+        labels = [columns[0].to(device)]
+        results = op.empty_results(*on_device[:2], None, (5, 6), torch.float32, True, False)
+        gathered = [labels[0].new_empty(size)]
+        values = ((1, 1, 1, 1), 0, 0.5, 0, labels, gathered, None, num_rows)
+        triton.forward(*results, *on_device, *values)
+        assert torch.equal(on_device[1].cpu(), rows)
+        assert torch.equal(results[0].cpu(), expected[0])
+        assert torch.equal(gathered[0].cpu(), expected[2][0])
+
+        philox.advance(state)
+        assert torch.equal(state, before)
 
 
 def test_more_columns_than_one_launch_gathers():

@@ -13,7 +13,6 @@ from fake_gpu import READS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mammoth_compiled import Buffer
 from mammoth_compiled.kernels.reservoir import reference
 
 
@@ -23,16 +22,30 @@ class OperationLog(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.operations = []
+        # Tensors and their values before the first operation that wrote to them.
+        self.written = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket.__name__ in READS:
             raise RuntimeError("operation not permitted when stream is capturing")
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tree_leaves(value):
+                    key = tensor.data_ptr(), tensor.shape
+                    if key not in self.written:
+                        self.written[key] = tensor.detach(), tensor.detach().clone()
         result = func(*args, **(kwargs or {}))
         # Detached tensors share the memory, and a replay must not extend autograd's graph.
         self.operations.append(
             (func, *tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs or {}, result)))
         )
         return result
+
+    @torch.no_grad()
+    def undo(self):
+        """Gives all tensors the values from before; a capture on a GPU computes none."""
+        for tensor, value in reversed(self.written.values()):
+            tensor.copy_(value)
 
     @torch.no_grad()
     def replay(self):
@@ -55,31 +68,23 @@ class LogCapture:
     def __init__(self, model):
         self.model = model
         self.captured = 0
-        self.loader = None
 
     def stream(self):
         return contextlib.nullcontext()
 
     def capture(self, function):
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        tensors += [t for t in vars(self.model).values() if isinstance(t, torch.Tensor)]
-        for state in self.model.opt.state.values():
-            tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
-        for buffer in vars(self.model).values():
-            if isinstance(buffer, Buffer):
-                tensors += buffer.tensors()
-        if self.loader is not None:
-            tensors += self.loader.state_tensors()
-        before = [t.detach().clone() for t in tensors]
+        # Batch norm does not declare that it writes to its statistics.
+        statistics = [(t, t.clone()) for t in self.model.buffers()]
         random = torch.get_rng_state()
+        log = OperationLog()
         try:
             on_gpu = mock.patch.object(reference, "may_read_values", return_value=False)
-            with on_gpu, OperationLog() as log:
+            with on_gpu, log:
                 result = function()
         finally:
-            with torch.no_grad():
-                for tensor, value in zip(tensors, before, strict=True):
-                    tensor.copy_(value)
+            log.undo()
+            for tensor, value in statistics:
+                tensor.copy_(value)
             torch.set_rng_state(random)
         self.captured += 1
         return log.replay, result

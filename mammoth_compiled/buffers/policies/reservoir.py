@@ -9,6 +9,7 @@ from mammoth_compiled.buffers.policies.base import BufferPolicy, State
 from mammoth_compiled.kernels.reservoir import reference, update_reservoir
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.kernels.runtime import philox
+from mammoth_compiled.kernels.runtime.deferred import advance_counters, settle_counters
 
 
 def initial_state(capacity: int, num_classes: int, device: torch.device) -> State:
@@ -34,9 +35,9 @@ def choose(
 
 def update(state: State, stores: list[torch.Tensor], rows: list[torch.Tensor]) -> None:
     """Samples and writes a batch with one kernel; see `BufferPolicy.update`."""
+    settle_counters(state["seen"], state["random"][1])  # of an update before in the same step
     update_reservoir(stores, rows, state["seen"], state["random"])
-    # One launch for both: the number of samples, and the step of the generator.
-    torch._foreach_add_([state["seen"], state["random"][1]], [len(rows[0]), 1])
+    advance_counters([state["seen"], state["random"][1]], [len(rows[0]), 1])
 
 
 POLICY = BufferPolicy("reservoir", initial_state, draw, choose, update, needs_labels=False)
