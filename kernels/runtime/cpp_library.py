@@ -4,10 +4,12 @@ It consists of all `OP/*.cpp`, is built on first use by the C++ compiler that In
 kept in Inductor's cache.
 """
 
+import contextlib
 import ctypes
 import functools
 import platform
 import re
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,10 +63,8 @@ def unavailable_reason() -> str:
 
     The first call builds the library, which takes some seconds unless an earlier run did.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return "the C++ kernels need an x86-64 processor"
-    if torch.backends.cpu.get_cpu_capability() not in VECTOR_CAPABILITIES:
-        return "the C++ kernels need AVX2 or AVX-512"
+    if reason := _unsupported_reason():
+        return reason
     try:
         _library()
     except Exception as error:
@@ -74,6 +74,31 @@ def unavailable_reason() -> str:
             stacklevel=2,
         )
         return "the C++ kernels could not be built"
+    return ""
+
+
+@functools.cache
+def build_in_background() -> None:
+    """Builds the library in a thread; `unavailable_reason` then waits for less or nothing."""
+    if _unsupported_reason():
+        return
+
+    def build() -> None:
+        with contextlib.suppress(Exception):  # occurs again where the library is used
+            _library()
+
+    # Here, since both change settings of Inductor for a moment.
+    verify_libraries()
+    with contextlib.suppress(Exception):
+        prepare_compiler()
+        threading.Thread(target=build, name="build C++ kernels").start()
+
+
+def _unsupported_reason() -> str:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "the C++ kernels need an x86-64 processor"
+    if torch.backends.cpu.get_cpu_capability() not in VECTOR_CAPABILITIES:
+        return "the C++ kernels need AVX2 or AVX-512"
     return ""
 
 

@@ -17,6 +17,7 @@ from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
 from mammoth_compiled.compiler.step_counters import merge_step_counters
 from mammoth_compiled.kernels.runtime import cpp_library
+from mammoth_compiled.kernels.runtime.cpp_batches import compile_kernels_together, finish_kernels
 from mammoth_compiled.kernels.runtime.cpp_compiler import prepare_compiler
 from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
 
@@ -48,6 +49,7 @@ def mammoth(
     verify_libraries()
     if _on_cpu(example_inputs):
         prepare_compiler()
+        compile_kernels_together()
     apply_patterns(graph.graph)
     graph.recompile()
     tag = _cache_tag(example_inputs)
@@ -64,6 +66,7 @@ def mammoth(
         compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
         )
+    finish_kernels()
     counters.count_graph()
     result: Callable[..., Any] = compiled
     return result

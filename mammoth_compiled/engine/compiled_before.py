@@ -48,7 +48,7 @@ class CompiledBefore:
 
         Returns:
             "cached" if it has the code of this backbone, "prepared" if this version compiled
-            another one here, so that the C++ library and Inductor's header are there, else "first".
+            another one here, so that the C++ library is there, else "first".
         """
         if not _inductor_cache().is_dir():
             return "first"
