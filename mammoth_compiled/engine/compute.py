@@ -14,7 +14,6 @@ from mammoth_compiled.engine.compiled_before import CompiledBefore
 from mammoth_compiled.engine.cost import compiling_pays
 from mammoth_compiled.engine.forward import NetRunner
 from mammoth_compiled.engine.numerics import timed_algorithms
-from mammoth_compiled.kernels.runtime import cpp_library
 
 # A batch size that the model does not declare is compiled after this many steps that used it, and
 # only the first few such sizes are: each graph takes seconds, and user code may pass any size.
@@ -113,8 +112,6 @@ class Compute:
             self.compile, self.reason = compiling_pays(
                 net, images, num_steps, before.level(), images_per_step
             )
-        if self.compile and self.device.type == "cpu":
-            cpp_library.build_in_background()
 
     @property
     def was_compiled_before(self) -> bool:

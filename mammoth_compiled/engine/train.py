@@ -49,6 +49,7 @@ from mammoth_compiled.engine.schedule import schedule
 from mammoth_compiled.engine.stages import count_tasks, evaluate_again, skip_task
 from mammoth_compiled.engine.user_errors import with_context
 from mammoth_compiled.errors import raise_first
+from mammoth_compiled.kernels.runtime import cpp_library
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.results import Results, plain_arguments
 
@@ -253,3 +254,5 @@ def _decide_compile(run: Run) -> None:
     run.compute.compile = from_main(run.compute.compile)
     if run.config.compute.sync_batchnorm:
         run.compute.compile, run.compute.reason = False, "--sync_batchnorm"
+    if run.compute.compile and run.model.device.type == "cpu":
+        cpp_library.build_in_background()
