@@ -67,6 +67,8 @@ def note_compilation() -> None:
         (Path(cache_dir()) / _MARKER).touch(exist_ok=False)
     except FileExistsError:
         precompile_header()
+    except OSError:  # the kernels, which go to the same place, say so
+        return
 
 
 @functools.cache
