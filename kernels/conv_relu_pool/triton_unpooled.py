@@ -78,5 +78,5 @@ def gradients(
 
 
 def no_weight_grads(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what stands for gradients of weight and bias that are not needed."""
+    """Returns placeholders of gradients of weight and bias that are not needed."""
     return weight.new_empty(0), weight.new_empty(0)

@@ -10,7 +10,7 @@ import numpy as np
 from mammoth_compiled.config.protocol import ProtocolConfig
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.datasets.sampling import blurry_tasks, noisy_labels, sample_per_class
-from mammoth_compiled.datasets.splits import Part, take_rows
+from mammoth_compiled.datasets.splits import LabeledSubset, take_rows
 from mammoth_compiled.datasets.tasks import class_order, task_sizes
 from mammoth_compiled.errors import ConfigError, DataError
 
@@ -44,8 +44,8 @@ _SEEDED = ("permute_classes", "validation", "labels_per_class", "noise_rate", "b
 class Splits(NamedTuple):
     """The training images, and the images that accuracies are measured on."""
 
-    train: Part
-    test: Part
+    train: LabeledSubset
+    test: LabeledSubset
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class Protocol:
             train = replace(train, targets=labels, true_targets=train.targets)
         return Splits(train, test)
 
-    def _renumber(self, part: Part) -> Part:
-        return replace(part, targets=np.argsort(self.order)[part.targets])
+    def _renumber(self, subset: LabeledSubset) -> LabeledSubset:
+        return replace(subset, targets=np.argsort(self.order)[subset.targets])
 
-    def _hold_out(self, train: Part, test: Part) -> Splits:
+    def _hold_out(self, train: LabeledSubset, test: LabeledSubset) -> Splits:
         amount = self.config.validation
         assert amount is not None
         share = amount if amount < 1 else amount / 100
@@ -201,7 +201,7 @@ def _checked(flags: ProtocolConfig) -> ProtocolConfig:
     return flags
 
 
-def _as_test(held_out: Part, test: Part) -> Part:
+def _as_test(held_out: LabeledSubset, test: LabeledSubset) -> LabeledSubset:
     """Returns training images as a part of the test set, so that they are not augmented."""
     source, rows = held_out.dataset.data, held_out.rows
     assert rows is not None
@@ -212,4 +212,4 @@ def _as_test(held_out: Part, test: Part) -> Part:
         )
     dataset: Any = copy.copy(test.dataset)
     dataset.data, dataset.targets = take_rows(source, rows), held_out.targets
-    return Part.whole(dataset, test.name.replace("the test set", "the validation set"))
+    return LabeledSubset.whole(dataset, test.name.replace("the test set", "the validation set"))

@@ -1,4 +1,4 @@
-"""Part: rows of a dataset under the labels and tasks that a protocol gives them."""
+"""Subsets of a dataset under the labels and tasks that a protocol gives them."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from mammoth_compiled.errors import DataError
 
 
 @dataclass(frozen=True)
-class Part:
+class LabeledSubset:
     """Rows of a dataset; nothing is copied before `materialize`.
 
     Attributes:
@@ -25,8 +25,8 @@ class Part:
     Example:
         >>> from types import SimpleNamespace
         >>> images = SimpleNamespace(data=np.arange(4), targets=np.array([0, 1, 0, 1]))
-        >>> part = Part(images, "the training set", np.array([3, 2]), np.array([7, 8]))
-        >>> part.select(np.array([False, True])).materialize().data
+        >>> subset = LabeledSubset(images, "the training set", np.array([3, 2]), np.array([7, 8]))
+        >>> subset.select(np.array([False, True])).materialize().data
         array([2])
     """
 

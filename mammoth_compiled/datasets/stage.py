@@ -6,7 +6,7 @@ import numpy as np
 
 from mammoth_compiled.datasets.checks import check_classes, checked_split
 from mammoth_compiled.datasets.protocol import SPLIT_BY_CLASS, Protocol, Splits
-from mammoth_compiled.datasets.splits import Part, concatenate
+from mammoth_compiled.datasets.splits import LabeledSubset, concatenate
 from mammoth_compiled.device import random_state, set_random_state
 from mammoth_compiled.errors import ConfigError, DataError
 
@@ -61,11 +61,13 @@ def load_stream(dataset: Any) -> Splits:
             f"N_TASKS = {dataset.N_TASKS} tasks with N_CLASSES_PER_TASK = "
             f"{dataset.N_CLASSES_PER_TASK}"
         )
-    parts = []
+    subsets = []
     for split, kind in zip(splits, ("training", "test"), strict=True):
         name = f"{dataset.NAME}: the {kind} set"
-        parts.append(Part.whole(checked_split(split, name, num_classes, described), name))
-    applied: Splits = dataset.protocol.apply(Splits(*parts))
+        subsets.append(
+            LabeledSubset.whole(checked_split(split, name, num_classes, described), name)
+        )
+    applied: Splits = dataset.protocol.apply(Splits(*subsets))
     return applied
 
 

@@ -79,7 +79,7 @@ class Progress(Observer):
         self._new_steps = self._new_images = 0
 
     def values(self, run: Run) -> dict[str, Any]:
-        """Returns what is shown, the most important first; last the model's `pbar_suffix`."""
+        """Returns the values to show, the most important first; last the model's `pbar_suffix`."""
         values = {}
         if math.isfinite(run.last_loss):  # NaN until a loss of the task was read
             values["loss"] = f"{run.last_loss:.4g}"

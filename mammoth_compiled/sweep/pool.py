@@ -37,7 +37,7 @@ class _Running:
     has_ended: bool = False
 
     def waitables(self) -> list[Any]:
-        """Returns what becomes ready when there is something to handle."""
+        """Returns the connection and the sentinel, which are ready if there is an event."""
         return [self.connection, self.process.sentinel]
 
 

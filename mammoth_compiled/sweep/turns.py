@@ -31,14 +31,14 @@ from mammoth_compiled.engine.losses import READ_EVERY
 # Steps that a run launches before the next one does. A turn ends right before losses are read,
 # which then finds them computed instead of waiting while no other run can launch steps.
 STEPS_PER_TURN = READ_EVERY // 2
-# Steps after which a run only uses tensors that exist already, such as constants that all runs
-# share. Until then a turn ends when the GPU has computed them.
-SETTLED_STEPS = 200
+# Steps in which a run may allocate tensors that all runs share, such as constants. In these, a turn
+# ends when the GPU has computed them.
+ALLOCATING_STEPS = 200
 
 
 @dataclass
-class World:
-    """What belongs to the process and is another one for every run.
+class ProcessState:
+    """State of the process of which each run has its own.
 
     Attributes:
         random: States of the random number generators of Python, NumPy and torch on the CPU.
@@ -53,19 +53,19 @@ class World:
     base_path: str | None
 
     @classmethod
-    def current(cls) -> "World":
-        """Returns what is set now."""
+    def current(cls) -> "ProcessState":
+        """Returns the state of this process."""
         generators = [g.graphsafe_get_state() for g in _gpu_generators()]
         random = {**random_state(), "cuda": []}
         return cls(random, generators, output_state(), os.environ.get(BASE_PATH))
 
-    def copy(self) -> "World":
-        """Returns the same with generators of its own."""
+    def copy(self) -> "ProcessState":
+        """Returns a copy with generators of its own."""
         generators = [generator.clone_state() for generator in self.generators]
-        return World(self.random, generators, self.output, self.base_path)
+        return ProcessState(self.random, generators, self.output, self.base_path)
 
     def enter(self) -> None:
-        """Sets everything."""
+        """Makes it the state of this process."""
         for generator, state in zip(_gpu_generators(), self.generators, strict=True):
             generator.graphsafe_set_state(state)
         set_random_state(self.random)
@@ -81,10 +81,10 @@ def _gpu_generators() -> Sequence[Any]:
 
 @dataclass
 class _Member:
-    """A run: its thread waits for `turn`, and finds `world`."""
+    """A run: its thread waits for `turn`, and then runs with `state`."""
 
     function: Callable[[], None]
-    world: World
+    state: ProcessState
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
 
@@ -114,8 +114,8 @@ class Turns:
         """Runs functions until all have returned; none of them may raise."""
         if self._device.type == "cuda":
             torch.cuda.init()
-        world = World.current()
-        members = [_Member(function, world.copy()) for function in functions]
+        state = ProcessState.current()
+        members = [_Member(function, state.copy()) for function in functions]
         self._queue.extend(members)
         threads = [
             # Settings of torch.compile are context variables.
@@ -127,7 +127,7 @@ class Turns:
         self._begin_turn()
         for thread in threads:
             thread.join()
-        world.enter()
+        state.enter()
 
     def pass_on(self, wait: bool = False) -> None:
         """Lets the next function run until it is this one's turn again; call it in a function.
@@ -140,13 +140,13 @@ class Turns:
         if wait and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         member = self._queue[0]
-        member.world = World.current()
+        member.state = ProcessState.current()
         self._queue.rotate(-1)
         self._begin_turn()
         member.turn.acquire()
 
     def _begin_turn(self) -> None:
-        self._queue[0].world.enter()
+        self._queue[0].state.enter()
         self._queue[0].turn.release()
 
     def _live(self, member: _Member) -> None:
@@ -191,4 +191,4 @@ class TurnObserver(Observer):
         """Counts steps."""
         self._steps += 1
         if (run.task_step + 1) % STEPS_PER_TURN == 0:
-            self._turns.pass_on(wait=self._steps <= SETTLED_STEPS)
+            self._turns.pass_on(wait=self._steps <= ALLOCATING_STEPS)

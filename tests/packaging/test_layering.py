@@ -1,12 +1,11 @@
 """The layers of the package: which module may import which, read from the source.
 
-Imports go one way: types, errors, html <- registry, loggers, config, device, report <- kernels,
-buffers, data <- backbones, datasets <- models <- compiler, engine <- observers <- runner <- run.
-`kernels` imports nothing from the rest of the package; `export` only what it needs to rebuild and
-compile a backbone, never the training side.
+Imports go one way, see `LAYERS`. `kernels` imports nothing from the rest of the package; `export`
+only what it needs to rebuild and compile a backbone, never the training side.
 """
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -72,9 +71,15 @@ def module_names():
     }
 
 
+@functools.cache
+def nodes(path):
+    """Returns the nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path):
     """Yields the dotted names that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -141,7 +146,7 @@ def test_only_commands_read_argv(path):
         and node.attr == "argv"
         and isinstance(node.value, ast.Name)
         and node.value.id == "sys"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
     )
     assert not reads or MODULES[path] in (
         f"{PACKAGE}.run",

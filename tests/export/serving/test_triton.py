@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 import torch
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from torch import nn
 
-from mammoth_compiled.backbones.base import MammothBackbone, select_return
 from mammoth_compiled.errors import ExportError
-from mammoth_compiled.export import export_bundle
 from mammoth_compiled.export.bundle.hashes import with_hash
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
@@ -20,7 +17,7 @@ from mammoth_compiled.export.bundle.onnx_snippets import onnx_snippets
 from mammoth_compiled.export.capture.interface import Interface
 from mammoth_compiled.export.capture.options import Options
 from mammoth_compiled.export.serving.triton import write_triton_layout
-from mammoth_compiled.types import DatasetInfo, ReturnTypes
+from mammoth_compiled.types import DatasetInfo
 
 NAMES = ("T-shirt", "grün", 'a "quoted" name')
 
@@ -258,23 +255,10 @@ def test_gpu_package_with_logits_only(make_bundle, tmp_path):
     assert kind_of(config) == "KIND_GPU"
 
 
-class SmallNet(MammothBackbone):
-    """One linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.classifier = nn.Linear(6, 3)
-
-    def forward(self, x, returnt=ReturnTypes.OUT):
-        features = x.flatten(1)
-        return select_return(self.classifier(features), features, returnt)
-
-
 @pytest.mark.slow
-def test_package_loads_with_tritons_entry_name(tmp_path, require_format):
+def test_package_loads_with_tritons_entry_name(every_format, tmp_path, require_format):
     require_format("aoti")
-    info = DatasetInfo("", (1, 2, 3), num_classes=3)
-    bundle = export_bundle(SmallNet(), tmp_path / "bundle", info=info, formats="onnx,aoti")
+    bundle = every_format[1]
     _, folder = write_triton_layout(bundle, tmp_path / "m", "net")
     loader = torch._C._aoti.AOTIModelPackageLoader(
         str(folder / "1/model.pt2"), "model", False, 1, -1
