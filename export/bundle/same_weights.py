@@ -10,6 +10,9 @@ from mammoth_compiled.export.bundle.manifest import File
 from mammoth_compiled.export.capture.program import first_line
 from mammoth_compiled.export.formats import FORMATS
 
+# Names of the backbone's weights begin so in all formats.
+NET = "net."
+
 
 def check_same_weights(directory: Path, files: Sequence[File]) -> None:
     """Compares the weights that the files of a bundle have in common, bit for bit.
@@ -22,25 +25,37 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
         files: Their entries; files with converted weights are left out.
 
     Raises:
-        ExportError: Code `damaged`, if a file cannot be read, a weight differs, or a file has none
-            of the others' weights; names the weight, both files and the difference.
+        ExportError: Code `damaged`, if a file cannot be read, a weight differs, is missing from a
+            file or only in one, or a file has none of the others' weights; names the weight, both
+            files and the difference.
     """
     first: dict[str, tuple[str, torch.Tensor]] = {}
+    complete: dict[str, set[str]] = {}  # by file: names of its weights
+    expected: set[str] = set()
     for file in files:
         if file.format not in FORMATS or file.precision not in ("", "fp32"):
             continue
+        kind = FORMATS[file.format]
         try:
-            stored = FORMATS[file.format].stored_weights(directory / file.path)
+            stored = kind.stored_weights(directory / file.path)
         except Exception as error:  # of many types for files of another form
             raise unknown_form(file.path, error) from error
         if first and stored and not stored.keys() & first.keys():
             raise _error(directory, f"{file.path} has none of the weights of the other files")
+        if kind.holds != "some":
+            complete[file.path] = set(stored)
+        if kind.holds == "state_dict":
+            expected |= {name for name in stored if name.startswith(NET)}
         for name, value in stored.items():
             path, other = first.setdefault(name, (file.path, value))
             if reason := _difference(value, other):
-                weight = name.removeprefix("net.")
+                weight = name.removeprefix(NET)
                 message = f"weight {weight!r} in {file.path} differs from that in {path}{reason}"
                 raise _error(directory, message)
+    for path, names in complete.items():
+        if missing := sorted(expected - names):
+            weight = missing[0].removeprefix(NET)
+            raise _error(directory, f"{path} lacks weight {weight!r} of another file")
 
 
 def unknown_form(path: str, error: Exception) -> ExportError:
@@ -66,6 +81,10 @@ def _error(directory: Path, message: str) -> ExportError:
 
 def _difference(value: torch.Tensor, other: torch.Tensor) -> str:
     """Returns how two weights differ, "" if they do not."""
+    is_typed = torch.uint8 not in (value.dtype, other.dtype)
+    if is_typed and (value.dtype, value.shape) != (other.dtype, other.shape):
+        kinds = (f"{v.dtype} {list(v.shape)}" for v in (value, other))
+        return ": it is {} instead of {}".format(*kinds)
     one, two = _bytes(value), _bytes(other)
     if torch.equal(one, two):
         return ""

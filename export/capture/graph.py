@@ -45,6 +45,8 @@ class NamedOutputs(nn.Module):
         self.head = make_head(options, info, contract.num_classes)
         self._has_both = ReturnTypes.BOTH in contract.supports
         self._takes_returnt = _takes_returnt(net)
+        # Outputs that share memory with the input or another output.
+        self._aliases: set[str] = set()
         self.eval()
         self.interface = self._infer_interface(contract, options)
         self.selected = tuple(self.interface.outputs)
@@ -80,7 +82,8 @@ class NamedOutputs(nn.Module):
                 results[name] = self.net(images, returnt=ReturnTypes(name))
         if "out" in results:
             results["out"] = self.head(results["out"])
-        return {name: results[name] for name in outputs}
+        # In a graph, every output needs a tensor of its own.
+        return {n: results[n].clone() if n in self._aliases else results[n] for n in outputs}
 
     def select(self, outputs: Sequence[str]) -> Self:
         """Returns a graph that shares all modules and computes only the given outputs."""
@@ -109,6 +112,12 @@ class NamedOutputs(nn.Module):
             names += [f"{FULL_PREFIX}{i}" for i in range(len(maps))]
         with torch.no_grad():
             outputs = self.compute(example, names)
+        memory = {example.untyped_storage().data_ptr()}
+        for name, value in outputs.items():
+            where = value.untyped_storage().data_ptr()
+            if where in memory:
+                self._aliases.add(name)
+            memory.add(where)
         shapes = {name: tuple(value.shape[1:]) for name, value in outputs.items()}
         return Interface(contract.input_shape, shapes, options.fold_preprocessing)
 

@@ -9,7 +9,7 @@ manifest and the README of a bundle.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ class Format(ABC):
         default: Whether it is written if the user names no formats.
         torch_operators_only: Whether its files can hold only the operators of torch itself.
             Backbones that call others are then refused before `write`.
+        holds: The weights in a file: those of the `state_dict`, these and buffers that it leaves
+            out ("more"), or those that are left of them ("some").
     """
 
     name: ClassVar[str]
@@ -36,6 +38,7 @@ class Format(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     default: ClassVar[bool] = False
     torch_operators_only: ClassVar[bool] = False
+    holds: ClassVar[Literal["state_dict", "more", "some"]] = "some"
 
     @abstractmethod
     def write(self, source: Source, directory: Path) -> list[File]:

@@ -32,6 +32,7 @@ class Pt2(RunnableFormat):
     description = "torch.export program, for `torch.export.load`"
     default = True
     torch_operators_only = True
+    holds = "state_dict"
 
     def write(self, source: Source, directory: Path) -> list[File]:
         """Saves the captured program."""

@@ -1,5 +1,6 @@
 """safetensors: the backbone's state_dict. The file holds no code; whoever loads it needs some."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,13 @@ from mammoth_compiled.export.storage.weights import weight_bytes, writable_bytes
 
 FILE_NAME = "weights.safetensors"
 PREFIX = "net."
+# In the metadata: the hash of names, dtypes and shapes.
+LAYOUT = "layout"
+
+
+def _layout(state: Mapping[str, torch.Tensor]) -> str:
+    lines = (f"{name} {value.dtype} {list(value.shape)}" for name, value in sorted(state.items()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @register_format
@@ -23,6 +31,7 @@ class Safetensors(Format):
     name = "safetensors"
     description = "weights only, without code"
     default = True
+    holds = "state_dict"
 
     def write(self, source: Source, directory: Path) -> list[File]:
         """Writes the state_dict of the backbone."""
@@ -34,7 +43,8 @@ class Safetensors(Format):
             for name, value in source.graph.state_dict().items()
             if name.startswith(PREFIX)
         }
-        (directory / FILE_NAME).write_bytes(save(state, metadata={"format": "pt"}))
+        metadata = {"format": "pt", LAYOUT: _layout(state)}
+        (directory / FILE_NAME).write_bytes(save(state, metadata=metadata))
         return [File(FILE_NAME, self.name)]
 
     def check_content(self, path: Path) -> None:
@@ -44,8 +54,15 @@ class Safetensors(Format):
         try:
             with safe_open(path, "pt") as weights:
                 values = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+                written = (weights.metadata() or {}).get(LAYOUT)
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise ExportError(f"{path} is not a safetensors file: {error}", "damaged") from error
+        if written not in (None, _layout(values)):  # earlier releases wrote none
+            raise ExportError(
+                f"{path} has other weights than were written: names, dtypes or shapes differ. "
+                "Export again",
+                "damaged",
+            )
         for name, value in values.items():
             if value.isnan().any():  # infinite values may be a mask
                 raise ExportError(f"{path}: weight {name!r} holds NaN", "damaged")

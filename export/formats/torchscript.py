@@ -41,6 +41,7 @@ class TorchScript(MultiEntryFormat):
     description = "TorchScript module, for `torch.jit.load`"
     aliases = ("ts",)
     torch_operators_only = True
+    holds = "more"
 
     def write(self, source: Source, directory: Path) -> list[File]:
         """Traces the graph once per return type."""

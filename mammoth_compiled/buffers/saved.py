@@ -4,7 +4,9 @@ from typing import Any
 
 from mammoth_compiled.buffers.policies import State
 from mammoth_compiled.buffers.reads import BufferReads
+from mammoth_compiled.buffers.saved_checks import check_saved
 from mammoth_compiled.buffers.selection import Selection
+from mammoth_compiled.buffers.slots import DRAWS
 
 
 class SavedBuffer(BufferReads):
@@ -44,7 +46,8 @@ class SavedBuffer(BufferReads):
         """Restores a state returned by `state_dict`.
 
         Raises:
-            ValueError: If the state belongs to a buffer of another size or policy.
+            ValueError: If the state belongs to a buffer of another size or policy, or one of its
+                tensors is missing or has another dtype or shape.
         """
         if state["policy"] != self.policy:
             raise ValueError(
@@ -59,6 +62,7 @@ class SavedBuffer(BufferReads):
                 f"{self.num_rows}: use --buffer_size {state['buffer_size']}"
             )
         self.reset()
+        check_saved(state, self._state, self.num_rows, DRAWS)
         self._load_rows(state["data"])
         self.num_seen_examples = state["num_seen_examples"]
         saved = {name: tensor.to(self.device) for name, tensor in state["policy_state"].items()}

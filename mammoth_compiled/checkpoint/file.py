@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.checkpoint.layout import check_layout, layout
 from mammoth_compiled.checkpoint.schema import check_checkpoint
 from mammoth_compiled.errors import CheckpointError, MammothError
 from mammoth_compiled.files import write_atomically
@@ -46,7 +47,8 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
             f"{path} cannot be saved, because it could not be read: {error}"
         ) from error
     kind = WITHIN_FORMAT if "within" in content else FORMAT
-    archive = pack({"format": kind, "version": VERSION, **content})
+    content = {"format": kind, "version": VERSION, **content, "layout": layout(content)}
+    archive = pack(content)
     write_atomically(Path(path), add_checksum(archive))
     return Path(path)
 
@@ -114,6 +116,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: it has no checksum")
     try:
         check_checkpoint(content)
+        check_layout(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is not a valid checkpoint: {error}") from error
     return content

@@ -1,8 +1,10 @@
 """The schema of a checkpoint: types and ranges of every field, checked before any is used."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from mammoth_compiled.checkpoint.checks import (
@@ -45,9 +47,22 @@ def check_checkpoint(content: Mapping[str, Any]) -> None:
             fail(f"data.tasks.{i}", f"class ids between 0 and {data['num_classes']}")
     if data["tasks_seen"] > len(data["tasks"]):
         fail("data.tasks_seen", f"at most {len(data['tasks'])}")
+    if "within" in content:
+        _check_position(content["within"], num_done, len(data["tasks"]))
     for name, state in content["model"]["state"]["buffers"].items():
         if "num_seen_examples" in state:
             _check_buffer(state, f"model.state.buffers.{name}", data["num_classes"])
+
+
+def _check_position(within: Mapping[str, Any], num_done: int, num_tasks: int) -> None:
+    """Checks that a position within a task is one that a run can be at."""
+    if num_done >= num_tasks:
+        fail("tasks_done", f"below the number of tasks, {num_tasks}, within a task", num_done)
+    if within["step"] > within["task_step"]:
+        fail("within.step", f"at most task_step = {within['task_step']}", within["step"])
+    drawn = within["batches"]["drawn"]
+    if drawn is not None and drawn[0] > within["step"] + 1:
+        fail("within.batches.drawn.0", f"at most {within['step'] + 1}", drawn[0])
 
 
 def _check_buffer(state: dict[str, Any], field: str, num_classes: int) -> None:
@@ -79,6 +94,30 @@ def _check_param_group(value: Any, field: str) -> None:
     for name, check in HYPERPARAMETERS.items():
         if name in value:
             check(value[name], f"{field}.{name}")
+
+
+def _check_random(value: Any, field: str) -> None:
+    """Checks the state of the random number generators by giving it to new ones."""
+    RANDOM(value, field)
+    version, internal, gauss = value["python"]
+    kind, keys, *rest = value["numpy"]
+    try:
+        random.Random().setstate((version, tuple(internal), gauss))
+    except Exception:  # a wrong state can raise anything
+        fail(f"{field}.python", "a state of Python's random number generator")
+    try:
+        np.random.RandomState().set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    except Exception:
+        fail(f"{field}.numpy", "a state of NumPy's random number generator")
+
+
+def _check_generator(value: Any, field: str) -> None:
+    """Checks the state of torch's random number generator on the CPU."""
+    RANDOM_BYTES(value, field)
+    try:
+        torch.Generator().set_state(value)
+    except RuntimeError:
+        fail(field, "a state of torch's random number generator", value)
 
 
 TEXT = instance(str, "a string")
@@ -149,7 +188,7 @@ ADDED_RESULTS: dict[str, Check] = {
 RANDOM = record(
     python=tuple_of(COUNT, list_of(COUNT, 625), optional(FINITE)),
     numpy=tuple_of(TEXT, tensor_of(torch.int64, ndim=1), COUNT, COUNT, FINITE),
-    torch=RANDOM_BYTES,
+    torch=_check_generator,
     cuda=list_of(RANDOM_BYTES),
 )
 # Where a checkpoint within a task is in it; see `engine.position`.
@@ -161,8 +200,8 @@ WITHIN = record(
     images=COUNT,
     times=list_of(NON_NEGATIVE, 3),
     batches=record(
-        random=RANDOM,
-        drawn=optional(tuple_of(POSITIVE, RANDOM_BYTES)),
+        random=_check_random,
+        drawn=optional(tuple_of(POSITIVE, _check_generator)),
         tensors=list_of(TENSOR),
     ),
     epochs_scheduled=COUNT,
@@ -170,7 +209,7 @@ WITHIN = record(
     last_loss=NUMBER,
 )
 CHECKPOINT = record(
-    {"within": WITHIN},
+    {"within": WITHIN, "layout": dict_of(TEXT)},
     net=dict_of(_check_weight),
     backbone=record(name=TEXT, arguments=dict_of(plain)),
     data=record(
@@ -197,7 +236,7 @@ CHECKPOINT = record(
             left_out=NAMES,
         ),
     ),
-    random=RANDOM,
+    random=_check_random,
     args=dict_of(plain),
     results=record(
         ADDED_RESULTS,

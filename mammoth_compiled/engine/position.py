@@ -14,6 +14,7 @@ from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.observer import Run
 from mammoth_compiled.engine.schedule import Schedule
 from mammoth_compiled.engine.step import EagerStep
+from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.models.core.state import load_weights, restore_model
 
 
@@ -68,8 +69,12 @@ class TaskPosition:
     @property
     def first_epoch(self) -> int:
         """The epoch to continue with, 0 unless the run was resumed within the task."""
-        saved = self.run.resume_within
-        return 0 if saved is None else int(saved["within"]["epoch"])
+        run = self.run
+        if run.resume_within is None:
+            return 0
+        if run.num_epochs is not None:
+            self._check("epoch", run.num_epochs - 1)
+        return int(run.resume_within["within"]["epoch"])
 
     def begin_epoch(self, step: EagerStep) -> Iterator[LazyBatch]:
         """Returns the batches of the epoch.
@@ -81,11 +86,14 @@ class TaskPosition:
             step: What runs the steps of the task.
         """
         run = self.run
-        saved, run.resume_within = run.resume_within, None
-        if saved is None:
+        if run.resume_within is None:
             run.step = 0
             step.begin_epoch()
             return self.batches.begin_epoch(run.steps_per_epoch)
+        self._check("step", run.steps_per_epoch)
+        if not self.rates.is_own:
+            self._check("epochs_scheduled", run.resume_within["within"]["task_step"])
+        saved, run.resume_within = run.resume_within, None
         within = saved["within"]
         self.batches.load_state_dict(within["batches"])
         batches = self.batches.resume_epoch(run.steps_per_epoch, within["step"])
@@ -94,6 +102,17 @@ class TaskPosition:
         step.begin_epoch()
         run.model.counters.task, run.model.counters.epoch = within["task_step"], within["step"]
         return batches
+
+    def _check(self, name: str, largest: int) -> None:
+        """Checks that the task has the saved position; the model has set up its data by now."""
+        run = self.run
+        assert run.resume_within is not None
+        saved = run.resume_within["within"][name]
+        if saved > largest:
+            raise CheckpointError(
+                f"{run.resumed_from} is not a valid checkpoint of task {run.task + 1}: "
+                f"within.{name} must be at most {largest}, got {saved}"
+            )
 
     def _restore(self, saved: Mapping[str, Any], within: Mapping[str, Any]) -> None:
         run = self.run

@@ -29,7 +29,7 @@ class Schedule:
     ) -> None:
         self._scheduler = scheduler
         self._every_step = every_step
-        self._is_own = is_own
+        self.is_own = is_own
         self._begin()
 
     def _begin(self) -> None:
@@ -77,7 +77,7 @@ class Schedule:
         """Continues after some steps; the optimizer already has their learning rate."""
         if self._scheduler is None:
             return
-        if not self._is_own:
+        if not self.is_own:
             self._scheduler.last_epoch = steps_done
             self._scheduler._step_count = steps_done + 1
         # Its steps before the checkpoint count; torch would warn that there were none.

@@ -203,7 +203,7 @@ class ContinualModel(TaskHooks):
                 "num_seen_examples": rows,
                 "data": buffer,
                 "policy": "reservoir",
-                "policy_state": {},
+                "policy_state": {"seen": torch.tensor(rows)},
             }
         self.buffer.load_state_dict(buffer)
 

@@ -29,7 +29,9 @@ CALIBRATION_IMAGES = 256
 
 
 class BundleExporter(Observer):
-    """Exports the backbone; if that fails, a checkpoint keeps the weights.
+    """Exports the backbone; if that fails in the end, a checkpoint keeps the weights.
+
+    If it fails after an earlier task, for instance on a full disk, training continues.
 
     Args:
         path: Directory of the bundle.
@@ -71,6 +73,7 @@ class BundleExporter(Observer):
         self.variants = variant_names(variants)
         self.each_task = each_task
         self._exported = False
+        self._is_current = False
         self._locked = ExitStack()
 
     def begin_run(self, run: Run) -> None:
@@ -88,14 +91,19 @@ class BundleExporter(Observer):
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Exports or updates the bundle, if it is kept up to date after each task.
 
-        Raises:
-            ExportError: If that fails; names the checkpoint with the weights.
+        If that fails it prints why; the next task, or the end of the run, tries again.
         """
         if not self.each_task:
             return
         started = time.perf_counter()
         action = "updated" if self._exported else "exported"
-        manifest = read_manifest(self._export(run))
+        self._is_current = False
+        try:
+            manifest = read_manifest(self._export(run))
+        except MammothError as error:
+            say(f"bundle after task {run.task + 1}: not {action}: {error}")
+            return
+        self._is_current = True
         models = [file for file in manifest.files if file.is_model]
         worst = max((d.size for file in models for d in file.parity.values()), default=0.0)
         accuracy = next((f.accuracy["class_il"] for f in models if "class_il" in f.accuracy), None)
@@ -116,25 +124,16 @@ class BundleExporter(Observer):
         """
         if run.results.interrupted:
             return
-        path = self.path.resolve() if self._exported else self._export(run)
+        path = self.path.resolve() if self._is_current else self._export_or_save(run)
         say(report(path))
         if any(file.format == "onnx" for file in read_manifest(path).models):
             shown = shlex.quote(str(self.path))
             say(f"browser   python -m mammoth_compiled.export open {shown}")
 
-    def _export(self, run: Run) -> Path:
-        evidence: dict[str, Any] = {
-            "samples": next(iter(run.dataset.test_loaders[0]))[0][:32].cpu(),
-            "calibration": (lambda: _training_images(run)) if "int8" in self.variants else None,
-            "test_set": lambda: _test_set(run),
-        }
+    def _export_or_save(self, run: Run) -> Path:
+        """Exports the bundle; if that fails, saves the weights in a checkpoint."""
         try:
-            if self._exported:
-                path = update_bundle(self.path, run.model, **evidence)
-            else:
-                path = export_bundle(
-                    run.model, self.path, formats=self.formats, variants=self.variants, **evidence
-                )
+            return self._export(run)
         except MammothError as error:
             try:
                 kept = save(run).path
@@ -144,6 +143,18 @@ class BundleExporter(Observer):
                 f"{error}. The weights are saved in {kept}; once the cause is fixed: "
                 f"python -m mammoth_compiled.export {kept} {self.path}"
             ) from error
+
+    def _export(self, run: Run) -> Path:
+        evidence: dict[str, Any] = {
+            "samples": next(iter(run.dataset.test_loaders[0]))[0][:32].cpu(),
+            "calibration": (lambda: _training_images(run)) if "int8" in self.variants else None,
+            "test_set": lambda: _test_set(run),
+        }
+        if self._exported:
+            return update_bundle(self.path, run.model, **evidence)
+        path = export_bundle(
+            run.model, self.path, formats=self.formats, variants=self.variants, **evidence
+        )
         self._exported = True
         return path
 

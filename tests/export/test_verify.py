@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hostile_bundles import WEIGHT_CHANGES, change_weights
 from safetensors.torch import load_file, save_file
 
 from mammoth_compiled.errors import ExportError
@@ -37,6 +38,18 @@ def test_weights_of_another_training_are_refused(every_format_copy, rehash, smal
         with pytest.raises(ExportError, match=message) as caught:
             refuse(every_format_copy)
         assert caught.value.code == "damaged"
+
+
+@pytest.mark.parametrize("what", WEIGHT_CHANGES)
+@pytest.mark.parametrize("knows", [True, False])
+def test_other_tensors_than_were_written_are_refused(every_format_copy, what, knows):
+    if not knows:  # as bundles of earlier releases, which say nothing about their weights
+        path = every_format_copy / "weights.safetensors"
+        save_file(load_file(path), path, metadata={"format": "pt"})
+    change_weights(every_format_copy, what)
+    with pytest.raises(ExportError, match=r"weights.safetensors") as caught:
+        verify_bundle(every_format_copy)
+    assert caught.value.code == "damaged"
 
 
 def test_weights_of_another_architecture_are_refused(every_format_copy, rehash):

@@ -405,6 +405,35 @@ def _(bundle: Path) -> None:
     overwrite(bundle, WEIGHTS, bytes(data))
 
 
+def _add(weights: dict[str, Any], name: str) -> None:
+    weights["other"] = weights[name]
+
+
+WEIGHT_CHANGES: dict[str, Callable[[dict[str, Any], str], Any]] = {
+    "one is missing": lambda weights, name: weights.pop(name),
+    "one more": _add,
+    "another dtype": lambda weights, name: weights.update({name: weights[name].astype("f8")}),
+    "another shape": lambda weights, name: weights.update({name: weights[name].reshape(1, -1)}),
+}
+
+
+def change_weights(bundle: Path, what: str) -> None:
+    """Changes a weight in `weights.safetensors`; see `WEIGHT_CHANGES`."""
+    from safetensors.numpy import load, save
+
+    data = (bundle / WEIGHTS).read_bytes()
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    weights = load(data)
+    WEIGHT_CHANGES[what](weights, min(weights))
+    overwrite(bundle, WEIGHTS, save(weights, metadata))
+
+
+for _what in WEIGHT_CHANGES:
+    hostile_bundle(f"weights: {_what}", unused=True)(
+        lambda bundle, what=_what: change_weights(bundle, what)
+    )
+
+
 def write(good: Path, directory: Path, name: str) -> Path:
     """Writes one of `BUNDLES` into a new directory and returns its path."""
     bundle = shutil.copytree(good, directory / "bundle")

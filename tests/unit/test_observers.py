@@ -14,7 +14,8 @@ from mammoth_compiled import load_runner, train
 from mammoth_compiled.config.schema import FilesConfig, LoggingConfig, RunConfig
 from mammoth_compiled.engine import Observer, run_tasks
 from mammoth_compiled.engine.observer import HOOKS
-from mammoth_compiled.errors import ConfigError, MammothError, TrainingError
+from mammoth_compiled.errors import ConfigError, ExportError, MammothError, TrainingError
+from mammoth_compiled.export import export_bundle
 from mammoth_compiled.observers import command_line_observers, default_observers, observer_classes
 from mammoth_compiled.observers.progress import ProgressBar
 from mammoth_compiled.observers.results import ResultsWriter
@@ -145,6 +146,38 @@ def test_every_observer_of_the_package_changes_no_numbers(runner, tmp_path, monk
     assert watched.class_il == plain.class_il
     assert (tmp_path / "results.json").exists()
     assert (tmp_path / "bundle" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("failures", [1, 4])
+def test_a_bundle_that_cannot_be_written_ends_no_training(
+    runner, tmp_path, monkeypatch, capsys, failures
+):
+    calls = []
+
+    def export(*args, **kwargs):
+        calls.append(1)
+        if len(calls) <= failures:
+            raise ExportError("cannot write bundle: No space left on device")
+        return export_bundle(*args, **kwargs)
+
+    monkeypatch.setattr("mammoth_compiled.observers.bundle.export_bundle", export)
+    model, dataset = runner(
+        export=str(tmp_path / "bundle"),
+        formats="safetensors",
+        export_each_task=True,
+        checkpoint_path=str(tmp_path / "saved"),
+        results_path=str(tmp_path / "results.json"),
+    )
+    config = RunConfig.from_namespace(model.args)
+    observers = command_line_observers(config)
+    if failures == 1:
+        run_tasks(model, dataset, config, observers)
+        assert (tmp_path / "bundle" / "manifest.json").exists()
+    else:
+        with pytest.raises(ExportError, match=r"No space left .* saved in .*_task3.pt; once the"):
+            run_tasks(model, dataset, config, observers)
+    assert "bundle after task 1: not exported: cannot write bundle" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "results.json").read_text())["class_il"]) == 3
 
 
 def test_an_observer_that_the_arguments_ask_for_is_added(runner):

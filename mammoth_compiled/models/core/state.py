@@ -11,6 +11,7 @@ from torch import nn
 
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.models.base import ContinualModel
+from mammoth_compiled.models.core.fit import check_optimizer
 
 # Attributes that are rebuilt from the arguments, or saved elsewhere.
 REBUILT = {"net", "loss", "args", "transform", "normalization_transform", "dataset", "device"}
@@ -78,6 +79,10 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
         for part, saved in state["parameters"].items():
             parameter = getattr(model, part)
             _check_dtype(part, saved, parameter)
+            if saved.shape != parameter.shape:  # `copy_` would broadcast
+                raise RuntimeError(
+                    f"it is {list(saved.shape)}, but must be {list(parameter.shape)}"
+                )
             with torch.no_grad():
                 parameter.copy_(saved)
         for part, saved in state["tensors"].items():
@@ -99,6 +104,7 @@ def restore_model(model: ContinualModel, state: dict[str, Any]) -> None:
         if _group_sizes(saved_groups) != _group_sizes(model.opt.param_groups):
             # `get_parameters` may depend on the task, for which values and modules are back by now.
             model.opt = model.get_optimizer()
+        check_optimizer(model.opt, state["optimizer"])
         model.opt.load_state_dict(state["optimizer"])
         model.scaler.load_state_dict(state["scaler"])
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -152,3 +152,32 @@ def test_parameters_named_like_outputs_do_not_collide(tmp_path):
         export_bundle(net, tmp_path / "b", info=DatasetInfo("names", input_shape=SHAPE))
     )
     torch.testing.assert_close(bundle(IMAGES, "both"), eager(net, "both"), rtol=1e-4, atol=1e-5)
+
+
+class SharedOutputs(MammothBackbone):
+    """Its features are its logits, a view of them, or the images."""
+
+    def __init__(self, num_classes, shared):
+        super().__init__()
+        self.classifier = nn.Linear(3 * 8 * 6, num_classes)
+        self.shared = shared
+
+    def forward(self, x, returnt=ReturnTypes.OUT):
+        x = x.flatten(1)
+        logits = self.classifier(x)
+        shared = {"logits": logits, "view": logits[:, :3], "images": x}
+        return select_return(logits, shared[self.shared], returnt)
+
+
+@pytest.mark.parametrize("shared", ["logits", "view", "images"])
+def test_outputs_that_share_memory_are_exported_to_every_format(tmp_path, shared):
+    net = SharedOutputs(5, shared).eval()
+    formats = ("onnx", "torchscript", "pt2")
+    export_bundle(net, tmp_path / "bundle", input_shape=SHAPE, formats=formats)
+    for runtime in formats:
+        bundle = load_bundle(tmp_path / "bundle", runtime=runtime)
+        both = bundle(IMAGES, returnt="both")
+        for value, name in zip(both, ("out", "features"), strict=True):
+            expected = net(IMAGES, returnt=name)
+            torch.testing.assert_close(value, expected)
+            torch.testing.assert_close(bundle(IMAGES, returnt=name), expected)

@@ -14,6 +14,7 @@ from hostile_inputs.harness import ACCEPTED, EITHER, REFUSED, Input, command
 from hostile_inputs.result_files import changed
 from hostile_inputs.texts import places
 from mammoth_compiled.checkpoint import FORMAT, VERSION, add_checksum, pack, read_checkpoint
+from mammoth_compiled.checkpoint.layout import layout
 from mammoth_compiled.export import load_bundle
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 
@@ -51,6 +52,9 @@ def fields(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def write_checkpoint(content: Any) -> int:
+    """Writes what is to be refused by more than its layout."""
+    if isinstance(content.get("layout"), dict):
+        content = {**content, "layout": layout(content)}
     return Path("c.pt").write_bytes(add_checksum(pack(content)))
 
 
