@@ -433,6 +433,9 @@ def hostile() -> str:
     for moment, counts in moments.items():
         runs, equal = counts["runs"], counts["equal"]
         rows.append([f"SIGKILL {moment}", f"{runs}", "0", f"{equal} equal", f"{runs - equal}"])
+    for sweep, counts in content["sweep_kills"]["moments"].items():
+        runs, equal = counts["runs"], counts["equal"]
+        rows.append([f"SIGKILL, {sweep}", f"{runs}", "0", f"{equal} equal", f"{runs - equal}"])
     for run in content["fuzzing"]:
         executions = f"{run['executions']:,} executions"
         rows.append([f"{run['engine']}, {run['target']}", executions, "", "", f"{run['findings']}"])

@@ -31,6 +31,28 @@ def _describe(value: Any) -> str:
     return text if len(text) <= 40 else type(value).__name__
 
 
+def check_extent(value: Any, max_containers: int, max_depth: int) -> None:
+    """Checks how many lists and dictionaries a value stands for, before each of them is checked.
+
+    Args:
+        value: The value; one that contains itself stands for endlessly many.
+        max_containers: Largest number of lists, tuples and dictionaries; each counts as often as it
+            is found.
+        max_depth: Largest number that are nested.
+
+    Raises:
+        CheckpointError: If there are more.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        container, depth = waiting.pop()
+        count += 1
+        if count > max_containers or depth > max_depth:
+            raise CheckpointError("contains too many lists and dictionaries, or itself")
+        items = container.values() if isinstance(container, dict) else container
+        waiting += [(i, depth + 1) for i in items if isinstance(i, (dict, list, tuple))]
+
+
 def number(kinds: Any, expected: str, low: float = -math.inf, high: float = math.inf) -> Check:
     """Accepts numbers of some types from `low` to `high`, and NaN if there are no limits."""
 

@@ -10,6 +10,7 @@ import torch
 from mammoth_compiled.checkpoint.checks import (
     Check,
     anything,
+    check_extent,
     dict_of,
     fail,
     instance,
@@ -24,6 +25,10 @@ from mammoth_compiled.checkpoint.checks import (
 
 # Lowest label that losses of torch accept: `ignore_index` of `torch.nn.functional.cross_entropy`.
 IGNORED_LABEL = -100
+# Lists and dictionaries of a checkpoint, and how deep they are nested. A small file can stand for
+# billions: a list of ten times the same list of ten times the same list.
+MAX_CONTAINERS = 1_000_000
+MAX_DEPTH = 50
 
 
 def check_checkpoint(content: Mapping[str, Any]) -> None:
@@ -33,6 +38,7 @@ def check_checkpoint(content: Mapping[str, Any]) -> None:
         CheckpointError: If a field is missing, or has the wrong type or an impossible value; names
             the field.
     """
+    check_extent(content, MAX_CONTAINERS, MAX_DEPTH)
     CHECKPOINT(content, "")
     num_done, data = content["tasks_done"], content["data"]
     lists = ("class_il", "task_il", "loss", "train_s", "compile_s", "eval_s", "train_images")

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from hostile_inputs.binaries import endless
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.checkpoint import add_checksum, pack, read_checkpoint
@@ -123,6 +124,13 @@ def test_random_state(resume, name, value):
 def test_state_that_only_the_method_knows(resume, change, message):
     with pytest.raises(CheckpointError, match=message):
         resume("er", lambda content: change(content["model"]["state"]), keep_layout=True)
+
+
+@pytest.mark.parametrize("what", endless())
+def test_values_without_end(resume, what):
+    values = {"x": endless()[what]}
+    with pytest.raises(CheckpointError, match="contains too many lists and dictionaries, or itse"):
+        resume("er", lambda content: content["args"].update(values), keep_layout=True)
 
 
 @pytest.mark.parametrize(

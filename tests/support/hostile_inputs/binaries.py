@@ -102,8 +102,26 @@ def checkpoints(directory: Path) -> Iterator[Input]:
     for what, entries in others.items():
         content = {**good, **entries} if entries else {"format": FORMAT, "version": VERSION}
         yield Input("checkpoints", what, read, REFUSED, partial(write_checkpoint, content))
+    for what, value in endless().items():
+        for section in ("args", "compute", "results"):
+            content = {**good, section: {**good[section], "x": value}}
+            put = partial(Path("c.pt").write_bytes, add_checksum(pack(content)))
+            yield Input("checkpoints", f"{section}: {what}", read, REFUSED, put)
     yield from places("checkpoints", "c.pt", command("run", *RUN, "--loadcheck=c.pt", "--out=off"))
     yield from places("checkpoints", "c.pt", command("export", "c.pt", "bundle"))
+
+
+def endless() -> dict[str, Any]:
+    """Returns small values that stand for billions of lists."""
+    same: list[Any] = []
+    for _ in range(12):
+        same = [same] * 20
+    itself: dict[str, Any] = {}
+    itself["x"] = itself
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    return {"the same lists": same, "itself": itself, "deep": deep}
 
 
 def _put(name: str, data: bytes) -> None:
