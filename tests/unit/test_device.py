@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mammoth_compiled import base_path, get_device
+from mammoth_compiled import base_path, get_device, load_runner
 from mammoth_compiled.device import (
     computes_bf16,
     default_device,
@@ -25,6 +25,14 @@ def draw():
 def test_default_device():
     assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert get_device() == torch.device("cpu")  # as tests that are not for a GPU expect
+
+
+def test_everything_is_on_the_default_device(tiny, monkeypatch):
+    monkeypatch.setattr("mammoth_compiled.device.default_device", lambda: torch.device("meta"))
+    model, _ = load_runner("er", "seq-tiny", {"buffer_size": 8, "lr": 0.1})
+    trained = [p for group in model.opt.param_groups for p in group["params"]]
+    devices = {tensor.device.type for tensor in [*model.parameters(), *model.buffers(), *trained]}
+    assert devices | {model.device.type, model.buffer.device.type} == {"meta"}
 
 
 def test_device_by_name():
