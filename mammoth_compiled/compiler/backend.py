@@ -42,6 +42,7 @@ def mammoth(
         options: Inductor's options; they override `mode`.
     """
     # Importing Inductor takes seconds; only compiling code pays for it.
+    import torch._functorch.config
     import torch.compiler.config
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
@@ -62,7 +63,12 @@ def mammoth(
     }
     # The key of AOTAutograd's cache ignores decompositions: the tag separates ours from Inductor's.
     settings: Any = torch.compiler.config  # its methods are generated at run time
-    with settings.patch(cache_key_tag=f"{settings.cache_key_tag} {tag}"):
+    functorch: Any = torch._functorch.config
+    with (
+        settings.patch(cache_key_tag=f"{settings.cache_key_tag} {tag}"),
+        # Lowers the backward graph while the kernels of the forward graph are compiled.
+        functorch.patch(force_non_lazy_backward_lowering=_on_cpu(example_inputs)),
+    ):
         compiled: Any = compile_fx(
             graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
         )
