@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from mammoth_compiled.datasets.arrays import ArrayDataset
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.datasets.download import data_dir, load_or_download
+from mammoth_compiled.datasets.download import archive_hint, data_dir, load_or_download
 from mammoth_compiled.registry import register_dataset
 
 
@@ -55,8 +55,9 @@ class SequentialCIFAR(ContinualDataset):
         root = data_dir(self.config)
         source: Any = self.SOURCE
         folder = root / self.SOURCE.base_folder
+        hint = archive_hint(source.url, source.tgz_md5)
         splits = [
-            load_or_download(self.NAME, partial(_load, source, str(root), train), [folder])
+            load_or_download(self.NAME, partial(_load, source, str(root), train), [folder], hint)
             for train in (True, False)
         ]
         (images, labels, self.CLASS_NAMES), (test_images, test_labels, _) = splits

@@ -53,6 +53,11 @@ def load_or_download(
         raise DataError(message.rstrip()) from error
 
 
+def archive_hint(url: str, md5: str) -> str:
+    """Returns the remedy for a missing archive, which contains the folder of the dataset."""
+    return f"The archive is {url} (MD5 {md5}); extract it in the folder of --data_dir."
+
+
 @dataclass(frozen=True)
 class Archive:
     """A published archive of a dataset.
@@ -81,7 +86,7 @@ class Archive:
         """
         folder = root / self.folder
         if not folder.is_dir():
-            hint = f"The archive is {self.url} (MD5 {self.md5}); extract it there."
+            hint = archive_hint(self.url, self.md5)
             load_or_download(name, lambda: self._download(root), [folder], hint)
         return folder
 

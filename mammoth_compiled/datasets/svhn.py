@@ -50,7 +50,12 @@ class SequentialSVHN(ContinualDataset):
         root = data_dir(self.config)
         _require_scipy(self.NAME)
         splits = [
-            load_or_download(self.NAME, partial(_load, str(root), split), [root])
+            load_or_download(
+                self.NAME,
+                partial(_load, str(root), split),
+                [root],
+                f"The file is {SVHN.split_list[split][0]}.",
+            )
             for split in ("train", "test")
         ]
         (images, labels), (test_images, test_labels) = splits

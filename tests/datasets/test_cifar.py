@@ -10,7 +10,9 @@ from dataset_files import (
     write_cifar10,
     write_cifar100,
 )
+from torchvision.datasets import CIFAR10, CIFAR100
 
+from mammoth_compiled.datasets.download import archive_hint
 from mammoth_compiled.errors import DataError
 
 CASES = {
@@ -22,6 +24,7 @@ CASES = {
         test_per_class=TEST_PER_CLASS,
         has_model_defaults=True,
         write_files=write_cifar10,
+        hint=archive_hint(CIFAR10.url, CIFAR10.tgz_md5),
     ),
     "seq-cifar100": DatasetCase(
         num_tasks=10,
@@ -31,6 +34,7 @@ CASES = {
         test_per_class=TEST_PER_CLASS,
         has_model_defaults=True,
         write_files=write_cifar100,
+        hint=archive_hint(CIFAR100.url, CIFAR100.tgz_md5),
     ),
 }
 

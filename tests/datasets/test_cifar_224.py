@@ -7,6 +7,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import functional as TF
 
 from mammoth_compiled import load_runner, train
+from mammoth_compiled.datasets.download import archive_hint
 
 
 def write_files(source, num_classes):
@@ -22,6 +23,7 @@ CASES = {
         train_per_class=2,
         test_per_class=1,
         write_files=write_files(source, num_classes),
+        hint=archive_hint(source.url, source.tgz_md5),
     )
     for source, num_classes, num_tasks in ((CIFAR10, 10, 5), (CIFAR100, 100, 10))
 }

@@ -6,6 +6,7 @@ from contract_cases import DatasetCase
 from dataset_files import build_dataset, write_image
 
 from mammoth_compiled.datasets import core50
+from mammoth_compiled.datasets.download import archive_hint
 from mammoth_compiled.errors import DataError
 
 
@@ -17,7 +18,7 @@ def write_files(root, monkeypatch):
             write_image(root / "core50_128x128" / f"s{session}" / f"o{k + 1}" / name, k, (16, 16))
 
 
-HINT = f"{core50.ARCHIVE.url} (MD5 {core50.ARCHIVE.md5}); extract it there."
+HINT = archive_hint(core50.ARCHIVE.url, core50.ARCHIVE.md5)
 CASES = {
     "core50": DatasetCase(
         num_tasks=8,

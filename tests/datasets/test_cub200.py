@@ -8,6 +8,7 @@ from torchvision.transforms import functional as TF
 
 from mammoth_compiled.datasets import cub200
 from mammoth_compiled.datasets.cub200 import SequentialCUB200
+from mammoth_compiled.datasets.download import archive_hint
 
 
 def write_files(root, monkeypatch):
@@ -39,7 +40,7 @@ CASES = {
         test_per_class=1,
         write_files=write_files,
         needs_files=True,
-        hint=f"{cub200.ARCHIVE.url} (MD5 {cub200.ARCHIVE.md5}); extract it there.",
+        hint=archive_hint(cub200.ARCHIVE.url, cub200.ARCHIVE.md5),
     )
 }
 

@@ -5,6 +5,7 @@ from contract_cases import DatasetCase
 from dataset_files import build_dataset, write_image
 
 from mammoth_compiled.datasets import imagenet_r
+from mammoth_compiled.datasets.download import archive_hint
 from mammoth_compiled.datasets.imagenet_r import SequentialImageNetR
 
 
@@ -29,7 +30,7 @@ CASES = {
         is_augmented=False,  # RandomResizedCrop instead of RandomCrop
         write_files=write_files,
         needs_files=True,
-        hint=f"{imagenet_r.ARCHIVE.url} (MD5 {imagenet_r.ARCHIVE.md5}); extract it there.",
+        hint=archive_hint(imagenet_r.ARCHIVE.url, imagenet_r.ARCHIVE.md5),
     )
 }
 

@@ -42,6 +42,7 @@ CASES = {
         test_per_class=TEST_PER_CLASS,
         is_augmented=False,  # cropped, but digits are not flipped
         write_files=write_files,
+        hint="The file is http://ufldl.stanford.edu/housenumbers/train_32x32.mat.",
     )
 }
 

@@ -11,6 +11,7 @@ from contract_cases import DatasetCase
 from dataset_files import build_dataset, disable_network, write_image
 
 from mammoth_compiled.datasets import tiny_imagenet
+from mammoth_compiled.datasets.download import archive_hint
 from mammoth_compiled.errors import DataError
 
 IDS = [f"n{9_000 - k:08}" for k in range(200)]  # in another order than sorted
@@ -38,7 +39,7 @@ CASES = {
         train_per_class=2,
         test_per_class=1,
         write_files=write_files,
-        hint=f"{tiny_imagenet.ARCHIVE.url} (MD5 {tiny_imagenet.ARCHIVE.md5}); extract it there.",
+        hint=archive_hint(tiny_imagenet.ARCHIVE.url, tiny_imagenet.ARCHIVE.md5),
     )
 }
 
