@@ -47,13 +47,14 @@ def kernels(ops, chips=tuple(CHIPS)):
                     continue
                 seen.add(key)
                 used = compile_launch(launch, chip)
+                if used.stack:
+                    raise SystemExit(f"{launch.config} [{problem}] spills registers on sm_{chip}")
                 yield {
                     "kernel": launch.config.kernel,
                     "problem": problem,
                     "config": str(launch.config),
                     "chip": f"sm_{chip}",
                     "registers": used.registers,
-                    "spilled_bytes": used.stack,
                     "shared_bytes": used.shared,
                     "occupancy": round(occupancy(used, launch.config.num_warps, CHIPS[chip][4]), 2),
                     "tensor_core_instructions": used.tensor_cores,
