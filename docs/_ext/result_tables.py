@@ -197,7 +197,7 @@ def launches() -> str:
         parts = row["parts"]["default"]
         network = sum(parts["network"].values())
         cells = [parts["batch"], parts["draw"], network, parts["loss"]]
-        cells += [parts["optimizer"] + parts["buffer"] + parts["copies"]]
+        cells += [parts["optimizer"] + parts["buffer"] + parts["end"]]
         totals = [row["total"][way] for way in ("default", "whole step")]
         precision = "bf16" if amp == "bf16" else "float32"
         rows.append(
@@ -207,7 +207,13 @@ def launches() -> str:
             ]
         )
     head = ["step", "seen on an H100", "batch", "draw", "network", "loss", "rest", "sum"]
-    return table([*head, "`--whole_step 1`"], rows)
+    earlier = [
+        f"`{name}` (commit {row['network_commit']})"
+        for name, row in read("launches")["steps"].items()
+        if "network_commit" in row
+    ]
+    note = f"Network and loss counted at an earlier commit: {', '.join(earlier)}."
+    return "\n\n".join([table([*head, "`--whole_step 1`"], rows), *([note] if earlier else [])])
 
 
 def compile_steps() -> str:
