@@ -151,8 +151,8 @@ class CapturedStep(EagerStep):
 
     def _ragged_step(self, key: tuple[Any, ...], lazy: LazyBatch, epoch: int) -> StepResult:
         """Runs the smaller last batch of an epoch; after some epochs it has a graph of its own."""
-        ragged = self._ragged
-        if ragged.key != key or ragged.batch is None:
+        ragged, batch = self._ragged, self._ragged.batch
+        if ragged.key != key or batch is None:
             batch = StaticBatch(lazy, self._order)
             ragged = self._ragged = RaggedBatches(key, batch=batch)
         if ragged.graph is not None:
@@ -160,13 +160,13 @@ class CapturedStep(EagerStep):
         if ragged.steps == WARMUP_STEPS:
             self._attributes.put_back()
             try:
-                ragged.graph = self._captured(key, ragged.batch, epoch)
+                ragged.graph = self._captured(key, batch, epoch)
             except Exception:  # user code may raise anything; in Python it works
                 self._attributes.abandon()
                 ragged.steps = -1
             else:
                 return self._replay(ragged.graph, lazy)
-        result = self._run_static(ragged.batch, lazy, epoch)
+        result = self._run_static(batch, lazy, epoch)
         self._attributes.restore(same_shapes=False)
         # A graph has no place for attributes of another shape than those of a full batch.
         if ragged.steps >= 0:
