@@ -96,9 +96,20 @@ class CapturedRun:
         return images / (time.perf_counter() - start)
 
     def replay_us(self):
-        """Returns microseconds of the graph of a full batch, which the host does not delay."""
-        graph = getattr(self.step, "_graph", None)
-        return None if graph is None else 1e3 * statistics.median(_time_launches(graph.replay))
+        """Returns microseconds of the work of a full step, which the host does not delay."""
+        if DRY or not self.step.replays:
+            return None
+        times = []
+        for _ in range(50):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(2_000_000)  # about 1 ms, in which the host launches the step
+            start.record()
+            _, count = next(self._steps)
+            end.record()
+            end.synchronize()
+            if count == self.batch:
+                times.append(1e3 * start.elapsed_time(end))
+        return statistics.median(times)
 
     def kernels(self):
         """Returns the kernels of a full step, the largest, and images/s of as many empty ones."""
@@ -122,19 +133,6 @@ class CapturedRun:
             "largest": [[e.key[:100], e.count, e.device_time_total] for e in largest],
             "empty_graph_images_per_s": 1e3 * self.batch / empty_ms,
         }
-
-
-def _time_launches(function, count=50):
-    """Milliseconds of work that a function launches, one number per call."""
-    times = []
-    for _ in range(count):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return times
 
 
 def plain_loop(method, backbone, batch):
