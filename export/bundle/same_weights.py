@@ -31,7 +31,7 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
     """
     first: dict[str, tuple[str, torch.Tensor]] = {}
     complete: dict[str, set[str]] = {}  # by file: names of its weights
-    expected: set[str] = set()
+    expected: dict[str, str] = {}  # by name: a file that has the weight
     for file in files:
         if file.format not in FORMATS or file.precision not in ("", "fp32"):
             continue
@@ -45,7 +45,7 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
         if kind.holds != "some":
             complete[file.path] = set(stored)
         if kind.holds == "state_dict":
-            expected |= {name for name in stored if name.startswith(NET)}
+            expected |= {name: file.path for name in stored if name.startswith(NET)}
         for name, value in stored.items():
             path, other = first.setdefault(name, (file.path, value))
             if reason := _difference(value, other):
@@ -53,9 +53,9 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
                 message = f"weight {weight!r} in {file.path} differs from that in {path}{reason}"
                 raise _error(directory, message)
     for path, names in complete.items():
-        if missing := sorted(expected - names):
+        if missing := sorted(expected.keys() - names):
             weight = missing[0].removeprefix(NET)
-            raise _error(directory, f"{path} lacks weight {weight!r} of another file")
+            raise _error(directory, f"{path} lacks weight {weight!r} of {expected[missing[0]]}")
 
 
 def unknown_form(path: str, error: Exception) -> ExportError:
