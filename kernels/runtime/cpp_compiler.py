@@ -48,7 +48,8 @@ def prepare_compiler() -> None:
     if is_vectorized and cpp.vec_isa_ok is None:
         with config.patch({"cpp.vec_isa_ok": True}), _extensions_probed_at_once():
             cpu_vec_isa.valid_vec_isa_list()
-    if any(Path(codecache._HEADER_DIR).glob("*.gch")):
+    headers = getattr(codecache, "_HEADER_DIR", None)
+    if headers is not None and any(Path(headers).glob("*.gch")):
         precompile_header()
 
 

@@ -80,8 +80,9 @@ def forward_profile(net: MammothBackbone, images: torch.Tensor) -> OpProfile:
     training_modules: list[nn.Module] = [module for module in net.modules() if module.training]
     recorder = _Recorder()
     net.eval()
+    devices = [images.device] if images.is_cuda else []  # a GPU that is not used stays unused
     try:
-        with torch.random.fork_rng(), recorder:
+        with torch.random.fork_rng(devices), recorder:
             net(images[:1])
     finally:
         for module in training_modules:

@@ -81,7 +81,7 @@ def explain_backbone(model: ContinualModel, dataset: ContinualDataset) -> Backbo
         dataset.meta_get_data_loaders()
     shape = dataset.info().input_shape
     net = copy.deepcopy(model.net).to(model.device)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         images = torch.rand(dataset.config.experiment.batch_size, *shape, device=model.device)
         entries = {
             str(returnt): explain(forward_function(net, returnt), images)
