@@ -92,7 +92,8 @@ _MNIST_LIKE = (
 )
 _ONE_EPOCH = (
     "X-DER is published with 50 epochs per task; here it has one, and ends below ER-ACE. Mammoth's "
-    "own X-DER (CE) and iCaRL, run beside ours on the packaged images, end where ours do: see "
+    "own X-DER (CE), run beside ours on the packaged images, ends where ours does, and so do its "
+    "iCaRL and ER on all images, where iCaRL ends below ER: see "
     "[below](#beside-mammoths-own-code). Nothing was tuned for this protocol, except the learning "
     "rate of LwF.MC and the averages of CLS-ER, on validation images."
 )
