@@ -14,7 +14,7 @@ from mammoth_compiled.export.bundle.hashes import check_file
 from mammoth_compiled.export.bundle.manifest import File, Manifest
 from mammoth_compiled.export.bundle.manifest_reader import read_manifest
 from mammoth_compiled.export.bundle.same_weights import check_same_weights
-from mammoth_compiled.export.formats import FORMATS, runtime_name, runtime_of
+from mammoth_compiled.export.formats import runtime_name, runtime_of
 from mammoth_compiled.export.load import parse_device
 from mammoth_compiled.export.parity.compare import FLOAT64, Exact, ReferenceBatch, compare
 from mammoth_compiled.export.parity.measure import open_model
@@ -61,9 +61,7 @@ def verify_bundle(
     device = parse_device(device)
     required = None if runtimes is None else [runtime_name(name) for name in runtimes]
     for file in manifest.files:
-        path = check_file(directory, file)
-        if file.format in FORMATS:
-            FORMATS[file.format].check_content(path)
+        check_file(directory, file)
     check_same_weights(directory, manifest.files)
     golden = _read_golden(directory, manifest)
     missing = set(required or ()) - {file.format for file in manifest.models}

@@ -15,7 +15,7 @@ NET = "net."
 
 
 def check_same_weights(directory: Path, files: Sequence[File]) -> None:
-    """Compares the weights that the files of a bundle have in common, bit for bit.
+    """Checks each file's weights, and compares those that files have in common bit for bit.
 
     A file that is not the one that was exported may still have the hash that the manifest says.
     Golden outputs do not tell for files that cannot be run, such as `weights.safetensors`.
@@ -36,6 +36,7 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
         if file.format not in FORMATS or file.precision not in ("", "fp32"):
             continue
         kind = FORMATS[file.format]
+        kind.check_content(directory / file.path)
         try:
             stored = kind.stored_weights(directory / file.path)
         except Exception as error:  # of many types for files of another form

@@ -191,10 +191,11 @@ def test_onnx_metadata_is_replaced(small_bundle, small_info, tmp_path):
     ],
 )
 def test_unreadable_file_keeps_the_old_version(bundle, other, rehash, name, change):
+    reason = "(has a form that its weights|is not a safetensors file)"
     (bundle / name).write_bytes(change((bundle / name).read_bytes()))
     rehash(bundle, name)
     before = hashes(bundle)
-    with pytest.raises(ExportError, match=f"{name} has a form that its weights") as caught:
+    with pytest.raises(ExportError, match=f"{name} {reason}") as caught:
         update_bundle(bundle, other)
     assert caught.value.code == "damaged"
     assert hashes(bundle) == before
