@@ -139,21 +139,24 @@ def rewritten(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("winner", ["triton", "torch"])
-@pytest.mark.parametrize("bias", [True, False])
-def test_pattern_follows_the_autotuner(rewritten, winner, bias):
-    head, x, labels = Head(bias), torch.randn(5, 6), torch.tensor([0, 3, 1, 1, -100])
-    loss, (match,) = rewritten(head, x, labels, winner=winner)
-    assert bool(match.replacement) == (winner == "triton")
-    expected = head(x, labels)
+def assert_equals_eager(loss, net, *inputs):
+    expected, parameters = net(*inputs), list(net.parameters())
     torch.testing.assert_close(loss, expected)
-    parameters = list(head.parameters())
     for one, other in zip(
         torch.autograd.grad(loss, parameters),
         torch.autograd.grad(expected, parameters),
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("winner", ["triton", "torch"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_pattern_follows_the_autotuner(rewritten, winner, bias):
+    head, x, labels = Head(bias), torch.randn(5, 6), torch.tensor([0, 3, 1, 1, -100])
+    loss, (match,) = rewritten(head, x, labels, winner=winner)
+    assert bool(match.replacement) == (winner == "triton")
+    assert_equals_eager(loss, head, x, labels)
 
 
 class Net(nn.Module):
@@ -181,15 +184,7 @@ def test_flattened_images_are_read_as_a_kernel_wrote_them(rewritten, monkeypatch
     loss, (match,) = rewritten(net, x, labels)
     assert match.replacement
     assert channels == [4]
-    expected = net(x, labels)
-    torch.testing.assert_close(loss, expected)
-    parameters = list(net.parameters())
-    for one, other in zip(
-        torch.autograd.grad(loss, parameters),
-        torch.autograd.grad(expected, parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other)
+    assert_equals_eager(loss, net, x, labels)
 
 
 def smoothed(head, x, labels):

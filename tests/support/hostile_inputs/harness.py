@@ -105,6 +105,33 @@ def command(name: str, *words: object) -> Callable[[], int]:
     return call
 
 
+def start(*words: str, as_sweep: bool = False) -> int:
+    """Starts a command line in a process group of its own, and returns the number of the process.
+
+    What it prints goes to `log` above the working directory.
+
+    Args:
+        words: As for `command`.
+        as_sweep: Let the process look like a sweep's, which forks the processes of its runs.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setsid()
+            for descriptor in (1, 2):
+                log = os.open("../log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(log, descriptor)
+            if as_sweep:
+                sys.orig_argv = ["python", "-m", "mammoth_compiled.sweep"]
+            code = command(*words)()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 0
+        finally:
+            os._exit(code)
+    return child
+
+
 def judge(inputs: Sequence[Input]) -> Iterator[Verdict]:
     """Yields the verdict of every input, in their order."""
     at = 0

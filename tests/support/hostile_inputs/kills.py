@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile_inputs.binaries import RUN
-from hostile_inputs.harness import TEMPORARY, command
+from hostile_inputs.harness import TEMPORARY, start
 from hostile_inputs.processes import wrong_files
 from mammoth_compiled.results.schema import read_results_file
 
@@ -28,23 +28,6 @@ def _is_moment(moment: str) -> bool:
     if moment == "between tasks":
         return any(Path("saved").glob(".*_task[1-9].pt.tmp"))
     return any(Path("saved").glob("*_step*.pt"))
-
-
-def _start() -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setsid()
-            for descriptor in (1, 2):
-                log = os.open("../log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                os.dup2(log, descriptor)
-            code = command("run", *RUN, *KILLED)()
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def outcome_of_run() -> Mapping[str, Any]:
@@ -67,14 +50,14 @@ def killed_run(moment: str, delay: float, expected: Mapping[str, Any], kills: in
         kills: Largest number of kills; the run may end before.
     """
     for _ in range(kills):
-        child = _start()
+        child = start("run", *RUN, *KILLED)
         while (ended := os.waitpid(child, os.WNOHANG)[0]) == 0 and not _is_moment(moment):
             time.sleep(0.002)
         time.sleep(delay)
         if not ended:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-    if os.waitpid(_start(), 0)[1]:
+    if os.waitpid(start("run", *RUN, *KILLED), 0)[1]:
         return f"the resumed run failed: {Path('../log').read_text()[-500:]}"
     if stale := [p.name for p in Path().rglob("*") if TEMPORARY.fullmatch(p.name)]:
         return f"left {', '.join(stale)}"

@@ -4,13 +4,12 @@ import contextlib
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hostile_inputs.harness import TEMPORARY, command
+from hostile_inputs.harness import TEMPORARY, start
 from mammoth_compiled.results import Results
 from mammoth_compiled.results.schema import read_results_file
 
@@ -38,25 +37,6 @@ COMMANDS = {
 }
 # Who is killed: the process of the sweep, or one of those that train.
 TARGETS = ("sweep", "worker")
-
-
-def _start(words: list[str]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setsid()
-            for descriptor in (1, 2):
-                log = os.open("../log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                os.dup2(log, descriptor)
-            # Of a command line of its own, which forks the processes of its runs.
-            sys.orig_argv = ["python", "-m", "mammoth_compiled.sweep"]
-            code = command(*words, "--workers=2")()
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def _workers(parent: int) -> list[int]:
@@ -104,7 +84,7 @@ def killed_sweep(
     Path("sweep.yaml").write_text(FIXED + text)
     finished: dict[str, int] = {}
     for _ in range(kills):
-        child = _start(words)
+        child = start(*words, "--workers=2", as_sweep=True)
         time.sleep(draw.uniform(0.1, 2))
         if target == "sweep" or not (workers := _workers(child)):
             os.killpg(child, signal.SIGKILL)
@@ -114,7 +94,7 @@ def killed_sweep(
                 os.kill(draw.choice(workers), signal.SIGKILL)
             os.waitpid(child, 0)  # the others go on
         finished |= _finished()
-    if os.waitpid(_start(words), 0)[1]:
+    if os.waitpid(start(*words, "--workers=2", as_sweep=True), 0)[1]:
         return f"the continued sweep failed: {Path('../log').read_text()[-500:]}"
     if stale := [p.name for p in Path().rglob("*") if TEMPORARY.fullmatch(p.name)]:
         return f"left {', '.join(stale)}"
