@@ -105,8 +105,7 @@ class CapturedGraph:
 
     Attributes:
         key: Code and shapes that it was captured for.
-        storages: Tensors it reads or writes apart from `batch`; see
-            `CapturedStep`.
+        storages: Tensors it reads or writes apart from `batch`; see `CapturedStep`.
         batch: The batch it reads.
         replay: Launches it.
         growth: Examples that a step offers to each buffer.
