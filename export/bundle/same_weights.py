@@ -33,10 +33,12 @@ def check_same_weights(directory: Path, files: Sequence[File]) -> None:
     complete: dict[str, set[str]] = {}  # by file: names of its weights
     expected: dict[str, str] = {}  # by name: a file that has the weight
     for file in files:
-        if file.format not in FORMATS or file.precision not in ("", "fp32"):
+        if file.format not in FORMATS:
             continue
         kind = FORMATS[file.format]
         kind.check_content(directory / file.path)
+        if file.precision not in ("", "fp32"):
+            continue
         try:
             stored = kind.stored_weights(directory / file.path)
         except Exception as error:  # of many types for files of another form
