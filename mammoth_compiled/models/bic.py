@@ -13,20 +13,20 @@ a standard normal prior, which keeps them finite if few images separate the clas
 """
 
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config.values import fraction
 from mammoth_compiled.datasets.base import ContinualDataset
-from mammoth_compiled.datasets.splits import take_rows
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.balanced import BalancedReplayModel, rank_in_group, task_labels
+from mammoth_compiled.models.common.balanced import BalancedReplayModel
 from mammoth_compiled.models.common.bias import fit_bias
 from mammoth_compiled.models.common.features import outputs
+from mammoth_compiled.models.common.held_out import hold_out
 from mammoth_compiled.models.common.settings import CIFAR10, CIFAR100, OWN, XDER, fmnist
 from mammoth_compiled.models.common.teacher import distillation_loss, update_teacher
 from mammoth_compiled.models.networks.scored import CorrectedNet
@@ -103,20 +103,20 @@ class BiC(BalancedReplayModel):
 
     def begin_task(self, dataset: ContinualDataset) -> None:
         """Takes the validation images of the new classes out of the training set."""
-        data = dataset.train_loader.dataset
-        labels = task_labels(dataset)
-        generator = torch.Generator().manual_seed(dataset.c_task)
-        order = torch.randperm(len(labels), generator=generator).to(labels.device)
-        rank = torch.empty_like(labels)
-        rank[order] = rank_in_group(labels[order])
-        quota = self.validation.buffer_size // dataset.get_offsets()[1]
-        held_out = rank < (labels.bincount() // 2).clamp(max=quota)[labels]
-        self._held_out = dataset.train_loader.gather(held_out.nonzero()[:, 0])[2], labels[held_out]
-        keep = (~held_out).nonzero()[:, 0].cpu().numpy()
-        data.data = take_rows(data.data, keep)
-        for name in ("targets", "true_targets"):
-            if hasattr(data, name):
-                setattr(data, name, np.asarray(getattr(data, name))[keep])
+        self._held_out = hold_out(dataset, self._quota(dataset.get_offsets()[1]))
+
+    def _quota(self, num_seen: int) -> int:
+        """Returns the validation images of each of so many classes."""
+        return int(self.validation.buffer_size // num_seen)
+
+    def epoch_sizes(self, sizes: Sequence[int]) -> list[int]:
+        """Returns the images of each task without those held out, if all its classes are as large."""
+        trained = []
+        for task, size in enumerate(sizes):
+            first, end = (0, self.num_classes) if self.dataset.joint else self.get_offsets(task)
+            held_out = min(size // (end - first) // 2, self._quota(end))
+            trained.append(size - (end - first) * held_out)
+        return trained
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the weighted sum of distillation and cross entropy, 0-d (eq. 3)."""

@@ -89,6 +89,8 @@ def test_trains_and_reports(run_tiny, example_args, name):
     assert len(results.loss) == stages
     assert all(math.isfinite(loss) for loss in results.loss)
     assert results.train_images == images_per_stage(model, dataset)
+    # What estimates of the time left are made from.
+    assert results.train_images == model.epoch_sizes([108 // stages] * stages)
     assert results.config["model"] == name
     assert all(torch.isfinite(p).all() for p in model.net.parameters())
 

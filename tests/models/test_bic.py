@@ -33,6 +33,8 @@ def test_validation_images_are_balanced_and_never_trained_on(run_tiny):
     model, dataset, results = run_tiny("bic", buffer_size=30, valset_split=0.4)
     # 12 rows: 12 / 2 = 6 images of each class in the first task, 3 in the second, 2 in the third.
     assert results.train_images == [36 - 12, 36 - 6, 36 - 4]
+    assert model.epoch_sizes([36, 36, 36]) == results.train_images
+    assert model.epoch_sizes([36, 4, 36]) == [36 - 12, 2, 36 - 4]  # at most half of a class
     assert model.validation.labels.bincount().tolist() == [2] * 6
     assert model.buffer.labels.bincount().tolist() == [3] * 6
     held_out = {tuple(image) for image in model.validation.examples.flatten(1).tolist()}
