@@ -17,19 +17,7 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    CIFAR100,
-    DER,
-    DOMAINS,
-    EVERY_SETTING,
-    MAMMOTH,
-    MNIST,
-    OWN,
-    TINY,
-    by_buffer,
-    fmnist,
-)
+from mammoth_compiled.models.common.settings import EVERY_SETTING, MAMMOTH, OWN, fmnist, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -66,28 +54,21 @@ class AGEM(RehearsalModel):
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.03, "buffer_size": 500, **CIFAR10, "source": DER},
-        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": OWN},
-        "seq-tinyimg": {"lr": 0.01, "buffer_size": 500, **TINY, "source": DER},
-        "seq-mnist": {"lr": 0.1, "buffer_size": 500, "minibatch_size": 128, **MNIST, "source": DER},
-        "perm-mnist": {
-            "lr": 0.1,
-            "buffer_size": 500,
-            "minibatch_size": 128,
-            **DOMAINS,
-            "source": DER,
-        },
-        "rot-mnist": by_buffer(
-            {500: {"lr": 0.3}, 200: {"lr": 0.1}, 5120: {"lr": 0.3}},
-            minibatch_size=128,
-            **DOMAINS,
-            source=DER,
-        ),
-        "mnist-360": by_buffer(
-            {500: {"batch_size": 16}, 200: {"batch_size": 16}, 1000: {"batch_size": 4}},
-            lr=0.1,
-            minibatch_size=128,
-            source=f"{MAMMOTH} (A-GEM-R)",
+        **published(
+            {
+                "seq-cifar10": {"lr": 0.03},
+                "seq-cifar100": {"lr": 0.03, "source": OWN},
+                "seq-tinyimg": {"lr": 0.01},
+                "seq-mnist": {"lr": 0.1, "minibatch_size": 128},
+                "perm-mnist": {"lr": 0.1, "minibatch_size": 128},
+                "rot-mnist": {"lr": (0.3, 0.1, 0.3), "minibatch_size": 128},
+                "mnist-360": {
+                    "lr": 0.1,
+                    "batch_size": (16, 16, 4),
+                    "minibatch_size": 128,
+                    "source": f"{MAMMOTH} (A-GEM-R)",
+                },
+            }
         ),
         **fmnist(),
     }

@@ -27,7 +27,7 @@ from mammoth_compiled.models.common.balanced import BalancedReplayModel
 from mammoth_compiled.models.common.bias import fit_bias
 from mammoth_compiled.models.common.features import outputs
 from mammoth_compiled.models.common.held_out import hold_out
-from mammoth_compiled.models.common.settings import CIFAR10, CIFAR100, OWN, XDER, fmnist
+from mammoth_compiled.models.common.settings import OWN, fmnist, published
 from mammoth_compiled.models.common.teacher import distillation_loss, update_teacher
 from mammoth_compiled.models.networks.scored import CorrectedNet
 from mammoth_compiled.registry import register_model
@@ -50,8 +50,12 @@ class BiC(BalancedReplayModel):
     """
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.03, "buffer_size": 500, **CIFAR10, "source": OWN},
-        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": XDER},
+        **published(
+            {
+                "seq-cifar10": {"lr": 0.03, "source": OWN},
+                "seq-cifar100": {"lr": 0.03},
+            }
+        ),
         "seq-mnist": {"buffer_size": 500, "source": OWN},
         **fmnist(),
     }
@@ -110,7 +114,7 @@ class BiC(BalancedReplayModel):
         return int(self.validation.buffer_size // num_seen)
 
     def epoch_sizes(self, sizes: Sequence[int]) -> list[int]:
-        """Returns the images of each task without those held out, if all its classes are as large."""
+        """Returns the images of each task without those held out, if its classes are balanced."""
         trained = []
         for task, size in enumerate(sizes):
             first, end = (0, self.num_classes) if self.dataset.joint else self.get_offsets(task)

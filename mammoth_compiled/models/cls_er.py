@@ -26,15 +26,14 @@ from mammoth_compiled.config.values import probability
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.averages import move_toward, surer
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
-from mammoth_compiled.models.common.settings import CIFAR100, EVERY_SETTING, OWN, by_buffer
+from mammoth_compiled.models.common.settings import EVERY_SETTING, OWN, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 _CIFAR = {
     "lr": 0.1,
-    "n_epochs": 50,
-    "batch_size": 32,
     "reg_weight": 0.15,
+    "plastic_update_prob": (0.9, 0.3),
     "stable_update_prob": 0.1,
     "source": "Arani et al. 2022, arXiv 2201.12604, authors' code",
 }
@@ -56,10 +55,7 @@ class CLSER(RehearsalModel):
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": by_buffer(
-            {500: {"plastic_update_prob": 0.9}, 200: {"plastic_update_prob": 0.3}}, **_CIFAR
-        ),
-        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": OWN},
+        **published({"seq-cifar10": _CIFAR, "seq-cifar100": {"lr": 0.1, "source": OWN}}),
         "seq-mnist": {"buffer_size": 500, "source": OWN},
         # In one epoch of 375 steps the paper's averages would not leave the first task.
         "seq-fmnist": {

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common import settings
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.settings import EVERY_SETTING, fmnist, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -24,66 +24,33 @@ from mammoth_compiled.types import Batch
 class DER(RehearsalModel):
     """Dark Experience Replay: matches the network's logits to stored ones on replay (eq. 4)."""
 
-    COMPATIBILITY: ClassVar[list[str]] = settings.EVERY_SETTING
+    COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     HAS_LOSSES: ClassVar[bool] = True
     # What is replayed to, in the order of the draws.
     TARGETS: ClassVar[tuple[str, ...]] = ("logits",)
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, "alpha": 0.3}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "alpha": 0.3,
-            **settings.CIFAR10,
-            "source": settings.DER,
-        },
-        "seq-cifar100": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "alpha": 0.3,
-            **settings.CIFAR100,
-            "source": settings.XDER,
-        },
-        "seq-tinyimg": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "alpha": 0.1,
-            **settings.TINY,
-            "source": settings.DER,
-        },
-        "seq-mnist": settings.by_buffer(
+        **published(
             {
-                500: {"lr": 0.03, "minibatch_size": 128, "alpha": 1.0},
-                200: {"lr": 0.03, "minibatch_size": 10, "alpha": 0.2},
-                5120: {"lr": 0.1, "minibatch_size": 128, "alpha": 0.5},
-            },
-            **settings.MNIST,
-            source=settings.DER,
+                "seq-cifar10": {"lr": 0.03, "alpha": 0.3},
+                "seq-cifar100": {"lr": 0.03, "alpha": 0.3},
+                "seq-tinyimg": {"lr": 0.03, "alpha": 0.1},
+                "seq-mnist": {
+                    "lr": (0.03, 0.03, 0.1),
+                    "minibatch_size": (128, 10, 128),
+                    "alpha": (1.0, 0.2, 0.5),
+                },
+                "perm-mnist": {"lr": 0.2, "minibatch_size": 128, "alpha": (1.0, 1.0, 0.5)},
+                "rot-mnist": {"lr": 0.2, "minibatch_size": 128, "alpha": (0.5, 1.0, 0.5)},
+                "mnist-360": {
+                    "lr": (0.2, 0.1, 0.1),
+                    "batch_size": (16, 16, 8),
+                    "minibatch_size": (16, 64, 16),
+                    "alpha": 0.5,
+                },
+            }
         ),
-        "perm-mnist": settings.by_buffer(
-            {500: {"alpha": 1.0}, 200: {"alpha": 1.0}, 5120: {"alpha": 0.5}},
-            lr=0.2,
-            minibatch_size=128,
-            **settings.DOMAINS,
-            source=settings.DER,
-        ),
-        "rot-mnist": settings.by_buffer(
-            {500: {"alpha": 0.5}, 200: {"alpha": 1.0}, 5120: {"alpha": 0.5}},
-            lr=0.2,
-            minibatch_size=128,
-            **settings.DOMAINS,
-            source=settings.DER,
-        ),
-        "mnist-360": settings.by_buffer(
-            {
-                500: {"lr": 0.2, "batch_size": 16, "minibatch_size": 16},
-                200: {"lr": 0.1, "batch_size": 16, "minibatch_size": 64},
-                1000: {"lr": 0.1, "batch_size": 8, "minibatch_size": 16},
-            },
-            alpha=0.5,
-            source=settings.DER,
-        ),
-        **settings.fmnist(alpha=0.3),
+        **fmnist(alpha=0.3),
     }
 
     @staticmethod

@@ -12,7 +12,7 @@ import torch
 
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common import settings
+from mammoth_compiled.models.common.settings import fmnist, published
 from mammoth_compiled.models.der import DER
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -25,75 +25,39 @@ class DERpp(DER):
     TARGETS: ClassVar[tuple[str, ...]] = ("labels", "logits")
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**DER.EXAMPLE_ARGS, "beta": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": settings.by_buffer(
+        **published(
             {
-                500: {"alpha": 0.2, "beta": 0.5},
-                200: {"alpha": 0.1, "beta": 0.5},
-                5120: {"alpha": 0.1, "beta": 1.0},
-            },
-            lr=0.03,
-            **settings.CIFAR10,
-            source=settings.DER,
+                "seq-cifar10": {"lr": 0.03, "alpha": (0.2, 0.1, 0.1), "beta": (0.5, 0.5, 1.0)},
+                "seq-cifar100": {"lr": 0.03, "alpha": 0.1, "beta": 0.5},
+                "seq-tinyimg": {"lr": 0.03, "alpha": (0.2, 0.1, 0.1), "beta": (0.5, 1.0, 0.5)},
+                "seq-mnist": {
+                    "lr": (0.03, 0.03, 0.1),
+                    "minibatch_size": (10, 128, 64),
+                    "alpha": (1.0, 0.2, 0.2),
+                    "beta": (0.5, 1.0, 0.5),
+                },
+                "perm-mnist": {
+                    "lr": (0.2, 0.1, 0.2),
+                    "minibatch_size": 128,
+                    "alpha": (1.0, 1.0, 0.5),
+                    "beta": (0.5, 1.0, 1.0),
+                },
+                "rot-mnist": {
+                    "lr": (0.2, 0.1, 0.2),
+                    "minibatch_size": 128,
+                    "alpha": (0.5, 1.0, 0.5),
+                    "beta": (1.0, 0.5, 0.5),
+                },
+                "mnist-360": {
+                    "lr": 0.2,
+                    "batch_size": 16,
+                    "minibatch_size": (16, 16, 128),
+                    "alpha": (0.5, 0.5, 0.2),
+                    "beta": 1.0,
+                },
+            }
         ),
-        "seq-cifar100": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "alpha": 0.1,
-            "beta": 0.5,
-            **settings.CIFAR100,
-            "source": settings.XDER,
-        },
-        "seq-tinyimg": settings.by_buffer(
-            {
-                500: {"alpha": 0.2, "beta": 0.5},
-                200: {"alpha": 0.1, "beta": 1.0},
-                5120: {"alpha": 0.1, "beta": 0.5},
-            },
-            lr=0.03,
-            **settings.TINY,
-            source=settings.DER,
-        ),
-        "seq-mnist": settings.by_buffer(
-            {
-                500: {"lr": 0.03, "minibatch_size": 10, "alpha": 1.0, "beta": 0.5},
-                200: {"lr": 0.03, "minibatch_size": 128, "alpha": 0.2, "beta": 1.0},
-                5120: {"lr": 0.1, "minibatch_size": 64, "alpha": 0.2, "beta": 0.5},
-            },
-            **settings.MNIST,
-            source=settings.DER,
-        ),
-        "perm-mnist": settings.by_buffer(
-            {
-                500: {"lr": 0.2, "alpha": 1.0, "beta": 0.5},
-                200: {"lr": 0.1, "alpha": 1.0, "beta": 1.0},
-                5120: {"lr": 0.2, "alpha": 0.5, "beta": 1.0},
-            },
-            minibatch_size=128,
-            **settings.DOMAINS,
-            source=settings.DER,
-        ),
-        "rot-mnist": settings.by_buffer(
-            {
-                500: {"lr": 0.2, "alpha": 0.5, "beta": 1.0},
-                200: {"lr": 0.1, "alpha": 1.0, "beta": 0.5},
-                5120: {"lr": 0.2, "alpha": 0.5, "beta": 0.5},
-            },
-            minibatch_size=128,
-            **settings.DOMAINS,
-            source=settings.DER,
-        ),
-        "mnist-360": settings.by_buffer(
-            {
-                500: {"minibatch_size": 16, "alpha": 0.5},
-                200: {"minibatch_size": 16, "alpha": 0.5},
-                1000: {"minibatch_size": 128, "alpha": 0.2},
-            },
-            lr=0.2,
-            batch_size=16,
-            beta=1.0,
-            source=settings.DER,
-        ),
-        **settings.fmnist(alpha=0.2, beta=0.5),
+        **fmnist(alpha=0.2, beta=0.5),
     }
 
     @staticmethod

@@ -13,18 +13,7 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    CIFAR100,
-    DER,
-    DOMAINS,
-    EVERY_SETTING,
-    MNIST,
-    TINY,
-    XDER,
-    by_buffer,
-    fmnist,
-)
+from mammoth_compiled.models.common.settings import EVERY_SETTING, fmnist, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -36,23 +25,16 @@ class ER(RehearsalModel):
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.1, "buffer_size": 500, **CIFAR10, "source": DER},
-        "seq-cifar100": {"lr": 0.1, "buffer_size": 500, **CIFAR100, "source": XDER},
-        "seq-tinyimg": by_buffer(
-            {500: {"lr": 0.03}, 200: {"lr": 0.1}, 5120: {"lr": 0.1}}, **TINY, source=DER
-        ),
-        "seq-mnist": by_buffer(
-            {500: {"lr": 0.1}, 200: {"lr": 0.01}, 5120: {"lr": 0.1}}, **MNIST, source=DER
-        ),
-        **{
-            name: {"lr": 0.2, "buffer_size": 500, "minibatch_size": 128, **DOMAINS, "source": DER}
-            for name in ("perm-mnist", "rot-mnist")
-        },
-        "mnist-360": by_buffer(
-            {500: {"batch_size": 1}, 200: {"batch_size": 1}, 1000: {"batch_size": 4}},
-            lr=0.2,
-            minibatch_size=16,
-            source=DER,
+        **published(
+            {
+                "seq-cifar10": {"lr": 0.1},
+                "seq-cifar100": {"lr": 0.1},
+                "seq-tinyimg": {"lr": (0.03, 0.1, 0.1)},
+                "seq-mnist": {"lr": (0.1, 0.01, 0.1)},
+                "perm-mnist": {"lr": 0.2, "minibatch_size": 128},
+                "rot-mnist": {"lr": 0.2, "minibatch_size": 128},
+                "mnist-360": {"lr": 0.2, "batch_size": (1, 1, 4), "minibatch_size": 16},
+            }
         ),
         **fmnist(),
     }

@@ -17,15 +17,7 @@ import torch
 
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.rehearsal import RehearsalModel
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    CIFAR100,
-    DER,
-    EVERY_SETTING,
-    OWN,
-    XDER,
-    fmnist,
-)
+from mammoth_compiled.models.common.settings import DER, EVERY_SETTING, OWN, fmnist, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -41,13 +33,12 @@ class ERACE(RehearsalModel):
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     HAS_LOSSES: ClassVar[bool] = True
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            **CIFAR10,
-            "source": f"the protocol of {DER}",
-        },
-        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": XDER},
+        **published(
+            {
+                "seq-cifar10": {"lr": 0.03, "source": f"the protocol of {DER}"},
+                "seq-cifar100": {"lr": 0.03},
+            }
+        ),
         "seq-mnist": {"buffer_size": 500, "source": OWN},
         **fmnist(),
     }

@@ -21,14 +21,7 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
 from mammoth_compiled.models.common.per_image import per_image_gradients
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    DER,
-    DOMAINS,
-    EVERY_SETTING,
-    MNIST,
-    TINY,
-)
+from mammoth_compiled.models.common.settings import EVERY_SETTING, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -47,13 +40,16 @@ class EWCOn(ContinualModel):
     """
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
-    DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.03, "e_lambda": 10.0, "gamma": 1.0, **CIFAR10, "source": DER},
-        "seq-tinyimg": {"lr": 0.03, "e_lambda": 25.0, "gamma": 1.0, **TINY, "source": DER},
-        "seq-mnist": {"lr": 0.03, "e_lambda": 90.0, "gamma": 1.0, **MNIST, "source": DER},
-        "perm-mnist": {"lr": 0.1, "e_lambda": 0.7, "gamma": 1.0, **DOMAINS, "source": DER},
-        "rot-mnist": {"lr": 0.1, "e_lambda": 0.7, "gamma": 1.0, **DOMAINS, "source": DER},
-    }
+    DEFAULTS: ClassVar[dict[str, Settings]] = published(
+        {
+            "seq-cifar10": {"lr": 0.03, "e_lambda": 10.0, "gamma": 1.0},
+            "seq-tinyimg": {"lr": 0.03, "e_lambda": 25.0, "gamma": 1.0},
+            "seq-mnist": {"lr": 0.03, "e_lambda": 90.0, "gamma": 1.0},
+            "perm-mnist": {"lr": 0.1, "e_lambda": 0.7, "gamma": 1.0},
+            "rot-mnist": {"lr": 0.1, "e_lambda": 0.7, "gamma": 1.0},
+        },
+        buffer_size=None,
+    )
 
     fisher: torch.Tensor | None
     anchor: torch.Tensor | None

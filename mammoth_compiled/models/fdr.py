@@ -16,15 +16,7 @@ from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.balanced import BalancedReplayModel
 from mammoth_compiled.models.common.features import outputs
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    CIFAR100,
-    DER,
-    OWN,
-    TINY,
-    by_buffer,
-    fmnist,
-)
+from mammoth_compiled.models.common.settings import OWN, fmnist, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -60,29 +52,18 @@ class FDR(BalancedReplayModel):
 
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**BalancedReplayModel.EXAMPLE_ARGS, "alpha": 1.0}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": by_buffer(
-            {500: {"alpha": 1.0}, 200: {"alpha": 0.3}, 5120: {"alpha": 0.3}},
-            lr=0.03,
-            **CIFAR10,
-            source=DER,
-        ),
-        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, "alpha": 1.0, **CIFAR100, "source": OWN},
-        "seq-tinyimg": by_buffer(
-            {500: {"alpha": 1.0}, 200: {"alpha": 0.3}, 5120: {"alpha": 0.3}},
-            lr=0.03,
-            **TINY,
-            source=DER,
-        ),
-        "seq-mnist": by_buffer(
+        **published(
             {
-                500: {"lr": 0.1, "alpha": 0.2},
-                200: {"lr": 0.03, "alpha": 0.5},
-                5120: {"lr": 0.1, "alpha": 0.2},
-            },
-            n_epochs=1,
-            batch_size=128,
-            minibatch_size=128,
-            source=DER,
+                "seq-cifar10": {"lr": 0.03, "alpha": (1.0, 0.3, 0.3)},
+                "seq-cifar100": {"lr": 0.03, "alpha": 1.0, "source": OWN},
+                "seq-tinyimg": {"lr": 0.03, "alpha": (1.0, 0.3, 0.3)},
+                "seq-mnist": {
+                    "lr": (0.1, 0.03, 0.1),
+                    "alpha": (0.2, 0.5, 0.2),
+                    "batch_size": 128,
+                    "minibatch_size": 128,
+                },
+            }
         ),
         **fmnist(alpha=3.0, source=_OWN),
     }

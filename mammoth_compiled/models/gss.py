@@ -20,15 +20,7 @@ from mammoth_compiled.config import add_rehearsal_args, positive_int
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.kernels.reservoir.reference import slot_owners, write_slots
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    CIFAR100,
-    DER,
-    DOMAINS,
-    OWN,
-    by_buffer,
-    fmnist,
-)
+from mammoth_compiled.models.common.settings import OWN, fmnist, published
 from mammoth_compiled.models.common.similarity import gradient_similarity
 from mammoth_compiled.models.er import ER
 from mammoth_compiled.registry import register_model
@@ -43,45 +35,27 @@ class GSS(ER):
     """ER whose buffer prefers images with gradients unlike those of other stored images."""
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.03,
-            "buffer_size": 500,
-            "gss_minibatch_size": 32,
-            **CIFAR10,
-            "source": DER,
-        },
-        "seq-cifar100": {"lr": 0.03, "buffer_size": 500, **CIFAR100, "source": OWN},
-        "seq-mnist": by_buffer(
+        **published(
             {
-                500: {"minibatch_size": 10},
-                200: {"minibatch_size": 10},
-                5120: {"minibatch_size": 128},
-            },
-            lr=0.1,
-            gss_minibatch_size=10,
-            n_epochs=1,
-            batch_size=128,
-            source=DER,
-        ),
-        "perm-mnist": by_buffer(
-            {
-                500: {"lr": 0.1, "minibatch_size": 128, "gss_minibatch_size": 10},
-                200: {"lr": 0.2, "minibatch_size": 10, "gss_minibatch_size": 128},
-                5120: {"lr": 0.03, "minibatch_size": 128, "gss_minibatch_size": 10},
-            },
-            **DOMAINS,
-            source=DER,
-        ),
-        "rot-mnist": by_buffer(
-            {
-                500: {"minibatch_size": 128},
-                200: {"minibatch_size": 10},
-                5120: {"minibatch_size": 128},
-            },
-            lr=0.2,
-            gss_minibatch_size=128,
-            **DOMAINS,
-            source=DER,
+                "seq-cifar10": {"lr": 0.03, "gss_minibatch_size": 32},
+                "seq-cifar100": {"lr": 0.03, "source": OWN},
+                "seq-mnist": {
+                    "lr": 0.1,
+                    "batch_size": 128,
+                    "minibatch_size": (10, 10, 128),
+                    "gss_minibatch_size": 10,
+                },
+                "perm-mnist": {
+                    "lr": (0.1, 0.2, 0.03),
+                    "minibatch_size": (128, 10, 128),
+                    "gss_minibatch_size": (10, 128, 10),
+                },
+                "rot-mnist": {
+                    "lr": 0.2,
+                    "minibatch_size": (128, 10, 128),
+                    "gss_minibatch_size": 128,
+                },
+            }
         ),
         **fmnist(),
     }

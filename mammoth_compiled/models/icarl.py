@@ -26,16 +26,7 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.exemplars import ExemplarModel
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    CIFAR100,
-    DER,
-    MNIST,
-    TINY,
-    XDER,
-    by_buffer,
-    fmnist,
-)
+from mammoth_compiled.models.common.settings import fmnist, published
 from mammoth_compiled.models.common.teacher import distilled_bce, update_teacher
 from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.registry import register_model
@@ -55,21 +46,14 @@ class ICaRL(ExemplarModel):
     POLICY: ClassVar[str] = "herding"
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**ExemplarModel.EXAMPLE_ARGS, "lr": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": by_buffer(
-            {500: {"lr": 0.1}, 200: {"lr": 0.1}, 5120: {"lr": 0.03}},
-            optim_wd=1e-5,
-            **CIFAR10,
-            source=DER,
+        **published(
+            {
+                "seq-cifar10": {"lr": (0.1, 0.1, 0.03), "optim_wd": 1e-5},
+                "seq-cifar100": {"lr": 0.3, "optim_wd": 1e-5},
+                "seq-tinyimg": {"lr": 0.03, "optim_wd": 1e-5},
+                "seq-mnist": {"lr": 0.1},
+            }
         ),
-        "seq-cifar100": {
-            "lr": 0.3,
-            "buffer_size": 500,
-            "optim_wd": 1e-5,
-            **CIFAR100,
-            "source": XDER,
-        },
-        "seq-tinyimg": {"lr": 0.03, "buffer_size": 500, "optim_wd": 1e-5, **TINY, "source": DER},
-        "seq-mnist": {"lr": 0.1, "buffer_size": 500, **MNIST, "source": DER},
         **fmnist(lr=0.3),
     }
 

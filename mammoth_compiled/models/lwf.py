@@ -18,7 +18,7 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_float, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.common.settings import CIFAR10, DER, MNIST, TINY
+from mammoth_compiled.models.common.settings import published
 from mammoth_compiled.models.common.teacher import distillation_loss, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -32,32 +32,14 @@ class LwF(ContinualModel):
         teacher: That network; None during the first task.
     """
 
-    DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {
-            "lr": 0.01,
-            "optim_wd": 5e-4,
-            "alpha": 3.0,
-            "softmax_temp": 2.0,
-            **CIFAR10,
-            "source": DER,
+    DEFAULTS: ClassVar[dict[str, Settings]] = published(
+        {
+            "seq-cifar10": {"lr": 0.01, "optim_wd": 5e-4, "alpha": 3.0, "softmax_temp": 2.0},
+            "seq-tinyimg": {"lr": 0.01, "optim_wd": 5e-4, "alpha": 1.0, "softmax_temp": 2.0},
+            "seq-mnist": {"lr": 0.03, "optim_wd": 5e-4, "alpha": 1.0, "softmax_temp": 2.0},
         },
-        "seq-tinyimg": {
-            "lr": 0.01,
-            "optim_wd": 5e-4,
-            "alpha": 1.0,
-            "softmax_temp": 2.0,
-            **TINY,
-            "source": DER,
-        },
-        "seq-mnist": {
-            "lr": 0.03,
-            "optim_wd": 5e-4,
-            "alpha": 1.0,
-            "softmax_temp": 2.0,
-            **MNIST,
-            "source": DER,
-        },
-    }
+        buffer_size=None,
+    )
 
     teacher: MammothBackbone | None
 

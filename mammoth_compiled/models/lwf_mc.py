@@ -15,7 +15,7 @@ import torch
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.common.settings import CIFAR100, OWN, XDER
+from mammoth_compiled.models.common.settings import OWN, published
 from mammoth_compiled.models.common.teacher import distilled_bce, update_teacher
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -31,7 +31,7 @@ class LwFMC(ContinualModel):
 
     EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"lr": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar100": {"lr": 0.03, "optim_wd": 5e-4, **CIFAR100, "source": XDER},
+        **published({"seq-cifar100": {"lr": 0.03, "optim_wd": 5e-4}}, buffer_size=None),
         "seq-fmnist": {"lr": 0.03, "source": OWN},
         "seq-fmnist-mini": {"lr": 0.3, "source": OWN},
     }

@@ -19,14 +19,7 @@ import torch
 from mammoth_compiled.config import non_negative_float, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Settings
-from mammoth_compiled.models.common.settings import (
-    CIFAR10,
-    DER,
-    DOMAINS,
-    EVERY_SETTING,
-    MNIST,
-    TINY,
-)
+from mammoth_compiled.models.common.settings import EVERY_SETTING, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -44,13 +37,16 @@ class SI(ContinualModel):
     """
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
-    DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {"lr": 0.03, "c": 0.5, "xi": 1.0, **CIFAR10, "source": DER},
-        "seq-tinyimg": {"lr": 0.03, "c": 0.5, "xi": 1.0, **TINY, "source": DER},
-        "seq-mnist": {"lr": 0.1, "c": 1.0, "xi": 0.9, **MNIST, "source": DER},
-        "perm-mnist": {"lr": 0.1, "c": 0.5, "xi": 1.0, **DOMAINS, "source": DER},
-        "rot-mnist": {"lr": 0.1, "c": 1.0, "xi": 1.0, **DOMAINS, "source": DER},
-    }
+    DEFAULTS: ClassVar[dict[str, Settings]] = published(
+        {
+            "seq-cifar10": {"lr": 0.03, "c": 0.5, "xi": 1.0},
+            "seq-tinyimg": {"lr": 0.03, "c": 0.5, "xi": 1.0},
+            "seq-mnist": {"lr": 0.1, "c": 1.0, "xi": 0.9},
+            "perm-mnist": {"lr": 0.1, "c": 0.5, "xi": 1.0},
+            "rot-mnist": {"lr": 0.1, "c": 1.0, "xi": 1.0},
+        },
+        buffer_size=None,
+    )
 
     importance: torch.Tensor
     anchor: torch.Tensor

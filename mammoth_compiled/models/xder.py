@@ -19,21 +19,28 @@ from torch.nn import functional as F
 from mammoth_compiled.config import non_negative_float, positive_float, positive_int
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.common import settings
 from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
-from mammoth_compiled.models.common.settings import OWN, fmnist
-from mammoth_compiled.models.xder_ce import CIFAR100, XDERCE
+from mammoth_compiled.models.xder_ce import XDERCE
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
+_PROTOCOL = {"lr": 0.03, "buffer_size": 500, **settings.CIFAR100}
 _BEST = {
-    **CIFAR100,
+    **_PROTOCOL,
+    "alpha": 0.3,
+    "beta": 0.8,
     "gamma": 0.85,
+    "constr_margin": 0.7,
+    "constr_eta": 0.001,
     "lambd": 0.05,
     "simclr_temp": 5.0,
     "simclr_batch_size": 64,
     "simclr_num_aug": 2,
-    "source": "Boschini et al. 2022, arXiv 2201.00766, as in Mammoth's best_args.py",
+    "source": f"{settings.XDER}, as in Mammoth's best_args.py",
 }
+_BEST_2000 = {"buffer_size": 2000, "alpha": 0.6, "beta": 0.9}
+_BEST_2000 |= {"constr_margin": 0.2, "constr_eta": 0.01}
 
 
 @register_model("xder")
@@ -46,20 +53,10 @@ class XDER(XDERCE):
         "simclr_num_aug": 2,
     }
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**CIFAR100, "alpha": 0.3, "beta": 0.8, "source": OWN},
-        "seq-cifar100": [
-            {**_BEST, "alpha": 0.3, "beta": 0.8, "constr_margin": 0.7, "constr_eta": 0.001},
-            {
-                **_BEST,
-                "buffer_size": 2000,
-                "alpha": 0.6,
-                "beta": 0.9,
-                "constr_margin": 0.2,
-                "constr_eta": 0.01,
-            },
-        ],
-        "seq-mnist": {"buffer_size": 500, "alpha": 0.3, "beta": 0.8, "source": OWN},
-        **fmnist(alpha=0.3, beta=0.8),
+        "seq-cifar10": {**_PROTOCOL, "alpha": 0.3, "beta": 0.8, "source": settings.OWN},
+        "seq-cifar100": [_BEST, {**_BEST, **_BEST_2000}],
+        "seq-mnist": {"buffer_size": 500, "alpha": 0.3, "beta": 0.8, "source": settings.OWN},
+        **settings.fmnist(alpha=0.3, beta=0.8),
     }
 
     @staticmethod

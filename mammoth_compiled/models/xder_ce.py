@@ -24,19 +24,12 @@ from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.balanced import BalancedReplayModel
 from mammoth_compiled.models.common.features import outputs
-from mammoth_compiled.models.common.settings import OWN, fmnist
+from mammoth_compiled.models.common.settings import CIFAR100, OWN, XDER, fmnist
 from mammoth_compiled.models.common.transplant import transplant
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
-CIFAR100 = {
-    "lr": 0.03,
-    "n_epochs": 50,
-    "batch_size": 32,
-    "lr_scheduler": "multistep",
-    "lr_milestones": [35, 45],
-    "buffer_size": 500,
-}
+_BEST = {"lr": 0.03, "buffer_size": 500, **CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005}
 
 
 @register_model("xder-ce")
@@ -53,14 +46,8 @@ class XDERCE(BalancedReplayModel):
         "beta": 0.5,
     }
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar10": {**CIFAR100, "alpha": 0.1, "beta": 0.5, "constr_eta": 0.005, "source": OWN},
-        "seq-cifar100": {
-            **CIFAR100,
-            "alpha": 0.1,
-            "beta": 0.5,
-            "constr_eta": 0.005,
-            "source": "Boschini et al. 2022, arXiv 2201.00766, as in Mammoth's xder_ce.yaml",
-        },
+        "seq-cifar10": {**_BEST, "source": OWN},
+        "seq-cifar100": {**_BEST, "source": f"{XDER}, as in Mammoth's xder_ce.yaml"},
         "seq-mnist": {"buffer_size": 500, "alpha": 0.1, "beta": 0.5, "source": OWN},
         **fmnist(alpha=0.1, beta=0.5),
     }

@@ -4,7 +4,7 @@ import pytest
 
 from mammoth_compiled import get_avail_args
 from mammoth_compiled.config import resolve
-from mammoth_compiled.models.common.settings import by_buffer
+from mammoth_compiled.models.common.settings import DER, published
 from mammoth_compiled.registry import datasets, models
 
 PAIRS = [(model, dataset) for model in models for dataset in models[model].target.DEFAULTS]
@@ -37,8 +37,16 @@ def test_a_run_uses_them(model, dataset):
 
 
 def test_the_first_buffer_size_is_the_default():
-    settings = by_buffer({500: {"alpha": 1.0}, 200: {"alpha": 0.5}}, lr=0.1)
-    assert settings == [
-        {"lr": 0.1, "buffer_size": 500, "alpha": 1.0},
-        {"lr": 0.1, "buffer_size": 200, "alpha": 0.5},
+    settings = published({"seq-mnist": {"lr": 0.1, "alpha": (1.0, 0.5), "source": "a paper"}})
+    shared = {"n_epochs": 1, "batch_size": 10, "lr": 0.1, "source": "a paper"}
+    assert settings["seq-mnist"] == [
+        {**shared, "buffer_size": 500, "alpha": 1.0},
+        {**shared, "buffer_size": 200, "alpha": 0.5},
     ]
+
+
+def test_settings_of_a_paper_follow_its_protocol():
+    assert published({"perm-mnist": {"lr": 0.1}}, buffer_size=None) == {
+        "perm-mnist": {"n_epochs": 1, "batch_size": 128, "lr": 0.1, "source": DER}
+    }
+    assert published({"mnist-360": {"lr": 0.1}})["mnist-360"]["buffer_size"] == 500
