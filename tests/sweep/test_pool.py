@@ -197,7 +197,7 @@ def test_ctrl_c_stops_all_runs_after_their_step(plugin, tmp_path, layout):
         start_new_session=True,
     )
     for line in process.stdout:
-        if "after task 1" in line:
+        if "seed=0: after task 1" in line:
             break
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=120)
@@ -217,12 +217,15 @@ def test_runs_stop_after_their_task_if_the_sweep_is_killed(plugin, tmp_path):
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    seeds = {"seed=0", "seed=1"}
+    started = set()  # a run that is killed before its first task leaves no results
     for line in process.stdout:
-        if "after task 1" in line:
+        started |= {seed for seed in seeds if f"{seed}: after task 1" in line}
+        if started == seeds:
             break
     process.kill()
     process.communicate(timeout=60)
-    paths = [tmp_path / "all" / f"seed={n}" / "results.json" for n in (0, 1)]
+    paths = [tmp_path / "all" / seed / "results.json" for seed in seeds]
     end = time.monotonic() + 60
     while not all(path.exists() for path in paths) and time.monotonic() < end:
         time.sleep(0.1)
