@@ -9,10 +9,11 @@ no file waits for it.
 """
 
 import contextlib
+import contextvars
 import functools
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -56,7 +57,16 @@ def prepare_compiler() -> None:
 @functools.cache
 def precompile_header() -> None:
     """Precompiles Inductor's header in a thread, or checks the one that is there."""
-    threading.Thread(target=_precompile_header, name="precompile header").start()
+    run_in_background(_precompile_header, "precompile header")
+
+
+def run_in_background(function: Callable[[], None], name: str) -> None:
+    """Runs a function in a thread with the settings of Inductor that this one has.
+
+    They are context variables: a new thread would have the defaults.
+    """
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(function,), name=name).start()
 
 
 @functools.cache

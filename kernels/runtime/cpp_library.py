@@ -9,14 +9,17 @@ import ctypes
 import functools
 import platform
 import re
-import threading
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from mammoth_compiled.kernels.runtime.cpp_compiler import VECTOR_CAPABILITIES, prepare_compiler
+from mammoth_compiled.kernels.runtime.cpp_compiler import (
+    VECTOR_CAPABILITIES,
+    prepare_compiler,
+    run_in_background,
+)
 from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
 
 _FOLDER = Path(__file__).parents[1]
@@ -91,7 +94,7 @@ def build_in_background() -> None:
     verify_libraries()
     with contextlib.suppress(Exception):
         prepare_compiler()
-        threading.Thread(target=build, name="build C++ kernels").start()
+        run_in_background(build, "build C++ kernels")
 
 
 def _unsupported_reason() -> str:

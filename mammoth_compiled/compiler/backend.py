@@ -3,7 +3,9 @@
 `torch.compile(net, backend="mammoth")` finds it through the entry point of the installed package.
 """
 
+import contextvars
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +46,8 @@ def mammoth(
     # Importing Inductor takes seconds; only compiling code pays for it.
     import torch._functorch.config
     import torch.compiler.config
-    from torch._inductor import list_mode_options
-    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor import config, list_mode_options
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
     verify_libraries()
     if _on_cpu(example_inputs):
@@ -64,18 +66,41 @@ def mammoth(
     # The key of AOTAutograd's cache ignores decompositions: the tag separates ours from Inductor's.
     settings: Any = torch.compiler.config  # its methods are generated at run time
     functorch: Any = torch._functorch.config
+    inductor: Any = config
     with (
         settings.patch(cache_key_tag=f"{settings.cache_key_tag} {tag}"),
         # Lowers the backward graph while the kernels of the forward graph are compiled.
         functorch.patch(force_non_lazy_backward_lowering=_on_cpu(example_inputs)),
+        inductor.patch(patches),
     ):
         compiled: Any = compile_fx(
-            graph, example_inputs, config_patches=patches, decompositions=_Decompositions.make()
+            graph,
+            example_inputs,
+            inner_compile=_in_all_threads(inductor.patch(patches)(compile_fx_inner)),
+            decompositions=_Decompositions.make(),
         )
     finish_kernels()
     counters.count_graph()
     result: Callable[..., Any] = compiled
     return result
+
+
+def _in_all_threads(lower: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a function see the settings of this thread wherever it is called.
+
+    On CUDA, autograd lowers the graph of the backward in a thread of its own. Settings are context
+    variables (in PyTorch 2.14; global ones in 2.11), so that `torch.use_deterministic_algorithms`,
+    for one, would hold for the forward alone.
+    """
+    thread, context = threading.get_ident(), contextvars.copy_context()
+
+    @functools.wraps(lower)
+    def lower_anywhere(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            return lower(*args, **kwargs)
+        return context.copy().run(lower, *args, **kwargs)
+
+    return lower_anywhere
 
 
 def _rewrite_joint(graph: torch.fx.Graph) -> None:

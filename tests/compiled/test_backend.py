@@ -1,11 +1,17 @@
 """The backend "mammoth": registration, caches, and results close to eager over a whole run."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._inductor import compile_fx
+from torch._inductor import config as inductor
 
 from mammoth_compiled import load_runner, train
-from mammoth_compiled.compiler import counters
+from mammoth_compiled.compiler import backend, counters
+from mammoth_compiled.engine.numerics import numerics
 from mammoth_compiled.registry import backbones
 
 
@@ -28,6 +34,33 @@ def test_counters_are_differences():
     counters.count_graph()
     after = counters.read() - before
     assert (after.graphs, after.graph_breaks, after.seconds) == (1, 0, 0.0)
+
+
+def test_backward_is_lowered_with_the_settings_of_forward_in_another_thread(monkeypatch):
+    # As on CUDA, where autograd runs the backward, and lowers its graph, in a thread of its own.
+    monkeypatch.setattr(backend, "_on_cpu", lambda inputs: False)
+    seen = []
+
+    def lower(graph, inputs, **_):
+        settings = inductor.deterministic, inductor.max_autotune, inductor.joint_custom_post_pass
+        seen.append((threading.current_thread(), torch.compiler.config.cache_key_tag, *settings))
+        return make_boxed_func(graph.forward)
+
+    monkeypatch.setattr(compile_fx, "compile_fx_inner", lower)
+    x = torch.randn(3, requires_grad=True)
+    function = torch.compile(lambda x: x.sin().sum(), backend="mammoth", mode="max-autotune")
+    with numerics(x.device, "auto", deterministic=True):
+        result = function(x)
+        backward = threading.Thread(target=result.backward)
+        backward.start()
+        backward.join()
+    torch.testing.assert_close(x.grad, x.detach().cos())
+    (main, *settings), (other, *others) = seen
+    assert (main, other) == (threading.main_thread(), backward)
+    assert settings == others
+    assert settings[0].startswith(" mammoth-")
+    assert settings[1:3] == [True, True]
+    assert settings[3] is not None
 
 
 @pytest.mark.slow

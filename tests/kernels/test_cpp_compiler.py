@@ -22,7 +22,7 @@ def prepare(monkeypatch, tmp_path):
             seen["trusted"] = config.cpp.vec_isa_ok
 
         def load_kernel(argtypes, code, submit_fn, extra_flags):
-            seen["thread"] = threading.current_thread()
+            seen["thread"], seen["threads"] = threading.current_thread(), config.cpp.threads
             seen["compiled"] = submit_fn("kernel") != "kernel"
             raise OSError("no compiler")
 
@@ -62,6 +62,11 @@ def test_the_header_is_checked_in_a_thread_whose_errors_come_up_later(prepare):
     seen = prepare()
     assert seen["thread"] is not threading.current_thread()
     assert not seen["compiled"], "the kernel itself is not needed"
+
+
+def test_the_thread_has_the_settings_of_the_user(prepare):
+    with config.patch({"cpp.threads": 3}):
+        assert prepare()["threads"] == 3
 
 
 def test_other_processors_are_left_alone(prepare, monkeypatch):
