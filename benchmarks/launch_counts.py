@@ -26,6 +26,7 @@ from mammoth_compiled.compiler.backend import (
     _rewrite_joint,
     _rewrite_lowered,
 )
+from mammoth_compiled.compiler.combined_kernels import combine_more_kernels
 from mammoth_compiled.compiler.compat import COMBO_KERNELS
 from mammoth_compiled.compiler.patterns import apply_patterns
 from mammoth_compiled.kernels.runtime.launch import record_launches
@@ -168,7 +169,8 @@ def _counted(graph, inputs, combo, table):
         fakes = [
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in inputs
         ]
-    with torch.no_grad(), inductor_config.patch(_OPTIONS | (COMBO_KERNELS if combo else {})):
+    options = {**combine_more_kernels(), **COMBO_KERNELS} if combo else {}
+    with torch.no_grad(), inductor_config.patch(_OPTIONS | options):
         # Traces the bodies of our operators: Inductor fuses what they do besides launches.
         graph, _ = aot_export_module(graph, fakes, trace_joint=False, decompositions=table)
         canonicalize_aten_ir_passes(graph)

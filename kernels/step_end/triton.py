@@ -8,9 +8,11 @@ import triton.language as tl
 
 from mammoth_compiled.kernels.runtime.launch import launch
 from mammoth_compiled.kernels.runtime.tiles import select_tile
+from mammoth_compiled.kernels.step_end.op import MAX_COUNTERS
 
-_COUNTERS = [f"counter{k}" for k in range(8)]
-_AMOUNTS = [f"amount{k}" for k in range(8)]
+# The names of the parameters of the kernel.
+_COUNTERS = [f"counter{k}" for k in range(MAX_COUNTERS)]
+_AMOUNTS = [f"amount{k}" for k in range(MAX_COUNTERS)]
 
 
 @triton.jit
@@ -54,13 +56,13 @@ def end(
     """Advances counters and appends a loss; see `op.end_step`.
 
     Args:
-        counters: int64, one element each, at most 8.
+        counters: int64, one element each, at most MAX_COUNTERS.
         amounts: What to add to each.
         loss: One element.
         losses: [R].
         slot: int64, one element.
     """
-    absent = len(_COUNTERS) - len(counters)
+    absent = MAX_COUNTERS - len(counters)
     launch(
         end_kernel,
         (1,),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.compiler import counters
+from mammoth_compiled.compiler.combined_kernels import combine_more_kernels
 from mammoth_compiled.compiler.fingerprint import source_hash
 from mammoth_compiled.compiler.gradients import keep_weight_strides
 from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
@@ -60,6 +61,7 @@ def mammoth(
         "joint_custom_post_pass": _graph_pass(_rewrite_joint, tag),
         "post_grad_custom_pre_pass": _graph_pass(_rewrite_lowered, tag),
         "unsafe_marked_cacheable_functions": dict.fromkeys(traced_functions(), tag),
+        **(combine_more_kernels() if (options or {}).get("combo_kernels") else {}),
         **(list_mode_options(mode) if mode else {}),
         **(options or {}),
     }
