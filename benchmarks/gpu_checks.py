@@ -1,4 +1,7 @@
-"""The tests that use a GPU, those of the kernels among them."""
+"""The tests that matter on a GPU, in order of value: those that use it come first.
+
+Those of contracts and units run on the CPU there, too, which shows that they do not need the GPU.
+"""
 
 import re
 import signal
@@ -43,7 +46,10 @@ def _groups():
     return {
         "gpu": ["-m", "gpu", *map(str, marked)],
         "kernels": ["-m", "not gpu", *map(str, kernels)],
-        "compiled": ["-m", "not gpu and not slow", str(TESTS / "compiled")],
+        **{
+            name: ["-m", "not gpu and not slow", str(TESTS / name)]
+            for name in ("compiled", "unit", "contract")
+        },
     }
 
 

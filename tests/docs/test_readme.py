@@ -57,6 +57,25 @@ def test_figures_in_the_description_of_the_chart():
     assert re.findall(r"[\d.]+x", alt) == figures
 
 
+def test_figures_of_the_gpu_are_those_of_the_results():
+    content = json.loads((RESULTS / "gpu_h100_loops.json").read_text())
+    section = README.partition("## On a GPU\n")[2].partition("\n## ")[0]
+    rows = [re.split(r" *\| *", line)[1:-1] for line in section.splitlines() if line[:1] == "|"]
+    head = [f"{row['model'].upper()}, `{row['backbone']}`" for row in content["loops"]]
+    size = {row["batch"] for row in content["loops"]}
+    assert rows[0] == [f"batch size {size.pop()}", *head]
+    for label, *cells in rows[2:]:
+        way = {"plain loop, images/s": "plain", "captured step, images/s": "ours"}[label]
+        rates = [row["images_per_s"][way]["median"] for row in content["loops"]]
+        assert cells == [f"{rate:,.0f}" for rate in rates]
+    assert len(rows) == 4
+    measured = content["environment"]
+    versions = [measured[key].split("+")[0] for key in ("python", "torch", "triton")]
+    words = [measured[key] for key in ("gpu", "driver", "commit", "date")]
+    for word in [*words, *versions, f"{measured['cores']} cores"]:
+        assert word in section, word
+
+
 def test_index_page_quotes_the_largest_speedup():
     index = (REPOSITORY / "docs" / "index.md").read_text()
     assert f"trains {max(speedups('gpu_h100_loops')):.0f} times faster" in index
