@@ -92,7 +92,3 @@ class AGEM(RehearsalModel):
     def net_batch_sizes(self) -> set[int]:
         """Returns the sizes of the stream batch and of a replay batch."""
         return {self.args.batch_size, self.args.minibatch_size}
-
-    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns the labels."""
-        return {"labels": batch.labels}

@@ -131,10 +131,6 @@ class CLSER(RehearsalModel):
         for net, draw, chance in zip((self.plastic, self.stable), draws, chances, strict=True):
             move_toward(net, self.net, torch.where(draw < chance, rate, 0.0))
 
-    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns the labels."""
-        return {"labels": batch.labels}
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the logits of the stable network, [B, K]."""
         logits: torch.Tensor = self.stable(x)

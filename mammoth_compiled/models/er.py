@@ -62,7 +62,3 @@ class ER(RehearsalModel):
         """Returns the sizes of the stream batch alone and with the replay batch."""
         stream = self.args.batch_size
         return {stream, stream + self.args.minibatch_size}
-
-    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns the labels."""
-        return {"labels": batch.labels}

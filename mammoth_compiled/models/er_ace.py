@@ -70,10 +70,6 @@ class ERACE(RehearsalModel):
         super().after_step(batch)
         self.seen |= self._present(batch.labels)
 
-    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns the labels."""
-        return {"labels": batch.labels}
-
     def _present(self, labels: torch.Tensor) -> torch.Tensor:
         """Returns which classes occur among labels, bool, [K]."""
         return torch.zeros_like(self.seen).scatter_(0, labels, True)

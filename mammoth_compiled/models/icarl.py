@@ -26,15 +26,15 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.exemplars import ExemplarModel
+from mammoth_compiled.models.common.nearest_mean import Means, NearestMeanModel
 from mammoth_compiled.models.common.settings import fmnist, published
 from mammoth_compiled.models.common.teacher import distilled_bce, update_teacher
-from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
 
 @register_model("icarl")
-class ICaRL(ExemplarModel):
+class ICaRL(ExemplarModel, NearestMeanModel):
     """iCaRL: distillation, exemplars by herding, and the nearest class mean as classifier.
 
     Attributes:
@@ -98,7 +98,7 @@ class ICaRL(ExemplarModel):
             images.split(EVAL_BATCH_SIZE), labels.split(EVAL_BATCH_SIZE), strict=True
         ):
             inputs = self._normalize(part)
-            features = self._features(inputs) + self._features(inputs.flip(-1))
+            features = self.normalized_features(inputs) + self.normalized_features(inputs.flip(-1))
             if sums is None:
                 sums = features.new_zeros(self.num_classes, features.shape[1])
             sums.index_add_(0, classes, features)
@@ -107,21 +107,6 @@ class ICaRL(ExemplarModel):
         self.means = F.normalize(sums)
         self.has_mean[labels] = True
 
-    def _features(self, inputs: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.net(inputs, returnt="features"))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns minus the squared distances to the means of the classes, [B, K].
-
-        Classes without exemplars have -inf. Before the first task ends these are the logits.
-        """
-        if self.means is None:
-            return super().forward(x)
-        distances = 2 - 2 * self._features(x) @ self.means.T
-        return (-distances).masked_fill(~self.has_mean, -torch.inf)
-
-    def deployed_net(self) -> MammothBackbone:
-        """Returns the backbone with the distances as logits."""
-        if self.means is None:
-            return self.net
-        return nearest_means(self.net, self.means, self.has_mean)
+    def class_means(self) -> Means | None:
+        """Returns the means of exemplars; None before the first task ends."""
+        return None if self.means is None else (self.means, self.has_mean)

@@ -17,9 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.config import positive_int
-from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.ahead import compile_ahead
 from mammoth_compiled.models.common.settings import fmnist
 from mammoth_compiled.models.er import ER
 from mammoth_compiled.registry import register_model
@@ -82,13 +80,6 @@ class MIR(ER):
         if batch.replayed is not None:
             batch.replayed = batch.replayed[chosen]
         return images[chosen], labels[chosen]
-
-    def end_task(self, dataset: ContinualDataset) -> None:
-        """Lets the buffer policy select; the first images to replay may come from it."""
-        is_first = self.buffer.is_empty()
-        super().end_task(dataset)
-        if is_first:
-            compile_ahead(self, dataset)
 
     @torch.no_grad()
     def interference(

@@ -18,17 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import positive_float
 from mammoth_compiled.data import apply_transform
-from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Parameters, Settings
-from mammoth_compiled.models.common.ahead import compile_ahead
 from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
 from mammoth_compiled.models.common.features import feature_dim, outputs
-from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.nearest_mean import Means, NearestMeanModel
 from mammoth_compiled.models.common.settings import fmnist
-from mammoth_compiled.models.networks.scored import nearest_means
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -44,7 +40,7 @@ _ONLINE = {
 
 
 @register_model("scr")
-class SCR(RehearsalModel):
+class SCR(NearestMeanModel):
     """Learns features by contrast and classifies by the nearest mean of stored images.
 
     Each step contrasts the stream and a replay batch, and a strongly augmented view of both, after
@@ -62,7 +58,7 @@ class SCR(RehearsalModel):
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         """Adds the buffer's arguments and `--temperature`."""
-        RehearsalModel.get_parser(parser)
+        NearestMeanModel.get_parser(parser)
         parser.add_argument(
             "--temperature",
             type=positive_float,
@@ -80,7 +76,7 @@ class SCR(RehearsalModel):
         ).to(self.device)
         self.opt = self.get_optimizer()
         # Means of the classes, and the number of images that the stream had offered by then.
-        self._means: tuple[int, torch.Tensor, torch.Tensor] | None = None
+        self._means: tuple[int, Means] | None = None
 
     def get_parameters(self) -> Parameters:
         """Returns the parameters of the backbone and of the projection."""
@@ -102,42 +98,16 @@ class SCR(RehearsalModel):
         projected = self.projection(self.net(views, returnt="features"))
         return contrastive_loss(F.normalize(projected), labels.repeat(2), self.args.temperature)
 
-    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns the labels."""
-        return {"labels": batch.labels}
-
-    def end_task(self, dataset: ContinualDataset) -> None:
-        """Lets the buffer policy select; the first images to replay may come from it."""
-        is_first = self.buffer.is_empty()
-        super().end_task(dataset)
-        if is_first:
-            compile_ahead(self, dataset)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns minus the squared distances to the means of the classes, [B, K].
-
-        They are -inf for classes without stored images. While the buffer is empty these are the
-        logits.
-        """
-        if self.buffer.is_empty():
-            return super().forward(x)
-        means, has_mean = self.class_means()
-        features = F.normalize(self.net(x, returnt="features"))
-        scores = 2 * features @ means.T - 2
-        return scores.masked_fill(~has_mean, -torch.inf)
-
-    def deployed_net(self) -> MammothBackbone:
-        """Returns the backbone with the distances as logits."""
-        return self.net if self.buffer.is_empty() else nearest_means(self.net, *self.class_means())
-
     @torch.no_grad()
-    def class_means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns normalized means of features, [K, F], and which classes have one, bool, [K]."""
+    def class_means(self) -> Means | None:
+        """Returns the means of stored images, which change with the buffer; None if it is empty."""
+        if self.buffer.is_empty():
+            return None
         if self._means is None or self._means[0] != self.buffer.num_seen_examples:
             images, labels, *_ = self.buffer.get_all_data(device=self.device)
             features = F.normalize(outputs(self, images, "features"))
             sums = features.new_zeros(self.num_classes, features.shape[1])
             sums.index_add_(0, labels, features)
             has_mean = labels.new_zeros(self.num_classes).bool().index_fill(0, labels, True)
-            self._means = self.buffer.num_seen_examples, F.normalize(sums), has_mean
-        return self._means[1:]
+            self._means = self.buffer.num_seen_examples, (F.normalize(sums), has_mean)
+        return self._means[1]

@@ -23,6 +23,7 @@ from mammoth_compiled.config.values import fraction
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters, Settings
+from mammoth_compiled.models.common.discriminant import StreamingDiscriminant
 from mammoth_compiled.models.common.features import feature_dim
 from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.models.networks.scored import LinearScores
@@ -38,13 +39,10 @@ class SLDA(ContinualModel):
 
     The backbone trains on the first task with cross entropy, unless `--base_training 0` takes it as
     it is, for example pretrained. From then on it is frozen, and each image is used once, in the
-    first epoch of its task. With means mu_k, the covariance S and
-    L = ((1 - eps) S + eps I)^-1, the score of class k is mu_k L x - mu_k L mu_k / 2.
+    first epoch of its task.
 
     Attributes:
-        means: Mean features of each class, float64, [K, F].
-        counts: Images of each class, float64, [K].
-        scatter: Sum over images of (x - mu)(x - mu)^T, float64, [F, F].
+        discriminant: Means and covariance.
     """
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
@@ -52,19 +50,13 @@ class SLDA(ContinualModel):
         for name in ("seq-cifar10", "seq-cifar100", "seq-mnist", "seq-fmnist", "seq-fmnist-mini")
     }
 
-    means: torch.Tensor
-    counts: torch.Tensor
-    scatter: torch.Tensor
     is_first_epoch: torch.Tensor
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        """Adds `--shrinkage` and `--base_training`."""
+        """Adds `--shrinkage` (eps) and `--base_training`."""
         parser.add_argument(
-            "--shrinkage",
-            type=fraction,
-            default=1e-4,
-            help="Weight of the identity in the covariance.",
+            "--shrinkage", type=fraction, default=1e-4, help="Weight of the identity in S."
         )
         parser.add_argument(
             "--base_training",
@@ -76,15 +68,10 @@ class SLDA(ContinualModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        k, f = self.num_classes, feature_dim(self)
-        for name, shape in (
-            ("means", (k, f)),
-            ("counts", (k,)),
-            ("scatter", (f, f)),
-            ("is_first_epoch", ()),
-        ):
-            zeros = torch.zeros(shape, dtype=torch.float64, device=self.device)
-            self.register_buffer(name, zeros)
+        discriminant = StreamingDiscriminant(self.num_classes, feature_dim(self))
+        self.discriminant = discriminant.to(self.device)
+        flag = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.register_buffer("is_first_epoch", flag)
         # Backward needs a parameter, also where none of the backbone's may get a gradient.
         self.unused = nn.Parameter(torch.zeros((), device=self.device))
         self.opt = self.get_optimizer()
@@ -97,6 +84,9 @@ class SLDA(ContinualModel):
 
     def _trains(self) -> bool:
         return bool(self.args.base_training) and self.dataset.c_task == 0
+
+    def _has_statistics(self) -> bool:
+        return self._task_ended or not self._trains()
 
     def begin_task(self, dataset: ContinualDataset) -> None:
         """Freezes the backbone's running statistics, unless it trains."""
@@ -130,28 +120,7 @@ class SLDA(ContinualModel):
 
     def _learn(self, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
         inputs = apply_transform(images, getattr(self, "normalization_transform", None))
-        self.update(self.net(inputs, returnt="features"), labels, weight)
-
-    @torch.no_grad()
-    def update(self, features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
-        """Adds images to the statistics.
-
-        Args:
-            features: x, [B, F].
-            labels: Class ids, int64, [B].
-            weight: 1, or 0 to change nothing, float64, 0-d.
-        """
-        x = features.double()
-        new = torch.zeros_like(self.counts).index_add_(0, labels, weight.expand(len(x)))
-        mean = torch.zeros_like(self.means).index_add_(0, labels, x) / new.clamp(min=1)[:, None]
-        share = new / (self.counts + new).clamp(min=1)
-        shift = mean - self.means
-        centered = weight * (x - mean[labels])
-        # Chan et al. 1979: within the batch, and between the batch and what came before.
-        self.scatter += centered.T @ centered
-        self.scatter += shift.T @ ((share * self.counts)[:, None] * shift)
-        self.means += share[:, None] * shift
-        self.counts += new
+        self.discriminant.update(self.net(inputs, returnt="features"), labels, weight)
         self._classifier = None
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,12 +129,7 @@ class SLDA(ContinualModel):
         now = (self.dataset.c_task, self.counters.task, self._task_ended)
         if self._classifier is None or self._computed_at != now:
             self._computed_at = now
-            eps = self.args.shrinkage
-            identity = torch.eye(len(self.scatter), dtype=torch.float64, device=self.device)
-            covariance = (1 - eps) * self.scatter / self.counts.sum().clamp(min=1) + eps * identity
-            weights = torch.linalg.solve(covariance, self.means.T)
-            biases = -0.5 * (self.means * weights.T).sum(1)
-            self._classifier = weights, biases.masked_fill(self.counts == 0, -torch.inf)
+            self._classifier = self.discriminant.solve(self.args.shrinkage)
         return self._classifier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -173,7 +137,7 @@ class SLDA(ContinualModel):
 
         While the backbone trains these are the logits.
         """
-        if self._trains() and not self._task_ended:
+        if not self._has_statistics():
             return super().forward(x)
         weights, biases = self.classifier()
         features = self.net(x, returnt="features").double()
@@ -181,9 +145,9 @@ class SLDA(ContinualModel):
 
     def deployed_net(self) -> MammothBackbone:
         """Returns the backbone with the linear classifier, in float32."""
-        if self._trains() and not self._task_ended:
+        if not self._has_statistics():
             return self.net
         weights, biases = self.classifier()
-        has_score = self.counts > 0
+        has_score = self.discriminant.counts > 0
         head = LinearScores(weights.T, biases.masked_fill(~has_score, 0), has_score)
         return HeadedNet(self.net, head)

@@ -19,22 +19,22 @@ def model(tiny):
 def test_statistics_do_not_depend_on_the_batches(model):
     features, labels = torch.randn(50, 64).double(), torch.randint(5, (50,))
     for part, classes in zip(features.split(7), labels.split(7), strict=True):
-        model.update(part, classes, ONE)
-        model.update(part, classes, 0 * ONE)  # changes nothing
+        model.discriminant.update(part, classes, ONE)
+        model.discriminant.update(part, classes, 0 * ONE)  # changes nothing
     means = torch.stack([features[labels == k].mean(0) for k in range(5)])
     centered = features - means[labels]
-    torch.testing.assert_close(model.means[:5], means)
-    torch.testing.assert_close(model.scatter, centered.T @ centered)
-    assert model.counts.tolist() == [*labels.bincount().tolist(), 0]
+    torch.testing.assert_close(model.discriminant.means[:5], means)
+    torch.testing.assert_close(model.discriminant.scatter, centered.T @ centered)
+    assert model.discriminant.counts.tolist() == [*labels.bincount().tolist(), 0]
 
 
 def test_scores_are_those_of_the_discriminant(model):
     features, labels = torch.randn(50, 64).double(), torch.randint(5, (50,))
-    model.update(features, labels, ONE)
+    model.discriminant.update(features, labels, ONE)
     weights, biases = model.classifier()
-    precision = torch.linalg.inv(0.9 * model.scatter / 50 + 0.1 * torch.eye(64))
+    precision = torch.linalg.inv(0.9 * model.discriminant.scatter / 50 + 0.1 * torch.eye(64))
     for k in range(5):
-        mean = model.means[k]
+        mean = model.discriminant.means[k]
         torch.testing.assert_close(weights[:, k], precision @ mean)
         torch.testing.assert_close(biases[k], -0.5 * mean @ precision @ mean)
     assert biases[5] == -torch.inf  # no image of this class yet
@@ -49,7 +49,7 @@ def test_backbone_is_frozen_after_the_base_task(tiny, base_training):
 
     def after_task(_):
         weights.append({k: v.clone() for k, v in model.net.state_dict().items()})
-        counts.append(model.counts.tolist())
+        counts.append(model.discriminant.counts.tolist())
 
     train(model, dataset, after_task=after_task)
     same = [all(torch.equal(a[k], b[k]) for k in a) for a, b in pairwise(weights)]

@@ -42,10 +42,6 @@ class ExemplarModel(RehearsalModel):
     def after_step(self, batch: Batch) -> None:
         """Stores nothing, because batches contain stored images."""
 
-    def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
-        """Returns the labels."""
-        return {"labels": batch.labels}
-
     def epoch_sizes(self, sizes: Sequence[int]) -> list[int]:
         """Returns the images of each task plus those stored before, or those stored by then."""
         stored = [min(self.args.buffer_size, seen) for seen in accumulate(sizes)]

@@ -19,7 +19,7 @@ from mammoth_compiled.types import Batch
 class RehearsalModel(ContinualModel):
     """A model with a buffer that `--buffer_policy` fills.
 
-    A subclass defines `stored`: what the buffer keeps besides the images.
+    The buffer keeps images and their labels; a subclass may define `stored`, to keep other things.
 
     Attributes:
         POLICY: Buffer policy of a model without `--buffer_policy`.
@@ -55,7 +55,7 @@ class RehearsalModel(ContinualModel):
 
     def stored(self, batch: Batch) -> dict[str, torch.Tensor | None]:
         """Returns what the buffer keeps of a batch besides its images, by name, [B, ...]."""
-        raise NotImplementedError(f"{type(self).__name__} does not define stored(batch)")
+        return {"labels": batch.labels}
 
     def mean_loss(self, batch: Batch, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Returns the mean loss of images, 0-d, and notes that of each if the policy needs it.
