@@ -21,7 +21,7 @@ from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Parameters, Settings
 from mammoth_compiled.models.common.extended import ExtendedModel, images_of_task
 from mammoth_compiled.models.common.features import width_of_features
-from mammoth_compiled.models.common.gaussians import ClassGaussians
+from mammoth_compiled.models.common.gaussians import ClassGaussians, train_on_samples
 from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -30,6 +30,7 @@ SAMPLES_PER_CLASS = 256
 TEMPERATURE = 0.1  # of the normalized logits
 _SETTING: dict[str, Any] = {"lr": 0.01, "optim_mom": 0.9, "optim_wd": 5e-4, "batch_size": 128}
 _SETTING |= {"lr_scheduler": "multistep", "source": "SLCA repository"}
+_SHORT = {**_SETTING, "n_epochs": 20, "lr_milestones": [18]}
 _LONG = {**_SETTING, "n_epochs": 50, "lr_milestones": [40]}
 
 
@@ -44,8 +45,8 @@ class SLCA(ExtendedModel):
     """
 
     DEFAULTS: ClassVar[dict[str, Settings]] = {
-        "seq-cifar100": {**_SETTING, "n_epochs": 20, "lr_milestones": [18]},
-        "seq-cifar100-224": {**_SETTING, "n_epochs": 20, "lr_milestones": [18]},
+        "seq-cifar100": _SHORT,
+        "seq-cifar100-224": _SHORT,
         "seq-imagenet-r": _LONG,
         "seq-cub200": _LONG,
     }
@@ -110,20 +111,15 @@ class SLCA(ExtendedModel):
 
     def _align(self, task: int) -> None:
         """Trains the head on samples of all classes seen."""
-        epochs, head = self.args.alignment_epochs, self.net.head
-        seen = self.gaussians.is_fitted.nonzero()[:, 0]
-        optimizer = torch.optim.SGD(head.parameters(), self.args.lr, 0.9, weight_decay=5e-4)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
-        for _ in range(epochs):
-            features = torch.cat([self.samples(k, task) for k in seen.tolist()])
-            labels = seen.repeat_interleave(SAMPLES_PER_CLASS)
-            for index in torch.randperm(len(labels), device=self.device).split(SAMPLES_PER_CLASS):
-                optimizer.zero_grad()
-                loss = self.alignment_loss(head(features[index]), labels[index], task)
-                loss.backward()
-                optimizer.step()
-            schedule.step()
-        head.zero_grad()
+        classes = self.gaussians.is_fitted.nonzero()[:, 0]
+        train_on_samples(
+            self.net.head,
+            classes,
+            draw=lambda k: self.samples(k, task),
+            loss=lambda logits, labels: self.alignment_loss(logits, labels, task),
+            lr=self.args.lr,
+            epochs=self.args.alignment_epochs,
+        )
 
     def samples(self, k: int, task: int) -> torch.Tensor:
         """Returns features drawn for class k after a task, [256, F]; older means shrink more."""

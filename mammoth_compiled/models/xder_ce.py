@@ -6,7 +6,7 @@ arXiv 2201.00766.
 With P classes of earlier tasks and C those of the current one, the loss is `CE(z[C], y) + alpha
 mean (z_r - z'_r)^2 + beta CE(z_s[P], y_s) + eta mean relu(max z[future] + m - max z[own task])`,
 the last mean over images that violate the constraint. Stored logits z' of classes that come later
-than the image are replaced by those of the network, see `transplant`.
+than the image are replaced by those of the network; see `UpdatedLogitsModel`.
 
 Deviations: logits are stored in eval mode and without augmentation. Where the stored logit of the
 true class is negative, it counts as 0, so that rescaling never changes signs. The stream and replay
@@ -20,12 +20,9 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.config import boolean, non_negative_float
-from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.balanced import BalancedReplayModel
-from mammoth_compiled.models.common.features import outputs
 from mammoth_compiled.models.common.settings import CIFAR100, OWN, XDER, fmnist
-from mammoth_compiled.models.common.transplant import transplant
+from mammoth_compiled.models.common.updated_logits import UpdatedLogitsModel
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -33,18 +30,10 @@ _BEST = {"lr": 0.03, "buffer_size": 500, **CIFAR100, "alpha": 0.1, "beta": 0.5, 
 
 
 @register_model("xder-ce")
-class XDERCE(BalancedReplayModel):
-    """Replays logits, which are updated for classes that come later, and prepares future heads.
+class XDERCE(UpdatedLogitsModel):
+    """Replays logits, which are updated for classes that come later, and prepares future heads."""
 
-    Stored logits of later classes than the image's are replaced by those of the network, see
-    `transplant`, each time with probability 1 / draws of the image in the task.
-    """
-
-    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {
-        **BalancedReplayModel.EXAMPLE_ARGS,
-        "alpha": 0.1,
-        "beta": 0.5,
-    }
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {"buffer_size": 20, "alpha": 0.1, "beta": 0.5}
     DEFAULTS: ClassVar[dict[str, Settings]] = {
         "seq-cifar10": {**_BEST, "source": OWN},
         "seq-cifar100": {**_BEST, "source": f"{XDER}, as in Mammoth's xder_ce.yaml"},
@@ -54,13 +43,12 @@ class XDERCE(BalancedReplayModel):
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
-        """Adds the buffer's arguments and the weights of the loss."""
-        BalancedReplayModel.get_parser(parser)
+        """Adds the arguments of the buffer and its logits, and the weights of the loss."""
+        UpdatedLogitsModel.get_parser(parser)
         group = parser.add_argument_group("X-DER")
         for name, default, text in (
             ("alpha", None, "Weight of the mean squared error to stored logits."),
             ("beta", None, "Weight of the loss on replayed labels."),
-            ("gamma", 0.85, "Largest new logit relative to that of the true class, below 1."),
             ("constr_eta", 0.1, "Weight of the constraint on logits of future classes."),
             ("constr_margin", 0.3, "Margin of that constraint."),
         ):
@@ -81,15 +69,10 @@ class XDERCE(BalancedReplayModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.buffer.add_column("draws")
         # Whether two classes belong to one task, [K, K].
-        self._same_task = torch.zeros(self.num_classes, self.num_classes, dtype=torch.bool)
-        for task in range(self.n_tasks):
-            own = slice(*self.dataset.get_offsets(task))
-            self._same_task[own, own] = True
-        self._same_task = self._same_task.to(self.device)
-        # Indices, labels, stored logits and logits of what a step has replayed.
-        self._replayed: tuple[tuple[torch.Tensor, ...], ...] = ()
+        offsets = map(self.dataset.get_offsets, range(self.n_tasks))
+        ones = (torch.ones(end - first, end - first, device=self.device) for first, end in offsets)
+        self._same_task = torch.block_diag(*ones).bool()
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of the terms, 0-d."""
@@ -142,42 +125,3 @@ class XDERCE(BalancedReplayModel):
     def _mean_violation(self, other: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         violation = (other + self.args.constr_margin - own).relu()
         return violation.sum() / (violation > 0).sum().clamp(min=1)
-
-    def _draw(self) -> tuple[torch.Tensor, ...]:
-        """Returns indices, labels, stored logits and logits of a replay batch."""
-        index, images, labels, stored, _ = self.buffer.get_data(
-            self.args.minibatch_size, self.transform, return_index=True, device=self.device
-        )
-        return index, labels, stored, self.net(images)
-
-    def after_step(self, batch: Batch) -> None:
-        """Updates the stored logits of replayed images for classes that came after theirs."""
-        first, _ = self.dataset.get_offsets()
-        earlier = torch.empty(0, dtype=torch.int64, device=self.device)
-        for index, labels, _, logits in self._replayed:
-            is_new = ~(index[:, None] == earlier).any(1)
-            draws = self.buffer.draws[index] + is_new
-            chosen = is_new & (torch.rand_like(draws) * draws < 1)
-            stored = self.buffer.logits[index]
-            new = transplant(stored, logits.detach(), labels, slice(first, None), self.args.gamma)
-            logits = torch.where(chosen[:, None], new, stored)
-            self.buffer.update(index, logits=logits, draws=draws)
-            earlier = index
-
-    def stored(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the logits, [R, K], those of earlier tasks below that of the true class."""
-        logits = outputs(self, images)
-        past = slice(0, self.dataset.get_offsets()[0])
-        return {"logits": transplant(logits, logits, labels, past, self.args.gamma)}
-
-    @torch.no_grad()
-    def end_task(self, dataset: ContinualDataset) -> None:
-        """Divides the buffer among all classes and updates the logits of earlier ones."""
-        super().end_task(dataset)
-        first, _ = dataset.get_offsets()
-        examples, labels, stored, _ = self.buffer.get_all_data(device=self.device)
-        new = transplant(
-            stored, outputs(self, examples), labels, slice(first, None), self.args.gamma
-        )
-        logits = torch.where((labels < first)[:, None], new, stored)
-        self.buffer.update(torch.arange(len(labels)), logits=logits)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled import load_runner
 from mammoth_compiled.data import apply_transform
-from mammoth_compiled.models.xder_ce import transplant
+from mammoth_compiled.models.common.transplant import transplant
 from mammoth_compiled.types import Batch
 
 ARGS = {"seed": 0, "batch_size": 8, "minibatch_size": 6, "buffer_size": 12, "compile": "off"}

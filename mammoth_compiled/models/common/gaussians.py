@@ -1,5 +1,7 @@
 """Gaussians of the features of each class, to draw features of old classes from."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -49,3 +51,37 @@ class ClassGaussians(nn.Module):
         """Returns features drawn for class k, [count, F], with its mean multiplied by `scale`."""
         noise = torch.randn(count, self.means.shape[1], device=self.means.device)
         return self.means[k] * scale + noise @ self.factors[k].T
+
+
+def train_on_samples(
+    head: nn.Module,
+    classes: torch.Tensor,
+    draw: Callable[[int], torch.Tensor],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    lr: float,
+    epochs: int,
+) -> None:
+    """Trains a head on features that are drawn anew in each epoch, in batches as large as a draw.
+
+    The optimizer is SGD with momentum 0.9, weight decay 5e-4 and a cosine schedule.
+
+    Args:
+        head: Maps features, [B, F], to logits, [B, K].
+        classes: Class ids, int64, [C].
+        draw: Returns features of a class, [n, F], the same number for each.
+        loss: Loss function of (logits [B, K], labels [B]).
+        lr: Learning rate of the first epoch.
+        epochs: Number of epochs.
+    """
+    optimizer = torch.optim.SGD(head.parameters(), lr, 0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+    for _ in range(epochs):
+        drawn = [draw(k) for k in classes.tolist()]
+        features, size = torch.cat(drawn), len(drawn[0])
+        labels = classes.repeat_interleave(size)
+        for index in torch.randperm(len(labels), device=labels.device).split(size):
+            optimizer.zero_grad()
+            loss(head(features[index]), labels[index]).backward()
+            optimizer.step()
+        schedule.step()
+    head.zero_grad()
