@@ -44,6 +44,7 @@ def _launch(x: torch.Tensor, weight: torch.Tensor, precision: str) -> None:
     size = (x.shape[2], x.shape[3])
     triton.input_grad(y, argmax, weight, size, precision)
     triton.weight_grad(y, argmax, x, weight, precision)
+    triton.gradients(y, argmax, x, weight, precision)
     dz = triton_unpooled.unpool(y, argmax, size)
     needs_input = x.shape[1] != 3  # as in the backbones, whose images need no gradient
     triton_unpooled.gradients(dz, x, weight, needs_input, True, precision)

@@ -1,6 +1,6 @@
 """3x3 convolution, bias, ReLU and 2x2 max pooling: the operators and their implementations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +8,13 @@ from torch.nn import functional as F
 
 from mammoth_compiled.kernels.conv_relu_pool import cpp, reference
 from mammoth_compiled.kernels.conv_relu_pool import unpooled_op as unpooled
+from mammoth_compiled.kernels.conv_relu_pool.gradient_op import (
+    gradients_op,
+    input_grad_cpp_op,
+    input_grad_op,
+    weight_grad_cpp_op,
+    weight_grad_op,
+)
 from mammoth_compiled.kernels.relu_pool import op as relu_pool
 from mammoth_compiled.kernels.runtime.cpp_library import cpp_why_not
 from mammoth_compiled.kernels.runtime.device import input_precision, triton_why_not
@@ -75,35 +82,6 @@ def _forward(
     return triton.forward(x, weight, bias, input_precision(x.dtype, convolution=True))
 
 
-@traced_operator("conv_relu_pool_input_grad")
-def input_grad_op(
-    grad: torch.Tensor, argmax: torch.Tensor, weight: torch.Tensor, size: Sequence[int]
-) -> torch.Tensor:
-    """Computes `reference.input_grad`, with Triton on a GPU."""
-    grad = channels_last(grad)
-    if triton_why_not(grad):
-        return reference.input_grad(grad, argmax, weight, size)
-    from mammoth_compiled.kernels.conv_relu_pool import triton
-
-    height, width = size
-    precision = input_precision(grad.dtype, convolution=True)
-    return triton.input_grad(grad, argmax, weight, (height, width), precision)
-
-
-@traced_operator("conv_relu_pool_weight_grad")
-def weight_grad_op(
-    grad: torch.Tensor, argmax: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes `reference.weight_grad`, with Triton on a GPU."""
-    grad, x = channels_last(grad), channels_last(x)
-    if triton_why_not(x):
-        return reference.weight_grad(grad, argmax, x, weight)
-    from mammoth_compiled.kernels.conv_relu_pool import triton
-
-    precision = input_precision(x.dtype, convolution=True)
-    return triton.weight_grad(grad, argmax, x, weight, precision)
-
-
 @opaque_operator("conv_relu_pool_cpp")
 def conv_relu_pool_cpp_op(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -112,29 +90,6 @@ def conv_relu_pool_cpp_op(
     if cpp_why_not(x):
         return reference.forward(x, weight, bias)
     return cpp.forward(channels_last(x), weight, bias)
-
-
-@opaque_operator("conv_relu_pool_cpp_input_grad")
-def input_grad_cpp_op(
-    grad: torch.Tensor, argmax: torch.Tensor, weight: torch.Tensor, size: Sequence[int]
-) -> torch.Tensor:
-    """Computes `reference.input_grad`, in C++ where possible."""
-    if cpp_why_not(grad):
-        return reference.input_grad(grad, argmax, weight, size)
-    height, width = size
-    grad, argmax = channels_last(grad), channels_last(argmax)
-    return cpp.input_grad(grad, argmax, weight, (height, width))
-
-
-@opaque_operator("conv_relu_pool_cpp_weight_grad")
-def weight_grad_cpp_op(
-    grad: torch.Tensor, argmax: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes `reference.weight_grad`, in C++ where possible."""
-    if cpp_why_not(grad):
-        return reference.weight_grad(grad, argmax, x, weight)
-    grad, argmax, x = channels_last(grad), channels_last(argmax), channels_last(x)
-    return cpp.weight_grad(grad, argmax, x, weight)
 
 
 @conv_relu_pool_cpp_op.register_fake
@@ -146,34 +101,25 @@ def _fake(x: Any, weight: Any, bias: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return y, torch.empty_like(y, dtype=torch.int8)
 
 
-@input_grad_cpp_op.register_fake
-@input_grad_op.register_fake
-def _fake_input_grad(grad: Any, argmax: Any, weight: Any, size: Any) -> torch.Tensor:
-    return empty_images((grad.shape[0], weight.shape[1], *size), grad)
-
-
-@weight_grad_cpp_op.register_fake
-@weight_grad_op.register_fake
-def _fake_weight_grad(
-    grad: Any, argmax: Any, x: Any, weight: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(weight), weight.new_empty(weight.shape[0])
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     x, weight, bias = inputs
     ctx.save_for_backward(x, weight, output[1])
     ctx.has_bias = bias is not None
 
 
-def _backward_with(input_grad: Any, weight_grad: Any) -> Callable[..., Any]:
+def _backward_with(input_grad: Any, weight_grad: Any, gradients: Any = None) -> Callable[..., Any]:
+    """Returns a backward of two operators, or of one where all gradients are needed."""
+
     def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         x, weight, argmax = ctx.saved_tensors
         grad = force_channels_last(grad)  # once for both
         grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
+        needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:])
+        if gradients is not None and needs_input and needs_weight:
+            grad_x, grad_weight, grad_bias = gradients(grad, argmax, x, weight)
+        elif needs_input:
             grad_x = input_grad(grad, argmax, weight, tuple(x.shape[2:]))
-        if any(ctx.needs_input_grad[1:]):
+        if needs_weight and grad_weight is None:
             grad_weight, grad_bias = weight_grad(grad, argmax, x, weight)
         return grad_x, grad_weight, grad_bias if ctx.has_bias else None
 
@@ -194,7 +140,7 @@ def _unpooled_backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tens
 
 conv_relu_pool_unpooled_op.register_autograd(_unpooled_backward, setup_context=_setup)
 conv_relu_pool_op.register_autograd(
-    _backward_with(input_grad_op, weight_grad_op), setup_context=_setup
+    _backward_with(input_grad_op, weight_grad_op, gradients_op), setup_context=_setup
 )
 conv_relu_pool_cpp_op.register_autograd(
     _backward_with(input_grad_cpp_op, weight_grad_cpp_op), setup_context=_setup

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.kernels.conv_relu_pool import triton_gradient_kernels as gradient_kernels
 from mammoth_compiled.kernels.conv_relu_pool import triton_kernels as kernels
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
 from mammoth_compiled.kernels.runtime.layouts import empty_images
@@ -69,7 +70,9 @@ def input_grad(
     num_pixels = grad.shape[0] * size[0] * size[1]
     grid = ceil_div(num_pixels, config["BLOCK_M"]) * ceil_div(in_channels, config["BLOCK_N"])
     args = (grad, argmax, weight, grad_x, num_pixels)
-    launch(kernels.input_grad_kernel, (grid,), *args, config=config, **constants, **strides)
+    launch(
+        gradient_kernels.input_grad_kernel, (grid,), *args, config=config, **constants, **strides
+    )
     return grad_x
 
 
@@ -94,8 +97,49 @@ def weight_grad(
     tile = (config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"])
     partial, grid, per_split = split_sums(weight, num_cells, tile, x.device)
     args = (grad, argmax, x, partial, num_cells, per_split)
-    launch(kernels.weight_grad_kernel, (grid,), *args, config=config, **constants)
+    launch(gradient_kernels.weight_grad_kernel, (grid,), *args, config=config, **constants)
     return sum_splits(partial, weight)
+
+
+def gradients(
+    grad: torch.Tensor,
+    argmax: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Computes what `input_grad` and `weight_grad` do, side by side in one launch.
+
+    Args:
+        grad: Gradient of the pooled values, [B, Cout, H // 2, W // 2], contiguous in channels_last.
+        argmax: From `forward`, in the same layout.
+        x: [B, Cin, H, W], contiguous in channels_last.
+        weight: [Cout, Cin, 3, 3], in any dtype and layout, which its gradient gets too.
+        precision: "tf32" or "ieee".
+
+    Returns:
+        The gradients of x, weight and bias.
+    """
+    batch, in_channels, height, width = x.shape
+    grad_x = empty_images((batch, in_channels, height, width), grad)
+    packed, strides = with_even_taps(pack_weight(weight, grad.dtype))
+    config, constants = select("gradients", x, weight.shape[0], precision)
+    num_pixels = batch * height * width
+    blocks = ceil_div(in_channels, config["BLOCK_N"])
+    input_programs = ceil_div(num_pixels, config["BLOCK_M"]) * blocks
+    num_cells = batch * (height // 2) * (width // 2)
+    tile = (config["SUM_M"], config["SUM_N"], config["SUM_K"])
+    partial, sum_programs, per_split = split_sums(weight, num_cells, tile, x.device)
+    launch(
+        gradient_kernels.gradients_kernel,
+        (input_programs + sum_programs,),
+        *(grad, argmax, x, packed, grad_x, partial),
+        *(num_pixels, num_cells, per_split, input_programs),
+        config=config,
+        **constants,
+        **strides,
+    )
+    return grad_x, *sum_splits(partial, weight)
 
 
 def split_sums(
@@ -143,7 +187,7 @@ def sum_splits(partial: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tenso
     strides = dict(zip(("WN", "WC", "WY", "WX"), grad_weight.stride(), strict=True))
     constants = {"CIN": in_channels, "COUT": out_channels, **strides}
     launch(
-        kernels.sum_partial_kernel,
+        gradient_kernels.sum_partial_kernel,
         (ceil_div(num_elements, config["BLOCK"]),),
         *(partial, grad_weight, grad_bias, splits),
         config=config,

@@ -1,4 +1,4 @@
-"""Blocks that the kernels of pooled and of unpooled gradients share: operands, indices, results."""
+"""Blocks that the kernels share: windows, operands, indices, results."""
 
 from typing import Any
 
@@ -18,6 +18,47 @@ def taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr) -> Any:
         tap = k // CHANNELS
         channel = k % CHANNELS
     return tap, channel
+
+
+@triton.jit
+def windows(x, cell, first, H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr) -> Any:
+    """Locates the 4x4 input pixels of pooled cells, of which `first` is one.
+
+    Returns a pointer to the image of `first`, and for each cell the offset from it, row and column:
+    one 64-bit pointer and 32-bit offsets take far fewer registers than many pointers.
+    """
+    OH: tl.constexpr = H // 2
+    OW: tl.constexpr = W // 2
+    image = first // (OH * OW)
+    top = cell // OW % OH * 2 - 1
+    left = cell % OW * 2 - 1
+    offset = (((cell // (OH * OW) - image) * H + top) * W + left) * CIN
+    return x + image.to(tl.int64) * (H * W * CIN), offset, top, left
+
+
+@triton.jit
+def pixels(
+    images,
+    corner,
+    top,
+    left,
+    tap,
+    channel,
+    inside,
+    I: tl.constexpr,  # noqa: E741
+    J: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CIN: tl.constexpr,
+) -> Any:
+    """Loads x, [cells, inner], for the pixel (I, J) of every window; zero outside an image."""
+    row = tap // 3 + I
+    column = tap % 3 + J
+    y = top[:, None] + row[None, :]
+    x = left[:, None] + column[None, :]
+    valid = inside & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    offset = (row * W + column) * CIN + channel
+    return tl.load(images + (corner[:, None] + offset[None, :]), mask=valid, other=0.0)
 
 
 @triton.jit

@@ -1,5 +1,7 @@
 """Convolution, ReLU and pooling: reference, operators and Triton kernels against torch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool, op, reference
 from mammoth_compiled.kernels.conv_relu_pool.cases import conv_relu_pool_work
-from mammoth_compiled.kernels.runtime.tiles import override_tiles
+from mammoth_compiled.kernels.runtime.tiles import override_tiles, tile_candidates
 
 CHANNELS_LAST = torch.channels_last
 
@@ -114,6 +116,40 @@ def test_kernels_are_as_accurate_as_torch(device, assert_as_accurate, problem, k
         assert grads[0].stride() == torch.empty_like(weight).stride()
 
 
+@settings(max_examples=4)
+@given(
+    problem=problems(), name=st.sampled_from(["float32", "bfloat16"]), candidate=st.integers(0, 7)
+)
+@pytest.mark.usefixtures("looping_kernels")
+def test_one_launch_computes_the_gradients_of_two(device, problem, name, candidate):
+    from mammoth_compiled.kernels.conv_relu_pool import triton
+
+    def pick(_, tiles):
+        """Takes the same sizes of tiles for one launch and for two."""
+        if tiles[0].kernel.endswith("sum_partial"):
+            return tiles[0]
+        tile = dict(both[candidate % len(both)].tile)
+        if not tiles[0].kernel.endswith("gradients"):
+            kind = "SUM" if tiles[0].kernel.endswith("weight_grad") else "BLOCK"
+            tile = {f"BLOCK_{k}": tile[f"{kind}_{k}"] for k in "MNK"}
+        return replace(tiles[0], tile=tuple(tile.items()))
+
+    x, weight, _ = (None if t is None else t.to(device, getattr(torch, name)) for t in problem)
+    x = x.contiguous(memory_format=CHANNELS_LAST)
+    sizes = {"in_channels": x.shape[1], "out_channels": weight.shape[0], "strict": 1}
+    both = tile_candidates("conv_relu_pool.gradients", x.dtype, sizes)
+    y, argmax = triton.forward(x, weight, None, "ieee")
+    grad = torch.randn_like(y)
+    with override_tiles(pick):
+        grad_x = triton.input_grad(grad, argmax, weight, tuple(x.shape[2:]), "ieee")
+        two = grad_x, *triton.weight_grad(grad, argmax, x, weight, "ieee")
+        for ours, theirs in zip(
+            triton.gradients(grad, argmax, x, weight, "ieee"), two, strict=True
+        ):
+            assert ours.stride() == theirs.stride()
+            assert torch.equal(ours, theirs)
+
+
 @pytest.mark.usefixtures("looping_kernels")
 @pytest.mark.parametrize("programs", [1, 3, 7])
 def test_weight_gradient_does_not_depend_on_the_number_of_splits(device, monkeypatch, programs):
@@ -141,6 +177,7 @@ def test_kernels_with_empty_batch(device):
     assert y.shape == (0, 8, 2, 2)
     assert triton.input_grad(y, argmax, weight, (4, 4), "ieee").shape == x.shape
     assert not any(g.any() for g in triton.weight_grad(y, argmax, x, weight, "ieee"))
+    assert not any(g.any() for g in triton.gradients(y, argmax, x, weight, "ieee"))
 
 
 @pytest.mark.usefixtures("looping_kernels")
@@ -235,6 +272,7 @@ def test_opcheck(device):
     y, argmax = op.conv_relu_pool_op(x, weight, None)
     torch.library.opcheck(op.input_grad_op, (y, argmax, weight, (6, 7)))
     torch.library.opcheck(op.weight_grad_op, (y, argmax, x, weight))
+    torch.library.opcheck(op.gradients_op, (y, argmax, x, weight))
 
 
 class Net(nn.Module):
