@@ -105,7 +105,8 @@ def main() -> None:
                     place.mkdir()
                     results.append(run(words, seed, place, file))
                 print(method, seed, figures(ours), figures(theirs), flush=True)
-        row = {"dataset": args.dataset, "method": method, "buffer_size": args.buffer_size}
+        size = values.get("buffer_size")
+        row = {"dataset": args.dataset, "method": method, "buffer_size": size}
         found = {"settings": values, "ours": figures(ours), "mammoth": figures(theirs)}
         rows = [other for other in rows if any(other[key] != row[key] for key in row)]
         rows.append(row | found)

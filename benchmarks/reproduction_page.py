@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from orderings import check
+
 HEAD = """# Reproduction
 
 <!-- Written by benchmarks/reproduce.py; edit benchmarks/reproduction_page.py instead. -->
@@ -38,7 +40,7 @@ def render(results: dict[str, Any], peers: dict[str, Any] | None = None) -> str:
     """
     parts = [HEAD]
     for name, protocol in results["protocols"].items():
-        parts.append(_protocol(name, protocol))
+        parts.append(_protocol(name, protocol, peers))
     if peers is not None:
         parts.append(_peers(peers))
     return "\n".join(parts)
@@ -61,7 +63,7 @@ def _peers(peers: dict[str, Any]) -> str:
     return f"{PEERS}\n{_table(head, rows)}\n"
 
 
-def _protocol(name: str, protocol: dict[str, Any]) -> str:
+def _protocol(name: str, protocol: dict[str, Any], peers: dict[str, Any] | None) -> str:
     setting = ", ".join(f"{key} {value}" for key, value in protocol["arguments"].items())
     found = protocol["environment"]
     where = found["gpu"] or f"{found['cores']} CPU cores ({found['cpu']})"
@@ -81,8 +83,10 @@ def _protocol(name: str, protocol: dict[str, Any]) -> str:
         "\n### Known orderings\n" if protocol["orderings"] else "",
     ]
     if protocol["orderings"]:
+        theirs = _mammoths(protocol, peers)
         head = ["class-IL", "buffer", "n", "difference, points", "larger deviation", "holds"]
-        lines.append(_table(head, [_ordering(entry) for entry in protocol["orderings"]]))
+        head += ["with Mammoth's own code"] if theirs else []
+        lines.append(_table(head, [_ordering(entry, theirs) for entry in protocol["orderings"]]))
     lines += [f"\n{note}" for note in protocol["notes"]]
     return "\n".join(line for line in lines if line) + "\n"
 
@@ -102,11 +106,25 @@ def _percent(figure: dict[str, Any]) -> str:
     return f"{100 * figure['mean']:.2f}{deviation}"
 
 
-def _ordering(entry: dict[str, Any]) -> list[str]:
+def _mammoths(
+    protocol: dict[str, Any], peers: dict[str, Any] | None
+) -> dict[tuple[str, int | None], float]:
+    """Returns the differences that Mammoth's own code shows, by claim and buffer size."""
+    rows = [
+        {"method": row["method"], "buffer_size": row["buffer_size"], "class_il": row["mammoth"]}
+        for row in (peers or {"rows": []})["rows"]
+        if all(row["settings"][name] == protocol[name] for name in ("dataset", "backbone"))
+    ]
+    return {(entry["claim"], entry["buffer_size"]): entry["difference"] for entry in check(rows)}
+
+
+def _ordering(entry: dict[str, Any], theirs: dict[tuple[str, int | None], float]) -> list[str]:
     size = "" if entry["buffer_size"] is None else f"{entry['buffer_size']:,}"
     noise = "" if entry["noise"] is None else f"{entry['noise']:.2f}"
-    holds = "yes" if entry["holds"] else "**no**"
-    return [entry["claim"], size, str(entry["n"]), f"{entry['difference']:+.2f}", noise, holds]
+    cells = [entry["claim"], size, str(entry["n"]), f"{entry['difference']:+.2f}", noise]
+    cells.append("yes" if entry["holds"] else "**no**")
+    peer = theirs.get((entry["claim"], entry["buffer_size"]))
+    return [*cells, *(["" if peer is None else f"{peer:+.2f}"] if theirs else [])]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
