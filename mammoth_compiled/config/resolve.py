@@ -4,8 +4,8 @@ Precedence: given > configuration file > best known setting of (model, dataset) 
 `set_defaults` > the dataset's default > the argument's default.
 """
 
-from argparse import Namespace
-from collections.abc import Collection, Mapping, Sequence
+from argparse import Action, Namespace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def resolve_with_origins(
     if backbone is None:
         backbone = file.get("backbone", default_backbone(dataset))
     parser = build_parser(model, dataset, backbone)
-    required = {name: action for name, action in parser.arguments.items() if action.required}
+    required = [action for action in parser.arguments.values() if action.required]
     values = parser.read(translate(given, parser.arguments))
     from_file = parser.read(translate(file, parser.arguments))
     names = {
@@ -68,17 +68,37 @@ def resolve_with_origins(
         "dataset": datasets[dataset].name,
         "backbone": backbones[backbone].name,
     }
-    method: Any = models[model].target
-    source: Any = datasets[dataset].target
     _reject_other_names(values, names)
+    layers = _layers(parser, names, values, from_file)
+    merged = {key: value for layer in layers.values() for key, value in layer.items()} | names
+    origins = {key: origin for origin, layer in layers.items() for key in layer}
+    # First, so that nobody looks up arguments for a run that cannot be.
+    is_blurry = bool(merged["blurry"])
+    setting = declared_setting(names["dataset"], is_blurry)
+    check_setting(names["model"], names["dataset"], setting, is_blurry)
+    _check_required(required, merged)
+    _adjust(merged, values, from_file)
+    args = Namespace(**merged)
+    validate(RunConfig.from_namespace(args))
+    return Resolution(args, origins)
+
+
+def _layers(
+    parser: Parser,
+    names: Mapping[str, str],
+    values: Mapping[str, Any],
+    from_file: Mapping[str, Any],
+) -> dict[str, Mapping[str, Any]]:
+    """Returns the values by origin, from low to high precedence."""
+    method: Any = models[names["model"]].target
+    source: Any = datasets[names["dataset"]].target
     defaults = parser.defaults()
     best = _best_known(method.DEFAULTS.get(names["dataset"], {}), {**from_file, **values})
     # They mean arguments of a method, not parameters of a user's backbone with the same name.
     of_backbone = {name for name, owner in parser.owners.items() if owner.startswith("backbone")}
     shared = defaults.keys() - of_backbone
     from_dataset = defaults.keys() if _is_own_backbone(names) else shared
-    # From low to high precedence.
-    layers = {
+    return {
         "default": defaults,
         f"default of dataset {names['dataset']}": _known(
             translated(source.DEFAULTS, parser.arguments), from_dataset
@@ -90,18 +110,24 @@ def resolve_with_origins(
         "configuration file": from_file,
         "given": values,
     }
-    merged = {key: value for layer in layers.values() for key, value in layer.items()} | names
-    origins = {key: origin for origin, layer in layers.items() for key in layer}
-    # First, so that nobody looks up arguments for a run that cannot be.
-    is_blurry = bool(merged["blurry"])
-    setting = declared_setting(names["dataset"], is_blurry)
-    check_setting(names["model"], names["dataset"], setting, is_blurry)
-    for name, action in required.items():
-        if merged.get(name) is None:
+
+
+def _check_required(required: Iterable[Action], merged: Mapping[str, Any]) -> None:
+    """Raises a ConfigError if a required argument has no value."""
+    for action in required:
+        if merged.get(action.dest) is None:
             raise ConfigError(
-                f"--{name} is required for model {names['model']!r} on {names['dataset']!r} "
-                f"with backbone {names['backbone']!r}: {action.help or ''}".rstrip(": ")
+                f"--{action.dest} is required for model {merged['model']!r} on "
+                f"{merged['dataset']!r} with backbone {merged['backbone']!r}: "
+                f"{action.help or ''}".rstrip(": ")
             )
+
+
+def _adjust(
+    merged: dict[str, Any], values: Mapping[str, Any], from_file: Mapping[str, Any]
+) -> None:
+    """Sets, in place, the values that follow from others."""
+    method: Any = models[merged["model"]].target
     merged["joint"] = merged["joint"] or method.JOINT
     if merged["online"] and method.TRAINS_ON_STREAM:
         if values.get("n_epochs", 1) != 1:
@@ -110,11 +136,8 @@ def resolve_with_origins(
     if "buffer_size" in merged and "minibatch_size" in merged:
         if merged["minibatch_size"] is None:
             merged["minibatch_size"] = merged["batch_size"]
-        if "minibatch_size" not in values | from_file:
+        if "minibatch_size" not in values.keys() | from_file.keys():
             merged["minibatch_size"] = min(merged["minibatch_size"], merged["buffer_size"])
-    args = Namespace(**merged)
-    validate(RunConfig.from_namespace(args))
-    return Resolution(args, origins)
 
 
 def _reject_other_names(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
