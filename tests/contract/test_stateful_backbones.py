@@ -5,6 +5,8 @@ step with an empty buffer: the steps in which eager and compiled calls could mee
 AOTAutograd, which turns buffer updates into copies, but not through Inductor, which takes longer.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from mammoth_compiled import (
     register_model,
     train,
 )
+from mammoth_compiled.backbones.vit import VisionTransformer
 from mammoth_compiled.registry import models
 from mammoth_compiled.types import ReturnTypes
 
@@ -72,6 +75,23 @@ def stateful_backbone(request):
     return "stateful-net"
 
 
+@pytest.fixture
+def stateful_transformer():
+    """Registers a small vision transformer with all of the modules above before its patches."""
+
+    @register_backbone("stateful-vit")
+    class StatefulTransformer(VisionTransformer):
+        def __init__(self, num_classes):
+            super().__init__(num_classes, 24, 2, 3, 4, (8, 8), in_channels=4)
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.norms = nn.Sequential(*(make(4) for make in NORMS.values()))
+
+        def embed(self, x):
+            return super().embed(self.norms(self.stem(x)))
+
+    return "stateful-vit"
+
+
 def assert_compiled_equals_eager(compiled_functions, name, **args):
     defaults = {"seed": 0, "batch_size": 8, "n_epochs": 2, "lr": 0.02, "device": "cpu"}
     runs = []
@@ -85,16 +105,38 @@ def assert_compiled_equals_eager(compiled_functions, name, **args):
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
 
 
-# Some need a backbone of their own kind.
-NAMES = [name for name in models if "backbone" not in models[name].target.EXAMPLE_ARGS]
+# Some need a transformer.
+ON_TRANSFORMERS = [name for name in models if "backbone" in models[name].target.EXAMPLE_ARGS]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in models if name not in ON_TRANSFORMERS])
 def test_built_in_models(tiny, compiled_functions, example_args, stateful_backbone, name):
     args = example_args(name)
     if "minibatch_size" in get_avail_args(model=name)[1]:
         args["minibatch_size"] = 6
     assert_compiled_equals_eager(compiled_functions, name, backbone=stateful_backbone, **args)
+
+
+def transformer_args(args, backbone):
+    """Arguments of a model of transformers, without those of its example backbone."""
+    shape = ("width", "depth", "num_heads", "patch_size")
+    return {k: v for k, v in args.items() if k not in shape} | {"backbone": backbone, "n_epochs": 1}
+
+
+@pytest.mark.parametrize("name", ON_TRANSFORMERS)
+def test_models_of_transformers(run_tiny, example_args, stateful_transformer, name):
+    args = transformer_args(example_args(name), stateful_transformer)
+    _, _, results = run_tiny(name, **{"lr": 0.02, **args})
+    assert all(math.isfinite(loss) for loss in results.loss)
+    assert [len(row) for row in results.class_il] == [1, 2, 3]
+
+
+# Most freeze the transformer, so that no step saves what its modules update: one stands for all.
+def test_compiled_model_of_transformers(
+    tiny, compiled_functions, example_args, stateful_transformer
+):
+    args = transformer_args(example_args("l2p"), stateful_transformer)
+    assert_compiled_equals_eager(compiled_functions, "l2p", **args)
 
 
 @pytest.fixture
