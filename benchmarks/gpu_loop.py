@@ -32,6 +32,9 @@ ROWS = (
     ("derpp", "cnn", 32, "bf16"),
     ("er", "cnn", 128, "bf16"),
     ("sgd", "resnet18", 32, "bf16"),
+    ("derpp", "resnet18", 128, "bf16"),
+    ("derpp", "cnn", 128, "bf16"),
+    ("sgd", "resnet18", 128, "bf16"),
 )
 # "default" compiles the backbone alone, "whole" is `--whole_step`.
 WAYS = {"default": {}, "whole": {"whole_step": True}}

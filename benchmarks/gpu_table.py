@@ -2,7 +2,7 @@
 
 
 def print_table(sections):
-    """Prints training steps with their largest kernels, what failed, and one line a section."""
+    """Prints training steps with their largest kernels, then all else, and one line a section."""
     for row in rows_of(sections, "loops"):
         name = f"{row['model']} {row['backbone']} {row['batch']} {row['amp']}"
         for way in ("default", "whole"):
@@ -15,6 +15,17 @@ def print_table(sections):
         if rate := row.get("graph_images_per_s") or row.get("images_per_s"):
             name = f"{row['backbone']} {row['batch']} {row['compiler']}"
             print(f"{name}: {1e6 * row['batch'] / rate:.0f} us, {row.get('peak_MiB')} MiB")
+    for row in rows_of(sections, "tune"):
+        for kernel, found in row.get("kernels", {}).items():
+            print(
+                f"{kernel}, {row['problem']}: {found['first_us']:.1f} us, tuned "
+                f"{found['best_us']:.1f} us, {found['candidates']} candidates"
+            )
+    for row in (*rows_of(sections, "ops"), *rows_of(sections, "data")):
+        if "ms" in row:
+            case = row.get("problem") or f"batch={row['batch']}"
+            us = (f"{name} {1e3 * ms['median']:.1f}" for name, ms in row["ms"].items())
+            print(f"{row['op']}, {case}, us: {', '.join(us)}")
     for row in rows_of(sections, "export"):
         if "latency_us" in row:
             print(row["backbone"], row["latency_us"], row["largest_difference"])

@@ -90,6 +90,43 @@ def test_every_section_has_a_function(script):
         assert callable(getattr(script(module), function)), name
 
 
+def test_rows_compare_every_method_backbone_and_batch_size(script):
+    rows = {row[:3] for row in script("gpu_loop").ROWS}
+    assert rows >= {
+        (method, backbone, batch)
+        for method in ("sgd", "er", "derpp")
+        for backbone in ("cnn", "resnet18")
+        for batch in (32, 128)
+    }
+
+
+def test_table_has_what_was_measured(script, capsys):
+    spread = {"median": 0.002, "n": 3}
+    kernel = {"first_us": 3.0, "best_us": 2.0, "candidates": 4}
+    step = {"step_us": {"median": 32.0}, "speed_up": {"median": 50.0}, "kernels": 9, "reason": ""}
+    step |= {"replay_us": 30.0, "peak_MiB": 12.0, "largest": [["weight_grad", 2, 8.0]]}
+    rows = {
+        "loops": {"model": "er", "backbone": "cnn", "batch": 32, "amp": "bf16", "default": step},
+        "tune": {"problem": "rows=1", "kernels": {"draw.rows": kernel}},
+        "ops": {"op": "attention", "problem": "heads=3", "ms": {"torch": spread}},
+        "data": {"op": "replay", "batch": 32, "ms": {"fused": spread}},
+        "export": {"backbone": "cnn", "latency_us": {"1": 9}, "largest_difference": {"1": 0.0}},
+        "checks": {"group": "kernels", "passed": True, "log": "long"},
+    }
+    sections = {k: {"rows": [row], "seconds": 1.0, "failed": ""} for k, row in rows.items()}
+    script("gpu_table").print_table(sections)
+    assert capsys.readouterr().out.splitlines() == [
+        "er cnn 32 bf16 default: 32 us, replay 30 us, 9 kernels, 50.0x plain, 12.0 MiB ",
+        "         8.0 us    2  weight_grad",
+        "draw.rows, rows=1: 3.0 us, tuned 2.0 us, 4 candidates",
+        "attention, heads=3, us: torch 2.0",
+        "replay, batch=32, us: fused 2.0",
+        "cnn {'1': 9} {'1': 0.0}",
+        "checks {'group': 'kernels', 'passed': True}",
+        *(f"{name}: 1 rows in 1 s" for name in rows),
+    ]
+
+
 PYTEST_LOG = """
 [gw0] [ 25%] PASSED tests/kernels/test_draw.py::test_one[a-1]
 [gw1] [ 50%] FAILED tests/kernels/test_draw.py::test_two
