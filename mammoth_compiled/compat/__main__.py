@@ -2,20 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mammoth_compiled.command_line import LineParser, file_path
+from mammoth_compiled.compat.checkout import imported_files, local_path, package_of, read_source
 from mammoth_compiled.compat.rename import rename
 from mammoth_compiled.console import say
 from mammoth_compiled.errors import MammothError
 from mammoth_compiled.exit_codes import SUCCESS
 from mammoth_compiled.files import write_atomically
-from mammoth_compiled.reading import read_file
 from mammoth_compiled.signals import exit_code
 
-# Larger files are not Python code.
-MAX_BYTES = 2**24
+Result = TypeVar("Result")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,26 +48,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _rename(args: argparse.Namespace) -> int:
     files = [Path(file) for file in args.files]
+    written: set[Path] = set()
     for path in files:
-        siblings = {other.stem for other in files if other.parent == path.parent}
-        try:
-            source = read_file(path, MAX_BYTES).decode()
-            renamed = rename(source, siblings - {path.stem})
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            if isinstance(error, MammothError):
-                raise
-            reason = str(error) or type(error).__name__
-            raise MammothError(f"{path} is not a Python file: {reason}") from error
-        if args.out is None:
-            say(renamed.source.removesuffix("\n"))
-        else:
-            write_atomically(Path(args.out) / path.name, renamed.source.encode())
-        for import_ in renamed.unknown:
-            sys.stderr.write(
-                f"{path}: {import_} has no counterpart here: remove the import, or, for a file "
-                "next to this one, rename both with one command\n"
-            )
+        beside = {other.stem for other in files if other.parent == path.parent} - {path.stem}
+        copies = {f"models.{name}": name for name in beside}
+        imported: dict[str, Path] = {}
+        if args.out is not None:
+            imported = _checked(path, imported_files)
+            copies |= {name: name.partition(".")[2] for name in imported}
+        _rename_file(path, copies, args.out and Path(args.out) / path.name)
+        for module, source in imported.items():
+            copy = local_path(module, source)
+            if source.is_file() and source != path.resolve() and copy not in written:
+                _rename_file(source, copies, Path(args.out) / copy)
+                say(f"{path.name} imports {module}: wrote {Path(args.out) / copy}")
+                written.add(copy)
     return SUCCESS
+
+
+def _rename_file(path: Path, copies: Mapping[str, str], output: Path | None) -> None:
+    """Writes a renamed file, or prints it, and names the imports that are unknown."""
+    renamed = _checked(path, lambda file: rename(read_source(file), copies, package_of(file)))
+    if output is None:
+        say(renamed.source.removesuffix("\n"))
+    else:
+        write_atomically(output, renamed.source.encode())
+    for import_ in renamed.unknown:
+        sys.stderr.write(
+            f"{path}: {import_} has no counterpart here: remove the import, or rename the file in "
+            "its checkout of Mammoth with --out, which renames the files that it imports too\n"
+        )
+
+
+def _checked(path: Path, read: Callable[[Path], Result]) -> Result:
+    """Returns what a function reads from a file of Python code."""
+    try:
+        return read(path)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, MammothError):
+            raise
+        reason = str(error) or type(error).__name__
+        raise MammothError(f"{path} is not a Python file: {reason}") from error
 
 
 if __name__ == "__main__":

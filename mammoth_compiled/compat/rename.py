@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 TARGET = "mammoth_compiled.compat.mammoth"
@@ -53,7 +53,9 @@ class _Edit(NamedTuple):
     text: str
 
 
-def rename(source: str, siblings: Collection[str] = ()) -> Renamed:
+def rename(
+    source: str, copies: Mapping[str, str] | None = None, package: str | None = None
+) -> Renamed:
     """Renames the imports of Mammoth's modules.
 
     Calls of `self.net.forward(...)` become `self.net(...)`, since only these run compiled.
@@ -61,8 +63,10 @@ def rename(source: str, siblings: Collection[str] = ()) -> Renamed:
 
     Args:
         source: Python code written for Mammoth.
-        siblings: Files of Mammoth's folder `models`, without `.py`, that are renamed as well and
-            will be importable by these names.
+        copies: By name of a module of Mammoth that is renamed as well: the name by which it will
+            be importable.
+        package: Mammoth's package that the file belongs to, such as "models.utils". Relative
+            imports of modules with a counterpart are renamed if it is given.
 
     Raises:
         SyntaxError: If it is not valid Python.
@@ -72,10 +76,10 @@ def rename(source: str, siblings: Collection[str] = ()) -> Renamed:
         'from mammoth_compiled.compat.mammoth.buffer import Buffer  # replay'
         >>> rename("import utils.loggers").unknown
         ['line 1: utils.loggers']
-        >>> rename("from models.agem import project", siblings=["agem"]).source
+        >>> rename("from models.agem import project", {"models.agem": "agem"}).source
         'from agem import project'
     """
-    counterparts = {f"models.{name}": name for name in siblings}
+    counterparts = dict(copies or {})
     counterparts |= {name: f"{TARGET}.{module}" for name, module in MODULES.items()}
     lines = [line.encode() for line in source.split("\n")]  # as the parser counts lines
     edits: list[_Edit] = []
@@ -88,7 +92,7 @@ def rename(source: str, siblings: Collection[str] = ()) -> Renamed:
                 edits.append(_Edit(node.func.lineno - 1, start, end, ""))
         if not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
-        for module, pattern in _imported(node):
+        for module, pattern in _imported(node, package):
             position = re.search(pattern.encode(), lines[node.lineno - 1][node.col_offset :])
             if module not in counterparts or position is None:
                 unknown.append((node.lineno, module))
@@ -103,16 +107,32 @@ def rename(source: str, siblings: Collection[str] = ()) -> Renamed:
     return Renamed(b"\n".join(lines).decode(), names)
 
 
-def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+def _imported(node: ast.Import | ast.ImportFrom, package: str | None) -> Iterator[tuple[str, str]]:
     """Yields Mammoth's modules that a statement imports, and patterns whose group 1 is the name."""
     if isinstance(node, ast.ImportFrom):
-        if node.module and not node.level and _is_mammoth(node.module):
-            yield node.module, rf"from\s+({re.escape(node.module)})\s+import\b"
+        module = absolute_name(node, package) if package or not node.level else ""
+        # Relative imports of other modules stay valid.
+        if _is_mammoth(module) and (not node.level or module in MODULES):
+            written = "." * node.level + (node.module or "")
+            yield module, rf"from\s+({re.escape(written)})\s+import\b"
         return
     for alias in filter(lambda alias: _is_mammoth(alias.name), node.names):
         # `import utils.conf` binds `utils`, which no renamed import would.
         end = rf"\s+as\s+{alias.asname}\b" if alias.asname else r"(?!)"
         yield alias.name, rf"\b({re.escape(alias.name)}){end}"
+
+
+def absolute_name(node: ast.ImportFrom, package: str | None) -> str:
+    """Returns the name of the module that a statement imports from, in a file of a package.
+
+    Example:
+        >>> node = ast.parse("from ..buffer import Buffer").body[0]
+        >>> absolute_name(node, "utils.losses")
+        'utils.buffer'
+    """
+    above = (package or "").split(".")
+    parts = above[: len(above) - node.level + 1] if node.level else []
+    return ".".join([*parts, *([node.module] if node.module else [])])
 
 
 def _is_mammoth(module: str) -> bool:

@@ -99,6 +99,40 @@ def test_model_files_renamed_together_import_each_other(tmp_path):
     assert (tmp_path / "one.py").read_text() == expected
 
 
+def test_files_of_a_checkout_bring_what_they_import(tmp_path, capsys):
+    files = {
+        "models/lora.py": "from models.lora_utils import merge\nfrom utils.loss import mse\n",
+        "models/lora_utils/merge.py": "from .low_rank import f\nfrom utils.buffer import Buffer\n",
+        "models/lora_utils/low_rank.py": "from models.utils.base import Base\n",
+        "models/utils/base.py": "from models.lora import Lora\nfrom utils.missing import g\n"
+        "from .continual_model import ContinualModel\n",
+        "utils/loss/__init__.py": "import utils.loss.mse as mse\n",
+        "utils/loss/mse.py": "",
+        "utils/unused.py": "",
+        "utils/buffer.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / "mammoth" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mammoth" / name).write_text(text)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "mammoth/models/lora.py"), "--out", str(out)]) == 0
+    expected = {
+        "lora.py": "from lora_utils import merge\nfrom loss import mse\n",
+        "lora_utils/merge.py": f"from .low_rank import f\nfrom {TARGET}.buffer import Buffer\n",
+        "lora_utils/low_rank.py": "from utils.base import Base\n",
+        "utils/base.py": "from lora import Lora\nfrom utils.missing import g\n"
+        f"from {TARGET}.model import ContinualModel\n",
+        "loss/__init__.py": "import loss.mse as mse\n",
+        "loss/mse.py": "",
+    }
+    found = {str(file.relative_to(out)): file.read_text() for file in out.rglob("*.py")}
+    assert found == expected
+    said, err = capsys.readouterr()
+    assert f"lora.py imports models.lora_utils.merge: wrote {out}/lora_utils/merge.py" in said
+    assert err.count("\n") == 1
+    assert "base.py: line 2: utils.missing has no counterpart here" in err
+
+
 def test_every_counterpart_exists():
     for name in set(MODULES.values()):
         module = importlib.import_module(f"{TARGET}.{name}")
