@@ -91,6 +91,39 @@ def gpu_loops() -> str:
     )
 
 
+def gpu_steps() -> str:
+    """Time of a captured step on a GPU, its kernels, and those that take longest."""
+    default, with_tf32 = (
+        {tuple(step["case"]): step for step in read(name)["steps"] if "error" not in step}
+        for name in ("gpu_h100_profile", "gpu_h100_profile_tf32")
+    )
+    rows = []
+    for case in {**default, **with_tf32}:
+        method, backbone, batch, amp = case
+        step = default.get(case) or with_tf32[case]
+        times = [
+            found[case]["full_step_us"] if case in found else 0 for found in (default, with_tf32)
+        ]
+        largest = [f"`{name[:24]}` {us:.0f}" for name, _, us in step["top"][:3]]
+        rows.append(
+            [
+                f"{method.upper()}, `{backbone}`, {batch}, {'float32' if amp == 'off' else amp}",
+                *(f"{us:.0f}" if us else "-" for us in times),
+                f"{step['graph_replay_us']:.0f}",
+                f"{step['kernels_per_step']:.0f}",
+                ", ".join(largest),
+            ]
+        )
+    head = ["step, batch size", "step, us", "step with TF32, us", "replay, us", "kernels"]
+    return "\n\n".join(
+        [
+            table([*head, "longest kernels, us"], rows),
+            machine("gpu_h100_profile"),
+            machine("gpu_h100_profile_tf32"),
+        ]
+    )
+
+
 def gpu_net_step() -> str:
     """One training step of the network alone on a GPU, with and without a CUDA graph."""
     (row,) = read("gpu_h100_loops")["net_steps"]
