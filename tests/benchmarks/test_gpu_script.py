@@ -137,6 +137,18 @@ FAILED tests/kernels/test_draw.py::test_two - AssertionError
 """
 
 
+@pytest.mark.parametrize(("seconds", "left_out"), [(100, {"contract"}), (400, set())])
+def test_groups_of_tests_that_would_be_cut_off_are_left_out(
+    script, monkeypatch, tmp_path, seconds, left_out
+):
+    checks, timing = script("gpu_checks"), script("gpu_timing")
+    monkeypatch.setattr(checks, "_run", lambda *_: {"passed": True})
+    rows = list(checks.run_checks(timing.Context(tmp_path, time.monotonic() + seconds)))
+    groups = ["gpu", "kernels", "compiled", "unit", "contract"]
+    assert [row["group"] for row in rows] == groups
+    assert {row["group"] for row in rows if "left_out" in row} == left_out
+
+
 def test_tests_are_counted_also_if_they_were_stopped(script):
     row = script("gpu_checks").summary(PYTEST_LOG, None)
     assert (row["num_passed"], row["num_failed"], row["num_error"]) == (1, 1, 1)
