@@ -29,15 +29,21 @@ _INLINE = "--param early-inlining-insns=400"
 # In Inductor's cache once a process has compiled kernels.
 _MARKER = "mammoth_compiled_kernels"
 
+_preparing = threading.Lock()
 _header_is_ready = threading.Event()
 
 
-@functools.cache
 def prepare_compiler() -> None:
     """Finds Inductor's instruction set, and its precompiled header if there is one.
 
-    Call it once Inductor is imported.
+    Call it once Inductor is imported. If another thread is at it, this one waits.
     """
+    with _preparing:
+        _prepare()
+
+
+@functools.cache
+def _prepare() -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         return
     from torch._inductor import codecache, config, cpu_vec_isa
@@ -60,13 +66,15 @@ def precompile_header() -> None:
     run_in_background(_precompile_header, "precompile header")
 
 
-def run_in_background(function: Callable[[], None], name: str) -> None:
+def run_in_background(function: Callable[[], None], name: str) -> threading.Thread:
     """Runs a function in a thread with the settings of Inductor that this one has.
 
     They are context variables: a new thread would have the defaults.
     """
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(function,), name=name).start()
+    thread = threading.Thread(target=context.run, args=(function,), name=name)
+    thread.start()
+    return thread
 
 
 @functools.cache

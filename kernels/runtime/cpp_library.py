@@ -5,11 +5,14 @@ kept in Inductor's cache.
 """
 
 import contextlib
+import contextvars
 import ctypes
 import functools
 import platform
 import re
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +26,10 @@ from mammoth_compiled.kernels.runtime.cpp_compiler import (
 from mammoth_compiled.kernels.runtime.library_cache import verify_libraries
 
 _FOLDER = Path(__file__).parents[1]
+
+# The thread that builds the library, if any.
+_builder: threading.Thread | None = None
+_is_expected = contextvars.ContextVar("is_expected", default=False)
 
 
 class Arguments(Protocol):
@@ -57,7 +64,7 @@ def cpp_why_not(tensor: torch.Tensor) -> str:
     """Returns why the C++ kernels cannot take a tensor, "" if they can."""
     if not tensor.is_cpu or tensor.dtype != torch.float32:
         return "the C++ kernels take float32 on a CPU"
-    return unavailable_reason()
+    return "" if _is_expected.get() else unavailable_reason()
 
 
 @functools.cache
@@ -68,6 +75,8 @@ def unavailable_reason() -> str:
     """
     if reason := _unsupported_reason():
         return reason
+    if _builder is not None:
+        _builder.join()
     try:
         _library()
     except Exception as error:
@@ -82,7 +91,8 @@ def unavailable_reason() -> str:
 
 @functools.cache
 def build_in_background() -> None:
-    """Builds the library in a thread; `unavailable_reason` then waits for less or nothing."""
+    """Builds the library in a thread, after it has found what Inductor's compiler can do."""
+    global _builder
     if _unsupported_reason():
         return
 
@@ -90,11 +100,27 @@ def build_in_background() -> None:
         with contextlib.suppress(Exception):  # occurs again where the library is used
             _library()
 
-    # Here, since both change settings of Inductor for a moment.
-    verify_libraries()
-    with contextlib.suppress(Exception):
-        prepare_compiler()
-        run_in_background(build, "build C++ kernels")
+    verify_libraries()  # here, since two threads that import Inductor may get in each other's way
+    _builder = run_in_background(build, "build C++ kernels")
+
+
+@contextlib.contextmanager
+def expected() -> Iterator[None]:
+    """Inside, a library that is being built when the block begins counts as available.
+
+    A graph can then be compiled meanwhile. If the library turns out not to be available, the
+    operators in the graph compute with torch.
+    """
+    token = _is_expected.set(_builder is not None and _builder.is_alive())
+    try:
+        yield
+    finally:
+        _is_expected.reset(token)
+
+
+def is_available() -> bool:
+    """Returns whether there are C++ kernels; see `unavailable_reason` and `expected`."""
+    return _is_expected.get() or not unavailable_reason()
 
 
 def _unsupported_reason() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.compiler import counters
+from mammoth_compiled.compiler.ahead import compiles_ahead, computed_later
 from mammoth_compiled.compiler.combined_kernels import combine_more_kernels
 from mammoth_compiled.compiler.fingerprint import source_hash
 from mammoth_compiled.compiler.gradients import keep_weight_strides
@@ -44,16 +45,31 @@ def mammoth(
         mode: As for Inductor, for example "max-autotune".
         options: Inductor's options; they override `mode`.
     """
+    verify_libraries()
+    if _on_cpu(example_inputs):
+        prepare_compiler()
+        compile_kernels_together()
+    with cpp_library.expected():
+        compiled = _compile(graph, example_inputs, mode, options)
+    counters.count_graph()
+    if compiles_ahead():
+        return computed_later(compiled)
+    finish_kernels()
+    return compiled
+
+
+def _compile(
+    graph: torch.fx.GraphModule,
+    example_inputs: list[torch.Tensor],
+    mode: str | None,
+    options: dict[str, Any] | None,
+) -> Callable[..., Any]:
     # Importing Inductor takes seconds; only compiling code pays for it.
     import torch._functorch.config
     import torch.compiler.config
     from torch._inductor import config, list_mode_options
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
-    verify_libraries()
-    if _on_cpu(example_inputs):
-        prepare_compiler()
-        compile_kernels_together()
     apply_patterns(graph.graph)
     graph.recompile()
     tag = _cache_tag(example_inputs)
@@ -81,8 +97,6 @@ def mammoth(
             inner_compile=_in_all_threads(inductor.patch(patches)(compile_fx_inner)),
             decompositions=_Decompositions.make(),
         )
-    finish_kernels()
-    counters.count_graph()
     result: Callable[..., Any] = compiled
     return result
 
@@ -121,7 +135,7 @@ def _cache_tag(example_inputs: list[torch.Tensor]) -> str:
     """Returns our part of the key under which a compiled graph is cached on disk."""
     tag = f"mammoth-{source_hash()}"
     on_cpu = _on_cpu(example_inputs)
-    return f"{tag} cpp" if on_cpu and not cpp_library.unavailable_reason() else tag
+    return f"{tag} cpp" if on_cpu and cpp_library.is_available() else tag
 
 
 def _on_cpu(example_inputs: list[torch.Tensor]) -> bool:

@@ -76,6 +76,17 @@ class Compute:
         """Lets a backbone, and copies made of it from now on, run as this object decides."""
         net.set_runner(NetRunner(net, self))
 
+    def expect_evaluation(self, net: MammothBackbone, images: torch.Tensor) -> None:
+        """Lets the evaluation of a backbone compile together with its first training call.
+
+        Args:
+            net: The backbone.
+            images: A batch that will be evaluated, [B, C, H, W].
+        """
+        runner = vars(net).get("_runner")
+        if isinstance(runner, NetRunner) and len(images) in self.batch_sizes:
+            runner.evaluated = images
+
     def declare(self, batch_sizes: Iterable[int]) -> None:
         """Adds batch sizes that training steps pass to the backbone."""
         self.batch_sizes |= set(batch_sizes)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mammoth_compiled.backbones.base import MammothBackbone
+from mammoth_compiled.compiler.ahead import compiling_ahead
 from mammoth_compiled.compiler.compat import compile_function
 from mammoth_compiled.engine.host_state import changed_host_state
 from mammoth_compiled.engine.recompilation import RecompilationWatch
@@ -35,17 +36,24 @@ class CallPolicy(Protocol):
 class NetRunner:
     """Runs the calls of one backbone.
 
-    Each `returnt` has its own compiled function, so that it is a constant of its graph.
+    Each `returnt` has its own compiled function, so that it is a constant of its graph, and so have
+    calls without gradients.
 
     Args:
         net: The backbone.
         policy: Shared with the runners of the backbone's copies.
+
+    Attributes:
+        evaluated: Images for whose evaluation the backbone is compiled together with its first
+            training call, [B, C, H, W]; None if it is compiled when it is evaluated.
     """
+
+    evaluated: torch.Tensor | None = None
 
     def __init__(self, net: MammothBackbone, policy: CallPolicy) -> None:
         self.net = net
         self.policy = policy
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._compiled: dict[tuple[str, bool], Callable[..., Any]] = {}
         self._recompilations = RecompilationWatch(type(net).__name__)
         # Host state that the first training call changed; None before it.
         self._suspects: set[str] | None = None
@@ -80,11 +88,9 @@ class NetRunner:
             return self._inspect(eager)
         if not compiles:
             return eager()
-        function = self._compiled.get(returnt)
-        if function is None:
-            function = self._compiled[returnt] = compile_function(
-                forward_function(self.net, returnt), backend="mammoth", dynamic=False
-            )
+        if self.evaluated is not None and torch.is_grad_enabled():
+            self._compile_ahead()
+        function = self._function(returnt)
         try:
             # A call without gradients has a graph of its own.
             kind = (returnt, len(args[0]), self.net.training, torch.is_grad_enabled())
@@ -103,6 +109,26 @@ class NetRunner:
                 f"this guard failed: {outcome.guard}. Keep values that change in tensors (buffers)",
             )
         return result
+
+    def _function(self, returnt: str) -> Callable[..., Any]:
+        key = (returnt, torch.is_grad_enabled())
+        if key not in self._compiled:
+            self._compiled[key] = compile_function(
+                forward_function(self.net, returnt), backend="mammoth", dynamic=False
+            )
+        return self._compiled[key]
+
+    def _compile_ahead(self) -> None:
+        """Compiles the evaluation of `evaluated`; errors occur again when it is evaluated."""
+        images, self.evaluated = self.evaluated, None
+        training = [module for module in self.net.modules() if module.training]
+        self.net.eval()
+        try:
+            with torch.no_grad(), compiling_ahead(), contextlib.suppress(Exception):
+                self._function(ReturnTypes.OUT)(images)
+        finally:
+            for module in training:
+                module.training = True
 
     def _is_to_inspect(self, compiles: bool) -> bool:
         is_training = self.net.training and torch.is_grad_enabled() and self.policy.compile

@@ -245,7 +245,8 @@ def _decide_compile(run: Run) -> None:
     dataset, net, experiment = run.dataset, run.model.net, run.config.experiment
     if dataset.input_shape() is None:
         probe(net, dataset.info().input_shape, dataset.N_CLASSES)
-    images = next(iter(dataset.test_loaders[0]))[0][: experiment.batch_size]
+    evaluated = next(iter(dataset.test_loaders[0]))[0]
+    images = evaluated[: experiment.batch_size]
     mode, per_step = run.config.compute.compile, share(run.model.images_per_step())
     steps = steps_left(run)
     if steps is None:
@@ -256,3 +257,6 @@ def _decide_compile(run: Run) -> None:
         run.compute.compile, run.compute.reason = False, "--sync_batchnorm"
     if run.compute.compile and run.model.device.type == "cpu":
         cpp_library.build_in_background()
+        # Other models evaluate something else, and a whole step calls no backbone.
+        if type(run.model).forward is ContinualModel.forward and not run.compute.whole_step:
+            run.compute.expect_evaluation(net, evaluated)

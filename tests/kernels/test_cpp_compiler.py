@@ -34,7 +34,7 @@ def prepare(monkeypatch, tmp_path):
         monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", valid_instruction_sets)
         monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding_async", load_kernel)
         monkeypatch.setattr(cpp_compiler, "precompile_header", PRECOMPILE_HEADER)
-        cpp_compiler.prepare_compiler.__wrapped__()
+        cpp_compiler._prepare.__wrapped__()
         join_header()
         return seen
 
@@ -71,7 +71,7 @@ def test_the_thread_has_the_settings_of_the_user(prepare):
 
 def test_other_processors_are_left_alone(prepare, monkeypatch):
     monkeypatch.setattr(cpp_compiler.platform, "machine", lambda: "aarch64")
-    cpp_compiler.prepare_compiler.__wrapped__()
+    cpp_compiler._prepare.__wrapped__()
     assert not any(t.name == "precompile header" for t in threading.enumerate())
 
 
