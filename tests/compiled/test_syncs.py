@@ -4,6 +4,7 @@ A CPU has no host syncs, but the operations that cause them on a GPU are the sam
 the values of a tensor into Python values or into shapes.
 """
 
+import warnings
 from collections import Counter
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mammoth_compiled import get_model_names, load_runner
 from mammoth_compiled.engine.losses import LossReader
 from mammoth_compiled.engine.observer import Observers, Run
+from mammoth_compiled.engine.syncs import record_host_syncs
 from mammoth_compiled.kernels.reservoir import reference
 
 
@@ -63,3 +65,23 @@ def test_host_syncs_are_detected():
         float(torch.ones(1))
         torch.ones(3)[torch.tensor([True, False, True])]
     assert syncs.found == {"_local_scalar_dense": 1, "index": 1}
+
+
+def test_only_warnings_of_user_code_are_shown_where_syncs_are_recorded(monkeypatch):
+    modes = [0]
+
+    def set_mode(mode):
+        modes.append(mode)
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with (
+        warnings.catch_warnings(record=True) as shown,
+        record_host_syncs(torch.device("cuda")) as places,
+    ):
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("of user code", stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["of user code"]
+    assert [place.partition(":")[0] for place in places] == [__file__]
+    assert modes == [0, "warn", 0]
