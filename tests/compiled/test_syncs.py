@@ -76,12 +76,11 @@ def test_only_warnings_of_user_code_are_shown_where_syncs_are_recorded(monkeypat
 
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
-    with (
-        warnings.catch_warnings(record=True) as shown,
-        record_host_syncs(torch.device("cuda")) as places,
-    ):
-        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
-        warnings.warn("of user code", stacklevel=1)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with record_host_syncs(torch.device("cuda")) as places:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("of user code", stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["of user code"]
     assert [place.partition(":")[0] for place in places] == [__file__]
     assert modes == [0, "warn", 0]
