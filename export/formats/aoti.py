@@ -11,6 +11,7 @@ compiler from specializing on the current values, such as a bias of zeros.
 
 import json
 import platform
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Aoti(MultiEntryFormat):
             ExportError: If the device is missing, there is no compiler, or compilation fails.
         """
         from torch._inductor.package import package_aoti
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         requires = _requirements(source.device)
         file_name = f"model.aoti-{source.device.type}.pt2"
@@ -66,9 +68,14 @@ class Aoti(MultiEntryFormat):
         path, graph = directory / file_name, source.graph
         placeholders = _placeholders(graph.state_dict())
         try:
-            with quiet(), torch.no_grad():
+            # A folder of its own: another export of this network writes files of the same names.
+            with (
+                quiet(),
+                torch.no_grad(),
+                tempfile.TemporaryDirectory(dir=cache_dir()) as folder,
+            ):
                 files = {
-                    str(returnt): _compile(source, outputs, placeholders, requires)
+                    str(returnt): _compile(source, outputs, placeholders, requires, folder)
                     for returnt, outputs in graph.interface.entries.items()
                 }
                 package_aoti(str(path), files)
@@ -179,12 +186,14 @@ def _compile(
     outputs: tuple[str, ...],
     placeholders: Mapping[str, torch.Tensor],
     requires: Mapping[str, str],
+    folder: str,
 ) -> Any:
-    """Compiles one entry and returns the paths of its files."""
+    """Compiles one entry into a folder and returns the paths of its files."""
     from torch._inductor import config
 
     options: dict[str, Any] = {
         "aot_inductor.package": True,
+        "aot_inductor.output_path": folder,
         # Otherwise small weights become literals in the code, which cannot be replaced.
         "always_keep_tensor_constants": True,
     }

@@ -1,10 +1,10 @@
 """Compiles the C++ kernels of a graph together instead of one file each.
 
-Inductor writes a file per kernel. A kernel takes about 0.1 s to compile, but the headers before it
-take 1.8 s, or 0.5 s if they are precompiled, which itself takes 5 s. Here up to
-`KERNELS_PER_FILE` kernels of a graph share a file, and no kernel waits for the precompiled header:
-a file is compiled with it once it is there. Nor does Inductor wait for the kernels of the forward
-graph before it writes those of the backward graph.
+Inductor writes a file per kernel. The headers before a kernel take many times as long to compile as
+the kernel itself. Precompiled they take less, but precompiling takes as long as several files. Here
+up to `KERNELS_PER_FILE` kernels of a graph share a file, and no kernel waits for the precompiled
+header: a file is compiled with it once it is there. Nor does Inductor wait for the kernels of the
+forward graph before it writes those of the backward graph.
 """
 
 import functools
@@ -22,7 +22,7 @@ from mammoth_compiled.kernels.runtime.cpp_compiler import (
     note_compilation,
 )
 
-# With 16 kernels a file takes 4 s; with 8 two files compile at the same time in 3 s each.
+# With more, one core would compile a file while the others wait; with fewer, headers dominate.
 KERNELS_PER_FILE = 8
 
 # Headers, then one function and nothing else outside it.

@@ -3,9 +3,9 @@
 Before it compiles anything, Inductor compiles a program with PyTorch's vector headers for each
 instruction set of the processor, one for each extension of it, and a precompiled header: longer
 than the graphs of a small network. The first programs tell nothing here, and those for extensions
-are compiled as one. The header takes 5 s and saves 1.3 s for each file of kernels, of which a
-network has two or three. It is therefore compiled when a second network is, in the background, and
-no file waits for it.
+are compiled as one. The header takes longer than it saves for the two or three files of kernels
+that a network has. It is therefore compiled when a second network is, in the background, and no
+file waits for it.
 """
 
 import contextlib

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
@@ -14,6 +15,7 @@ from mammoth_compiled.backbones import Contract
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.compiler import autotune
 from mammoth_compiled.compiler.patterns import apply_patterns
+from mammoth_compiled.errors import ExportError
 from mammoth_compiled.export.capture.graph import NamedOutputs
 from mammoth_compiled.export.capture.program import Source
 from mammoth_compiled.export.formats import FORMATS, aoti
@@ -147,3 +149,25 @@ def test_cpu_graphs_are_not_rewritten(net):
     for name, value in net.state_dict().items():
         assert torch.equal(module.state_dict()[f"net.{name}"], value + 1)
         assert torch.equal(source.graph.state_dict()[f"net.{name}"], value)
+
+
+def test_exports_at_the_same_time_write_no_common_file(net, tmp_path, monkeypatch, require_format):
+    require_format("aoti")
+    folders = []
+
+    def compile_nothing(*_, options):
+        folder = Path(options["aot_inductor.output_path"])
+        folders.append(folder)
+        if len(folders) == 1:  # meanwhile another process exports the same network
+            with pytest.raises(ExportError, match="stop"):
+                FORMATS["aoti"].write(source_of(net), tmp_path)
+            assert folder.is_dir()
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(torch._inductor, "aot_compile", compile_nothing)
+    with pytest.raises(ExportError, match="stop"):
+        FORMATS["aoti"].write(source_of(net), tmp_path)
+    mine, other = folders
+    assert mine != other
+    assert not mine.exists()
+    assert not other.exists()
