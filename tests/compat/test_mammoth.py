@@ -8,6 +8,7 @@ import torch
 
 from mammoth_compiled import load_runner, train
 from mammoth_compiled.compat.__main__ import main
+from mammoth_compiled.compat.mammoth import augmentations
 from mammoth_compiled.compat.rename import MODULES, TARGET, rename
 
 FILE = Path(__file__).with_name("mammoth_style.py")
@@ -155,3 +156,12 @@ def test_unreadable_files(tmp_path, capsys, text):
         path.write_text(text)
     assert main([str(path)]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_strong_views_are_normalized():
+    images = torch.full((4, 3, 8, 8), 0.5)
+    views = augmentations.strong_aug((8, 8), (0.5, 0.5, 0.5), (0.1, 0.1, 0.1))(images)
+    assert views.shape == images.shape
+    assert views.abs().max() > 0  # brightness is jittered
+    flat = augmentations.strong_aug(None, (0.0,), (0.5,))(images[:, :1])
+    torch.testing.assert_close(flat, 2 * images[:, :1])  # gray images are only cropped and flipped

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision import transforms
 
 from mammoth_compiled.data.transforms import apply_transform
+from mammoth_compiled.models.common.contrast import strong_view
 
-__all__ = ["RepeatedTransform", "apply_transform", "cutmix_data"]
+__all__ = ["RepeatedTransform", "apply_transform", "cutmix_data", "strong_aug"]
 
 
 def cutmix_data(
@@ -60,3 +62,20 @@ class RepeatedTransform:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the results, [T, *images.shape]."""
         return torch.stack([apply_transform(images, t) for t in self.transforms_list])
+
+
+class strong_aug:  # noqa: N801, Mammoth's name
+    """Crops, flips and recolors images as `strong_view` does, each in its own way; X-DER's views.
+
+    Args:
+        size: Not used; the views have the size of the images.
+        mean: Mean of each channel, for the normalization that follows.
+        std: Standard deviation of each channel.
+    """
+
+    def __init__(self, size: Any, mean: Any, std: Any) -> None:
+        self.transform = transforms.Normalize(mean, std)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns normalized views of images in [0, 1], [B, C, H, W]."""
+        return apply_transform(strong_view(x), self.transform)
