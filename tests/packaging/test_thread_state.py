@@ -27,7 +27,9 @@ BOUND_TO_A_THREAD = {
 # `runtime.launch.record_launches`.
 EXPLAINED = {
     "kernels/runtime/cpp_compiler.py": "a thread that compiles, with the settings of its caller",
+    "kernels/runtime/cpp_library.py": "read while a graph for a CPU is lowered, by its caller",
     "kernels/runtime/deferred.py": "counters that a step advances; no backward has any",
+    "mammoth_compiled/compiler/ahead.py": "read by the caller of a graph; its backward never runs",
     "mammoth_compiled/compiler/backend.py": "the backward is lowered with the forward's settings",
     "mammoth_compiled/datasets/decode.py": "threads that decode images and need no settings",
     "mammoth_compiled/engine/cost.py": "counts operations of a forward without gradients",
