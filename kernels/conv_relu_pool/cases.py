@@ -11,7 +11,8 @@ import torch
 from mammoth_compiled.kernels.conv_relu_pool import op
 from mammoth_compiled.kernels.runtime.cases import LaunchCase, TuningCase, Work
 from mammoth_compiled.kernels.runtime.implementations import capable
-from mammoth_compiled.kernels.runtime.tiles import case_key
+from mammoth_compiled.kernels.runtime.launch import Launch, launch, record_launches
+from mammoth_compiled.kernels.runtime.tiles import TileConfig, case_key
 
 
 def launch_cases() -> Iterator[LaunchCase]:
@@ -35,6 +36,33 @@ def launch_cases() -> Iterator[LaunchCase]:
             order = str(layout).removeprefix("torch.")
             name = f"{in_channels}->{out_channels}@{size} {order} {dtype} {precision}"
             yield LaunchCase(name, partial(_launch, x, weight, precision))
+    yield LaunchCase("sums of 3->32@32 and 32->64@16", _launch_two_sums)
+
+
+def _launch_two_sums() -> None:
+    from mammoth_compiled.kernels.conv_relu_pool import triton
+
+    with record_launches() as launches:
+        for splits, shape in (256, (32, 3, 3, 3)), (26, (64, 32, 3, 3)):
+            weight = torch.empty(shape, device="meta")
+            triton.sum_splits(weight.new_empty(splits, weight.numel() + shape[0]), weight)
+    launch_two_sums(*launches)
+
+
+def launch_two_sums(first: Launch, second: Launch) -> None:
+    """Launches what two recorded launches of `sum_partial_kernel` add up."""
+    from mammoth_compiled.kernels.conv_relu_pool import triton_sums
+
+    one, other = (
+        {**dict(zip(sums.kernel.arg_names, sums.args, strict=False)), **sums.constants}
+        for sums in (first, second)
+    )
+    kernel = triton_sums.sum_two_partials_kernel
+    given = triton_sums.two_partials(one, other, first.grid[0])
+    config = TileConfig("conv_relu_pool.sum_two_partials", (), first.config.num_warps, 1)
+    names = kernel.arg_names
+    args = [given.pop(name) for name in names[: names.index("programs0") + 1]]
+    launch(kernel, (first.grid[0] + second.grid[0],), *args, config=config, **given)
 
 
 def _launch(x: torch.Tensor, weight: torch.Tensor, precision: str) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from mammoth_compiled.kernels.conv_relu_pool import triton_gradient_kernels as gradient_kernels
 from mammoth_compiled.kernels.conv_relu_pool import triton_kernels as kernels
+from mammoth_compiled.kernels.conv_relu_pool.triton_sums import sum_partial_kernel
 from mammoth_compiled.kernels.runtime.launch import ceil_div, launch
 from mammoth_compiled.kernels.runtime.layouts import empty_images
 from mammoth_compiled.kernels.runtime.tiles import TileConfig, select_tile
@@ -187,7 +188,7 @@ def sum_splits(partial: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tenso
     strides = dict(zip(("WN", "WC", "WY", "WX"), grad_weight.stride(), strict=True))
     constants = {"CIN": in_channels, "COUT": out_channels, **strides}
     launch(
-        gradient_kernels.sum_partial_kernel,
+        sum_partial_kernel,
         (ceil_div(num_elements, config["BLOCK"]),),
         *(partial, grad_weight, grad_bias, splits),
         config=config,

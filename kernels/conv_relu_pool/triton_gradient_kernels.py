@@ -159,34 +159,3 @@ def gradients_kernel(
             program - input_programs, grad, argmax, x, partial, num_cells, cells_per_split,
             H, W, CIN, COUT, PRECISION, UPCAST, SUM_M, SUM_N, SUM_K,
         )  # fmt: skip
-
-
-@triton.jit
-def sum_partial_kernel(
-    partial,  # [splits, COUT * 9 * CIN + COUT], float32
-    grad_weight,  # [COUT, CIN, 3, 3], strides WN, WC, WY and WX
-    grad_bias,  # [COUT]
-    splits,
-    CIN: tl.constexpr,
-    COUT: tl.constexpr,
-    WN: tl.constexpr,
-    WC: tl.constexpr,
-    WY: tl.constexpr,
-    WX: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-) -> None:
-    """Adds up the partial sums of a weight gradient, in a fixed order."""
-    SIZE: tl.constexpr = COUT * 9 * CIN
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK_S, BLOCK), tl.float32)
-    for start in range(0, splits, BLOCK_S):
-        split = start + tl.arange(0, BLOCK_S)
-        valid = (split < splits)[:, None] & (i < SIZE + COUT)[None, :]
-        offset = split.to(tl.int64)[:, None] * (SIZE + COUT) + i[None, :]
-        total += tl.load(partial + offset, mask=valid, other=0.0)
-    value = tl.sum(total, 0).to(grad_weight.dtype.element_ty)
-    tap = i // CIN % 9
-    offset = i // (9 * CIN) * WN + i % CIN * WC + tap // 3 * WY + tap % 3 * WX
-    tl.store(grad_weight + offset, value, mask=i < SIZE)
-    tl.store(grad_bias + i - SIZE, value, mask=(i >= SIZE) & (i < SIZE + COUT))

@@ -1,6 +1,7 @@
 """Convolution, ReLU and pooling: reference, operators and Triton kernels against torch."""
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mammoth_compiled.kernels.conv_relu_pool import conv_relu_pool, op, reference
-from mammoth_compiled.kernels.conv_relu_pool.cases import conv_relu_pool_work
+from mammoth_compiled.kernels.conv_relu_pool.cases import conv_relu_pool_work, launch_two_sums
+from mammoth_compiled.kernels.runtime.launch import record_launches
 from mammoth_compiled.kernels.runtime.tiles import override_tiles, tile_candidates
 
 CHANNELS_LAST = torch.channels_last
@@ -165,6 +167,26 @@ def test_weight_gradient_does_not_depend_on_the_number_of_splits(device, monkeyp
     expected = reference.weight_grad(grad, argmax, x, weight)
     for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("looping_kernels")
+def test_one_launch_adds_up_the_sums_of_two_layers(device):
+    from mammoth_compiled.kernels.conv_relu_pool import triton
+
+    shapes = (7, 5, 3, 3), (4, 3, 3, 3)
+    weights = [torch.empty(shape, device=device) for shape in shapes]
+    weights[1] = weights[1].bfloat16().contiguous(memory_format=CHANNELS_LAST)
+    partials = [
+        torch.randn(splits, w.numel() + len(w), device=device)
+        for splits, w in zip((70, 3), weights, strict=True)
+    ]
+    expected = [triton.sum_splits(p, w) for p, w in zip(partials, weights, strict=True)]
+    with record_launches() as launches:
+        results = [triton.sum_splits(p, w) for p, w in zip(partials, weights, strict=True)]
+    launch_two_sums(*launches)
+    for ours, theirs in zip(chain(*results), chain(*expected), strict=True):
+        assert ours.stride() == theirs.stride()
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.usefixtures("looping_kernels")
