@@ -41,7 +41,10 @@ _NONE = {"detach", "lift_fresh", "alias", "_unsafe_view", "_assert_async", "set_
 # number of lists, blocks, and elements of a block.
 _TENSORS_PER_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 _BLOCKS_PER_LAUNCH, _BLOCK = 320, 65536
-_OPTIONS = {"post_grad_custom_pre_pass": _graph_pass(_rewrite_lowered, "launches")}
+_OPTIONS = {
+    "post_grad_custom_pre_pass": _graph_pass(_rewrite_lowered, "launches"),
+    "compile_threads": 1,  # with more, processes begin to compile kernels that nothing needs
+}
 
 
 class CountLaunches(TorchDispatchMode):

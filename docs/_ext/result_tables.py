@@ -236,7 +236,7 @@ def launches() -> str:
         rows.append(
             [
                 f"`{model}`, `{backbone}`, {batch}, {precision}",
-                *map(str, (row["measured"] or "-", *cells, *totals)),
+                *map(str, (row["measured"] or "-", *cells, *totals, row["planned"])),
             ]
         )
     head = ["step", "seen on an H100", "batch", "draw", "network", "loss", "rest", "sum"]
@@ -245,8 +245,9 @@ def launches() -> str:
         for name, row in read("launches")["steps"].items()
         if "network_commit" in row
     ]
-    note = f"Network and loss counted at an earlier commit: {', '.join(earlier)}."
-    return "\n\n".join([table([*head, "`--whole_step 1`"], rows), *([note] if earlier else [])])
+    note = f"Counted at an earlier commit: {', '.join(earlier)}."
+    columns = [*head, "`--whole_step 1`", "planned"]
+    return "\n\n".join([table(columns, rows), *([note] if earlier else [])])
 
 
 def compile_steps() -> str:
