@@ -4,9 +4,10 @@
 
 For each backbone, a training step (forward, loss, backward, SGD) in eager mode, in eager mode with
 channels-last weights and images, and compiled as in `train()`, interleaved and each in its own
-process; and the seconds of compiling the first time on a machine ("first"), after another backbone
-("prepared"), and with the code in the cache ("cached"). From these follow the times of runs with N
-steps, compiled and not, and how much longer the choice of `auto` takes than the better of the two.
+process; and the seconds of compiling, evaluation included, the first time on a machine ("first"),
+after another backbone ("prepared"), and with the code in the cache ("cached"). From these follow
+the times of runs with N steps, compiled and not, and how much longer the choice of `auto` takes
+than the better of the two.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from common import RESULTS, fresh_process, interleaved, ratio, spread, write_res
 from torch.nn import functional as F
 
 import mammoth_compiled  # noqa: F401 (registers the backbones)
+from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE
 from mammoth_compiled.device import keep_freed_memory
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.cost import COMPILE_S, compiling_pays
+from mammoth_compiled.kernels.runtime import cpp_library
 from mammoth_compiled.registry import backbones
 
 NUM_STEPS = (100, 400, 1_900, 10_000)
@@ -52,6 +55,8 @@ def prepare(kind, name, batch):
         compute = Compute(torch.device("cpu"), compile=True)
         compute.declare({batch})
         compute.attach(net)
+        cpp_library.build_in_background()
+        compute.expect_evaluation(net, torch.randn(EVAL_BATCH_SIZE, *inputs.shape[1:]))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
 
     def step():
