@@ -4,8 +4,8 @@
 
 MAMMOTH is a checkout of Mammoth. Its files are renamed by `mammoth_compiled.compat` into a
 temporary folder; none of their text is kept. What an ordering of methods owes to our code and
-what to the protocol shows in the difference of the two. Rows of other methods, datasets and
-buffer sizes stay in `peers.json`.
+what to the protocol shows in the difference of the two. Rows of other methods, datasets,
+backbones and buffer sizes stay in `peers.json`.
 """
 
 import argparse
@@ -28,9 +28,10 @@ from mammoth_compiled.results import Results
 SWITCHES = {"er-ace": {"use_custom_classifier": "0"}}
 
 
-def settings(method: str, dataset: str, buffer_size: int) -> dict[str, Any]:
+def settings(method: str, dataset: str, backbone: str, buffer_size: int) -> dict[str, Any]:
     """Returns the arguments that a method runs with here: its own ones, and the learning rate."""
-    values: dict[str, Any] = {"model": method, "dataset": dataset, "backbone": "cnn", "n_epochs": 1}
+    values: dict[str, Any] = {"model": method, "dataset": dataset, "backbone": backbone}
+    values["n_epochs"] = 1
     own = set().union(*get_avail_args(model=method)) - set().union(*get_avail_args(model="sgd"))
     if "buffer_size" in own:
         values["buffer_size"] = buffer_size
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["er", "er-ace", "icarl", "xder-ce"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dataset", default="seq-fmnist-mini")
+    parser.add_argument("--backbone", default="cnn")
     parser.add_argument("--buffer_size", type=int, default=200)
     args = parser.parse_args()
     path = RESULTS / "peers.json"
@@ -96,7 +98,7 @@ def main() -> None:
         ours, theirs = [], []
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            values = settings(method, args.dataset, args.buffer_size)
+            values = settings(method, args.dataset, args.backbone, args.buffer_size)
             module = renamed(args.mammoth, method, folder)
             given = peer_arguments(values, module, method)
             for seed in range(args.seeds):
@@ -105,8 +107,8 @@ def main() -> None:
                     place.mkdir()
                     results.append(run(words, seed, place, file))
                 print(method, seed, figures(ours), figures(theirs), flush=True)
-        size = values.get("buffer_size")
-        row = {"dataset": args.dataset, "method": method, "buffer_size": size}
+        row = {name: values[name] for name in ("dataset", "backbone")}
+        row |= {"method": method, "buffer_size": values.get("buffer_size")}
         found = {"settings": values, "ours": figures(ours), "mammoth": figures(theirs)}
         rows = [other for other in rows if any(other[key] != row[key] for key in row)]
         rows.append(row | found)

@@ -107,6 +107,15 @@ _SMALL = (
     "Mammoth's own code too. With all images of Fashion-MNIST both end above it."
 )
 
+_RESNET = (
+    "ER passes stream and replayed images through the network together, so that batch norm "
+    "normalizes them together; ER-ACE and DER++ pass them one after the other, and end below ER. "
+    "So does Mammoth's own ER-ACE on the packaged images.",
+    "EWC has a weight of 1. With the published 10, gradient descent on its penalty is unstable at "
+    "this learning rate (2 e_lambda F > 2 / lr, F up to 6.6 after the first task), and the loss "
+    "becomes infinite in the second task.",
+)
+
 PROTOCOLS = {
     "fmnist-mini": Protocol(
         "seq-fmnist-mini",
@@ -129,7 +138,8 @@ PROTOCOLS = {
         "reduced-resnet18",
         "Fashion-MNIST, 5 tasks x 2 classes, reduced ResNet-18.",
         {"n_epochs": 1},
-        method_arguments=_GDUMB,
+        method_arguments={**_GDUMB, "ewc-on": {"e_lambda": 1.0}},
+        notes=(*_RESNET, _ONE_EPOCH, _GDUMB_EPOCHS),
     ),
     "cifar10": Protocol(
         "seq-cifar10",

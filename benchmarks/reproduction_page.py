@@ -17,7 +17,7 @@ of the paper. Learning rates and the weights of the losses are the
 The same command continues a grid that was stopped, and skips what has finished:
 
 ```bash
-python benchmarks/reproduce.py --protocols fmnist-mini fmnist --budget 3600
+python benchmarks/reproduce.py --protocols fmnist-mini fmnist fmnist-resnet --budget 3600
 ```
 """
 
@@ -25,8 +25,8 @@ python benchmarks/reproduce.py --protocols fmnist-mini fmnist --budget 3600
 PEERS = """## Beside Mammoth's own code
 
 Mammoth's files of these methods, with renamed imports, ran with the settings and seeds of ours:
-`python benchmarks/peers.py MAMMOTH`. Data, backbone (`cnn`) and loop (one epoch per task) are the
-same for both; the method and its random draws are not. Orderings that both show are due to the
+`python benchmarks/peers.py MAMMOTH`. Data, backbone and loop (one epoch per task) are the same for
+both; the method and its random draws are not. Orderings that both show are due to the
 protocol, not to our code.
 """
 
@@ -47,12 +47,14 @@ def render(results: dict[str, Any], peers: dict[str, Any] | None = None) -> str:
 
 
 def _peers(peers: dict[str, Any]) -> str:
-    head = ["dataset", "method", "buffer", "n", "class-IL, ours", "class-IL, Mammoth's"]
+    head = ["dataset", "backbone", "method", "buffer", "n"]
+    head += ["class-IL, ours", "class-IL, Mammoth's"]
     head.append("difference, points")
     rows = []
     for row in peers["rows"]:
         ours, theirs = row["ours"], row["mammoth"]
-        cells = [f"`{row['dataset']}`", f"`{row['method']}`", f"{row['buffer_size']:,}"]
+        cells = [f"`{row[name]}`" for name in ("dataset", "backbone", "method")]
+        cells.append("" if row["buffer_size"] is None else f"{row['buffer_size']:,}")
         cells += [
             str(ours["n"]),
             _percent(ours),
@@ -113,7 +115,7 @@ def _mammoths(
     rows = [
         {"method": row["method"], "buffer_size": row["buffer_size"], "class_il": row["mammoth"]}
         for row in (peers or {"rows": []})["rows"]
-        if all(row["settings"][name] == protocol[name] for name in ("dataset", "backbone"))
+        if all(row[name] == protocol[name] for name in ("dataset", "backbone"))
     ]
     return {(entry["claim"], entry["buffer_size"]): entry["difference"] for entry in check(rows)}
 
