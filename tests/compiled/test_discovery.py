@@ -11,10 +11,10 @@ from mammoth_compiled import compiler, kernels
 from mammoth_compiled.compiler import backend, fingerprint, pattern, patterns
 
 
-def test_every_module_of_the_package_registers_a_pattern():
+def test_every_module_of_the_package_registers_a_pattern_or_a_lowering():
     names = [module.name for module in pkgutil.iter_modules(patterns.__path__)]
-    registered = {function.__module__.rpartition(".")[2] for function in pattern.patterns()}
-    assert registered == set(names)
+    functions = [*pattern.patterns(), *pattern.lowerings()]
+    assert {function.__module__.rpartition(".")[2] for function in functions} == set(names)
 
 
 def test_larger_subgraphs_come_first():
