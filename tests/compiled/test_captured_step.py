@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from killed_runs import KilledAfter
 from operation_log import LogCapture, OperationLog
 
 from mammoth_compiled import (
@@ -23,7 +24,6 @@ from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.data import array_source, ready_batch
 from mammoth_compiled.engine import static_step
 from mammoth_compiled.engine.captured_step import WARMUP_STEPS, StepState, training_step
-from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.errors import DataError
 from mammoth_compiled.kernels.runtime import device as kernel_device
 from mammoth_compiled.kernels.step_end import end_step
@@ -495,20 +495,6 @@ def test_losses_that_are_held_survive_the_end_of_the_ring(monkeypatch):
     assert all(loss.dtype == torch.float64 for loss in held)
 
 
-class KilledAfter(Observer):
-    """Ends the run after a step of its second task, as SIGKILL would, and counts replays."""
-
-    class Killed(BaseException):
-        pass
-
-    def __init__(self, step):
-        self.step = step
-
-    def end_step(self, run, loss, num_images):
-        if (run.task, run.task_step) == (1, self.step):
-            raise self.Killed
-
-
 @pytest.mark.parametrize("data", ["copied", "windows"])
 def test_resumed_within_a_task_it_computes_the_same(run_tiny, monkeypatch, tmp_path, request, data):
     if data == "windows":
@@ -530,7 +516,7 @@ def test_resumed_within_a_task_it_computes_the_same(run_tiny, monkeypatch, tmp_p
     # In the middle of an epoch with replays, and after its ragged last batch.
     for killed_after in (8, 10):
         with pytest.raises(KilledAfter.Killed):
-            run_tiny("er", observers=[KilledAfter(killed_after)], **args)
+            run_tiny("er", observers=[KilledAfter(1, killed_after)], **args)
         assert steps[-1].replays > 0 or killed_after == 10
     resumed, _, results = run_tiny("er", **args)
     assert results.notes["steps"] == 3 * 3 * 5

@@ -5,8 +5,7 @@ On a GPU with compiled networks and captured steps.
 
 import pytest
 import torch
-
-from mammoth_compiled.engine.observer import Observer
+from killed_runs import KilledAfter
 
 METHODS = {
     "sgd": {"optim_mom": 0.9, "lr_scheduler": "cosine"},
@@ -19,20 +18,6 @@ DEVICES = [
     pytest.param({"device": "cpu", "n_epochs": 2}, id="cpu"),
     pytest.param(ON_GPU, id="cuda", marks=pytest.mark.gpu),
 ]
-
-
-class KilledAfter(Observer):
-    """Ends the run after a step of a task, as SIGKILL would."""
-
-    class Killed(BaseException):
-        pass
-
-    def __init__(self, task, step):
-        self.place = (task, step)
-
-    def end_step(self, run, loss, num_images):
-        if (run.task, run.task_step) == self.place:
-            raise self.Killed
 
 
 @pytest.mark.parametrize("device", DEVICES)

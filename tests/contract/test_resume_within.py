@@ -2,23 +2,9 @@
 
 import pytest
 import torch
+from killed_runs import KilledAfter
 
-from mammoth_compiled.engine.observer import Observer
 from mammoth_compiled.registry import models
-
-
-class Kills(Observer):
-    """Ends the run in a step of a task."""
-
-    class Killed(BaseException):
-        pass
-
-    def __init__(self, task, step):
-        self.place = (task, step)
-
-    def end_step(self, run, loss, num_images):
-        if (run.task, run.task_step) == self.place:
-            raise self.Killed
 
 
 @pytest.mark.parametrize("name", list(models))
@@ -31,8 +17,8 @@ def test_run_killed_within_a_task(run_tiny, example_args, name, tmp_path):
     last = dataset.num_stages - 1
     kills = [(0, 3), (last, 7)] if last else [(0, 3)]
     for task, step in kills:
-        with pytest.raises(Kills.Killed):
-            run_tiny(name, observers=[Kills(task, step)], **args)
+        with pytest.raises(KilledAfter.Killed):
+            run_tiny(name, observers=[KilledAfter(task, step)], **args)
     resumed, _, results = run_tiny(name, **args)
     for key, value in whole.net.state_dict().items():
         assert torch.equal(value, resumed.net.state_dict()[key]), key

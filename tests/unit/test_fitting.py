@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from killed_runs import KilledAfter
 
 from mammoth_compiled import evaluate, load_runner, train
 from mammoth_compiled.dry_run import estimate
@@ -312,25 +313,12 @@ def test_invalid_names_and_intervals_raise(tiny, args, message):
     ids=lambda args: next(iter(args)),
 )
 def test_interrupted_run_ends_with_the_same_bits(run, run_tiny, tmp_path, args):
-    class Killed(BaseException):
-        pass
-
-    class Kills(Observer):
-        """Ends the run in a step of the second task."""
-
-        def __init__(self, step):
-            self.step = step
-
-        def end_step(self, run, loss, num_images):
-            if (run.task, run.task_step) == (1, self.step):
-                raise Killed
-
     args = {"buffer_size": 9, **args}
     whole = run("er", **args)
     args |= {"checkpoint_every": "1", "resume": 1, "checkpoint_path": str(tmp_path / "saved")}
     for step in (2, 5):
-        with pytest.raises(Killed):
-            run_tiny("er", observers=[Kills(step)], **args)
+        with pytest.raises(KilledAfter.Killed):
+            run_tiny("er", observers=[KilledAfter(1, step)], **args)
     resumed = run("er", **args)
     assert resumed[0].steps.get(1, []) == whole[0].steps[1][5:]
     assert same(resumed[1], whole[1])
