@@ -167,12 +167,15 @@ class Observer:
             evaluation: Accuracies on all tasks seen.
         """
 
-    def end_run(self, run: Run) -> None:
-        """Called when the run ends, even if an observer before this one failed.
+    def keep_results(self, run: Run) -> None:
+        """Called when the run ends, before any `end_run`: write what must not be lost, quickly.
 
-        After an interruption or an error, `run.results.interrupted` is True; after an error it is
-        called only if a task was finished.
+        Signals wait meanwhile. After an interruption or an error, `run.results.interrupted` is
+        True; after an error it is called only if a task was finished.
         """
+
+    def end_run(self, run: Run) -> None:
+        """Called when the run ends, as `keep_results`, even if an observer before failed."""
 
     def close(self, run: Run) -> None:
         """Called last, also after an error: release files and the terminal here.

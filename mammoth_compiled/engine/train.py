@@ -106,10 +106,20 @@ def run_tasks(
 
 def _train_and_report(run: Run, observers: Observers) -> list[BaseException]:
     """Trains, lets the observers write what there is, and returns the errors of both."""
+    with Interruption(run):
+        errors = _train_and_keep(run, observers)
+    if _stops_alone(run) and not run.results.interrupted:
+        signal.raise_signal(run.stop_signal)  # it came when the results were written
+    if errors and not run.results.class_il:
+        return errors
+    return errors + observers.notify_all("end_run", run)
+
+
+def _train_and_keep(run: Run, observers: Observers) -> list[BaseException]:
+    """Trains, lets the observers keep the results, and returns the errors of both."""
     errors: list[BaseException] = []
     try:
-        with Interruption(run):
-            _train_tasks(run, observers)
+        _train_tasks(run, observers)
     except torch.OutOfMemoryError as error:
         errors.append(out_of_memory(run).with_traceback(error.__traceback__))
     except KeyboardInterrupt:
@@ -120,7 +130,7 @@ def _train_and_report(run: Run, observers: Observers) -> list[BaseException]:
         run.results.interrupted = True
         if not run.results.class_il:
             return errors
-    return errors + observers.notify_all("end_run", run)
+    return errors + observers.notify_all("keep_results", run)
 
 
 def _train_tasks(run: Run, observers: Observers) -> None:

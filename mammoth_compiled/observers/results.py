@@ -33,6 +33,7 @@ class ResultsWriter(Observer):
         self.path = Path(path)
         check_writable(self.path)
         self._locked = ExitStack()
+        self._is_written = False
 
     def begin_run(self, run: Run) -> None:
         """Locks the file.
@@ -42,15 +43,20 @@ class ResultsWriter(Observer):
         """
         self._locked.enter_context(lock(self.path, "results", "--results_path"))
 
-    def end_run(self, run: Run) -> None:
-        """Writes the file and prints its path.
+    def keep_results(self, run: Run) -> None:
+        """Writes the file.
 
         Raises:
             MammothError: If it cannot be written; no half-written file stays behind, and the
                 message says where the results are.
         """
         write_or_rescue(run.results, self.path)
-        say(f"results: {self.path}")
+        self._is_written = True
+
+    def end_run(self, run: Run) -> None:
+        """Prints the path."""
+        if self._is_written:
+            say(f"results: {self.path}")
 
     def close(self, run: Run) -> None:
         """Releases the lock."""

@@ -80,14 +80,21 @@ class RunFolder(Observer):
             self._log.write("".join(f"{now}  {line}\n" for line in text.strip("\n").split("\n")))
             self._log.flush()
 
-    def end_run(self, run: Run) -> None:
-        """Writes the results, also those of an interrupted run, and the report.
+    def keep_results(self, run: Run) -> None:
+        """Writes the results, also those of an interrupted run.
 
         Raises:
             MammothError: If they cannot be written; says where the results are.
         """
         self._is_unused = False
         write_or_rescue(run.results, self.path / RESULTS)
+
+    def end_run(self, run: Run) -> None:
+        """Writes the report.
+
+        Raises:
+            MammothError: If it cannot be written.
+        """
         if run.results.class_il:
             from mammoth_compiled.report import write_report  # here: no run needs it before its end
 

@@ -74,6 +74,39 @@ def test_signal_ends_the_command_line_after_results_are_written(
     assert len(json.loads(path.read_text())["class_il"]) == 1
 
 
+@pytest.mark.parametrize("before", ["keep_results", "end_run"])
+def test_signal_at_the_end_of_a_run_loses_no_results(run_tiny, handlers, tmp_path, before):
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    ended = []
+    interrupter = type("Interrupter", (Observer,), {"ORDER": -20, before: interrupt})()
+    last = type("Last", (Observer,), {"close": lambda self, run: ended.append(run.results)})()
+    path = tmp_path / "results.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(observers=[interrupter, ResultsWriter(path), last])
+    content = json.loads(path.read_text())
+    assert (len(content["class_il"]), content["interrupted"]) == (3, False)
+    assert len(ended) == 1
+
+
+def test_signal_after_another_reason_to_stop_loses_no_results(run_tiny, handlers, tmp_path):
+    """As when the process of a sweep is killed while a run of it asks whether to go on."""
+
+    class Stops(Observer):
+        ORDER = -20
+
+        def end_task(self, run, evaluation):
+            run.stop_signal = signal.SIGINT
+
+        def keep_results(self, run):
+            signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "results.json"
+    assert run_tiny(observers=[Stops(), ResultsWriter(path)])[2].interrupted
+    assert len(json.loads(path.read_text())["class_il"]) == 1
+
+
 def test_second_interrupt_acts_at_once(tiny, handlers):
     class Twice(Observer):
         steps = 0

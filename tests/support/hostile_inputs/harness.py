@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.errors import MammothError
+from mammoth_compiled.sweep.processes import can_fork
 
 # Outcomes, and what is wrong with an input that has one of the bad ones.
 GOOD = ("clear errors", "accepted")
@@ -124,9 +125,12 @@ def start(*words: str, as_sweep: bool = False) -> int:
                 os.dup2(log, descriptor)
             if as_sweep:
                 sys.orig_argv = ["python", "-m", "mammoth_compiled.sweep"]
+                can_fork.cache_clear()  # a test before may have asked for its own process
             code = command(*words)()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 0
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
     return child
