@@ -273,7 +273,7 @@ def run_python(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
 
     return run

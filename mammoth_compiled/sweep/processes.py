@@ -31,7 +31,7 @@ from mammoth_compiled.sweep.trial import Trial
 
 PRELOADED = ["mammoth_compiled.public", "mammoth_compiled.sweep.worker"]
 # Seconds after which a forked process that multiplies matrices on two threads counts as stuck.
-FORK_CHECK_S = 5.0
+FORK_CHECK_S = 30.0
 # Of prctl(2).
 _PR_SET_PDEATHSIG = 1
 

@@ -24,7 +24,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def run(words, cwd):
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=1200, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,27 @@ RUN = ("-m", "mammoth_compiled.run", "--model", "er", "--dataset", "seq-fmnist-m
 RUN += ("--backbone", "mnistmlp", "--buffer_size", "40", "--compile", "off", "--out", "run")
 
 
+PLUGIN = '''
+import os, time
+from pathlib import Path
+from mammoth_compiled import register_model
+from mammoth_compiled.models.er import ER
+
+@register_model("endless")
+class Endless(ER):
+    """Tells when a rank trains, and takes its time."""
+    def training_loss(self, batch):
+        Path(f"rank{os.environ['RANK']}").touch()
+        time.sleep(0.05)
+        return super().training_loss(batch)
+'''
+
+
 def test_the_command_line(tmp_path):
+    (tmp_path / "endless.py").write_text(PLUGIN)
     words = [*TORCHRUN, *RUN, "--n_epochs", "400", "--savecheck", "task"]
+    words[words.index("er")] = "endless"
+    words += ["--import", "endless.py"]
     process = subprocess.Popen(
         words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -103,12 +122,14 @@ def test_the_command_line(tmp_path):
         lines.append(line)
         if line.startswith("compile: off"):
             break
-    time.sleep(1)  # some steps
+    while not all((tmp_path / f"rank{rank}").exists() for rank in (0, 1)):
+        assert process.poll() is None, "".join(lines)
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=120)
+    rest, _ = process.communicate(timeout=600)
     output = "".join(lines) + rest
     assert "mammoth_compiled/" not in rest, output  # the traceback is torchrun's own
-    assert output.count("er on seq-fmnist-mini with mnistmlp") == 1
+    assert output.count("endless on seq-fmnist-mini with mnistmlp") == 1
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["interrupted"] is True
     assert "SIGTERM" in rest

@@ -19,7 +19,7 @@ argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 manager = AsyncKernelManager()
 manager._kernel_spec = KernelSpec(argv=argv, language="python")
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, km=manager, timeout=280).execute()
+NotebookClient(notebook, km=manager, timeout=1200, startup_timeout=600).execute()
 nbformat.write(notebook, "executed.ipynb")
 """
 

@@ -72,7 +72,7 @@ def example(request):
 
     def run(*words):
         command = [sys.executable, "-c", BLOCKED, str(script), *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
     return run
 

@@ -282,7 +282,7 @@ def test_module_runs_as_a_script(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: no checkpoint at missing.pt")

@@ -106,7 +106,7 @@ def test_javascript(request, small_info, tmp_path, folded):
     (work / "run.mjs").write_text(programs(folder)["ONNX Runtime, JavaScript"])
     (work / "image.raw").write_bytes(PIXELS.tobytes())
     result = subprocess.run(
-        ["node", "run.mjs", "image.raw"], cwd=work, capture_output=True, text=True, timeout=120
+        ["node", "run.mjs", "image.raw"], cwd=work, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
     label, values = result.stdout.split("[")

@@ -78,7 +78,7 @@ def test_full_output_ends_before_any_work(tmp_path, command, argv):
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            timeout=100,
+            timeout=600,
         )
     assert (done.returncode, done.stderr) == (
         1,

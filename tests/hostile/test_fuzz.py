@@ -5,13 +5,13 @@
 
 import importlib.util
 import random
-import time
 from pathlib import Path
 
 import pytest
 
 TARGET = Path(__file__).parent / "fuzz" / "readers.py"
-SECONDS = 0.7
+# A number, not a time: the inputs are the same on every machine.
+INPUTS = 1_500
 WORDS = (
     b"null",
     b"[]",
@@ -54,8 +54,5 @@ def mutated(draw, data):
 def test_readers_raise_only_their_own_errors(target, number):
     seed, draw = target.seeds()[number], random.Random(number)
     target.read(seed)
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < SECONDS:
+    for _ in range(INPUTS):
         target.read(mutated(draw, seed))
-        count += 1
-    assert count > 10

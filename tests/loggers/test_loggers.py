@@ -1,6 +1,7 @@
 """Loggers: what is logged, the files of each, resumed runs, failures, and no change of a run."""
 
 import csv
+import itertools
 import json
 import math
 import struct
@@ -92,6 +93,8 @@ def test_points_of_a_run(logged, tmp_path):
 
 
 def test_by_default_a_point_a_second(logged, monkeypatch):
+    clock = itertools.count(step=1e-3).__next__
+    monkeypatch.setattr("mammoth_compiled.observers.log.time.perf_counter", clock)
     memory, losses, _ = logged()
     assert sum("train/loss" in point.values for point in memory.points) == 3
     monkeypatch.setattr("mammoth_compiled.observers.log.INTERVAL", 0)
@@ -295,12 +298,13 @@ def wandb_items(items):
 def test_wandb_offline_has_all_that_was_logged(run_tiny, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_X_SERVICE_WAIT", "600")  # seconds, for its process to start
     folder = tmp_path / "run"
     *_, results = run_tiny(
         log="wandb,jsonl", out=str(folder), log_every=2, eval_every=3, notes="first try"
     )
     (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    records, deadline = [], time.monotonic() + 60
+    records, deadline = [], time.monotonic() + 600
     # The process of W&B writes the last records shortly after `finish`.
     while not any(record.HasField("exit") for record in records):
         assert time.monotonic() < deadline, "the run was not finished"

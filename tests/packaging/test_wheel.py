@@ -51,7 +51,7 @@ def wheel(tmp_path_factory):
         ],
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=1200,
     )
     (path,) = folder.glob("*.whl")
     return path
@@ -120,7 +120,7 @@ def test_wheel_works_away_from_the_checkout(site, tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads(result.stdout.splitlines()[-1])

@@ -33,7 +33,7 @@ def run(*command: object, directory: Path = Path()) -> subprocess.CompletedProce
         list(map(str, command)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd=directory,
         preexec_fn=limit_memory,
     )

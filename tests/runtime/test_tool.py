@@ -28,7 +28,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, CHANNELS), dt
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [TOOL, str(BUNDLE), "--backend", BACKEND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def run_json(*arguments: object) -> dict[str, Any]:
@@ -154,6 +154,10 @@ def test_errors_are_one_line(
 def test_full_output_is_an_error(arguments: tuple[object, ...]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [TOOL, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            [TOOL, *map(str, arguments)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=600,
         )
     assert (done.returncode, done.stderr) == (1, "error: cannot write to standard output\n")

@@ -26,7 +26,7 @@ def visit(driver, *visits):
         input=json.dumps(task),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
     assert result.returncode == 0, result.stderr

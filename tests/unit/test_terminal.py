@@ -1,6 +1,7 @@
 """What a terminal shows: progress, lines above it, the colored table; and what a file gets."""
 
 import io
+import itertools
 import re
 import sys
 
@@ -106,7 +107,9 @@ def test_a_task_of_unknown_length(run_tiny, monkeypatch):
     assert "ETA" not in shown.getvalue()
 
 
-def test_lines_where_nobody_watches(run_tiny, capsys):
+def test_lines_where_nobody_watches(run_tiny, capsys, monkeypatch):
+    clock = itertools.count(step=0.01).__next__
+    monkeypatch.setattr("mammoth_compiled.observers.progress.time.perf_counter", clock)
     run_tiny(observers=[ProgressLines(interval=0)])
     out, err = capsys.readouterr()
     assert err == ""

@@ -65,7 +65,7 @@ class Input:
     write: Callable[[], Any] | None = None
     check: Callable[[], str] | None = None
     stdout: str = ""
-    timeout: float = 60
+    timeout: float = 300
     shares: bool = False
     ends: int = 0
 
@@ -115,11 +115,14 @@ def start(*words: str, as_sweep: bool = False) -> int:
         words: As for `command`.
         as_sweep: Let the process look like a sweep's, which forks the processes of its runs.
     """
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
             os.setsid()
+            os.close(reading)
+            os.close(writing)
             for descriptor in (1, 2):
                 log = os.open("../log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, descriptor)
@@ -133,6 +136,9 @@ def start(*words: str, as_sweep: bool = False) -> int:
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
+    os.close(writing)
+    os.read(reading, 1)  # ends when the group exists, which is then there to be killed
+    os.close(reading)
     return child
 
 
