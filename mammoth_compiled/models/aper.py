@@ -20,7 +20,8 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.extended import EXAMPLE_VIT, images_of_task
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT
+from mammoth_compiled.models.common.features import features_of_task
 from mammoth_compiled.models.common.first_task import FirstTaskModel
 from mammoth_compiled.models.networks.adapted import AdaptedViT
 from mammoth_compiled.models.networks.headed import CosinePrototypes
@@ -71,5 +72,5 @@ class APER(FirstTaskModel):
     @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
         """Adds the task's images, without augmentation, to the class means."""
-        for features, labels in images_of_task(self, dataset):
+        for features, labels in features_of_task(self, dataset):
             self.net.head.add(features, labels)

@@ -13,19 +13,15 @@ Deviation: running statistics of batch norm are averaged like weights, and the a
 in eval mode.
 """
 
-import copy
 from argparse import ArgumentParser
 from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
 
-from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_float
-from mammoth_compiled.config.values import probability
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.averages import move_toward, surer
-from mammoth_compiled.models.common.rehearsal import RehearsalModel
+from mammoth_compiled.models.common.averages import AveragedReplayModel, surer
 from mammoth_compiled.models.common.settings import EVERY_SETTING, OWN, published
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -43,14 +39,8 @@ _SHORT = {"ema_alpha": 0.9, "stable_update_prob": 1.0, "plastic_update_prob": 1.
 
 
 @register_model("cls-er")
-class CLSER(RehearsalModel):
-    """CLS-ER: replay that is held to a fast and a slow average of the network.
-
-    Attributes:
-        plastic: The fast average.
-        stable: The slow average, which predicts.
-        step: Training steps so far, float, 0-d.
-    """
+class CLSER(AveragedReplayModel):
+    """CLS-ER: replay that is held to a fast and a slow average of the network."""
 
     COMPATIBILITY: ClassVar[list[str]] = EVERY_SETTING
     HAS_LOSSES: ClassVar[bool] = True
@@ -66,43 +56,19 @@ class CLSER(RehearsalModel):
         },
         "seq-fmnist-mini": {"buffer_size": 500, **_SHORT, "source": OWN},
     }
-    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**RehearsalModel.EXAMPLE_ARGS, **_SHORT}
-
-    plastic: MammothBackbone
-    stable: MammothBackbone
-    step: torch.Tensor
+    EXAMPLE_ARGS: ClassVar[dict[str, Any]] = {**AveragedReplayModel.EXAMPLE_ARGS, **_SHORT}
 
     @staticmethod
     def get_parser(parser: ArgumentParser) -> ArgumentParser:
         """Adds the arguments of the buffer, the averages and the consistency loss."""
-        RehearsalModel.get_parser(parser)
+        AveragedReplayModel.get_parser(parser)
         parser.add_argument(
             "--reg_weight",
             type=non_negative_float,
             default=0.1,
             help="Weight of the consistency loss.",
         )
-        for name, default in (("plastic", 0.9), ("stable", 0.1)):
-            parser.add_argument(
-                f"--{name}_update_prob",
-                type=probability,
-                default=default,
-                help=f"Probability that a step updates the {name} network.",
-            )
-        parser.add_argument(
-            "--ema_alpha",
-            type=probability,
-            default=0.999,
-            help="Largest decay of the moving averages.",
-        )
         return parser
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.plastic, self.stable = (
-            copy.deepcopy(self.net).requires_grad_(False).eval() for _ in range(2)
-        )
-        self.register_buffer("step", torch.zeros((), device=self.device))
 
     def training_loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of stream and replay plus the consistency loss, 0-d."""
@@ -120,22 +86,3 @@ class CLSER(RehearsalModel):
         """Returns the sizes of the stream batch, of a replay batch and of both together."""
         stream, replay = self.args.batch_size, self.args.minibatch_size
         return {stream, replay, stream + replay}
-
-    def after_step(self, batch: Batch) -> None:
-        """Offers the batch to the buffer and updates the averages."""
-        super().after_step(batch)
-        self.step += 1
-        rate = (1 / (self.step + 1)).clamp(min=1 - self.args.ema_alpha)
-        draws = torch.rand(2, device=self.device)
-        chances = self.args.plastic_update_prob, self.args.stable_update_prob
-        for net, draw, chance in zip((self.plastic, self.stable), draws, chances, strict=True):
-            move_toward(net, self.net, torch.where(draw < chance, rate, 0.0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the logits of the stable network, [B, K]."""
-        logits: torch.Tensor = self.stable(x)
-        return logits
-
-    def deployed_net(self) -> MammothBackbone:
-        """Returns the stable network."""
-        return self.stable

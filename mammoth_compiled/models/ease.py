@@ -22,7 +22,8 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_float, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.extended import EXAMPLE_VIT, ExtendedModel, images_of_task
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT, ExtendedModel
+from mammoth_compiled.models.common.features import features_of_task
 from mammoth_compiled.models.networks.subspaces import SubspaceViT
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -99,7 +100,7 @@ class EASE(ExtendedModel):
         self.net.end_task(task)
         sums = torch.zeros_like(self.prototypes)
         counts = torch.zeros(self.num_classes, device=self.device)
-        for features, labels in images_of_task(self, dataset):
+        for features, labels in features_of_task(self, dataset):
             sums.index_add_(0, labels, features.unflatten(1, (self.n_tasks, -1)))
             counts.index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
         new = self.current

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import torch
 
 from mammoth_compiled.config import add_rehearsal_args, positive_int
-from mammoth_compiled.data import apply_transform
 from mammoth_compiled.kernels.reservoir.reference import slot_owners, write_slots
 from mammoth_compiled.models.base import Settings
+from mammoth_compiled.models.common.features import normalized
 from mammoth_compiled.models.common.settings import OWN, fmnist, published
 from mammoth_compiled.models.common.similarity import gradient_similarity
 from mammoth_compiled.models.er import ER
@@ -100,7 +100,7 @@ class GSS(ER):
         images, labels = torch.cat((images, stored[0])), torch.cat((labels, stored[1]))
         was_training = self.net.training
         self.net.eval()
-        inputs = apply_transform(images, getattr(self, "normalization_transform", None))
+        inputs = normalized(self, images)
         logits, features = self.net(inputs, returnt="both")
         self.net.train(was_training)
         return 1 + gradient_similarity(logits, features, labels, size).amax(1)

@@ -26,6 +26,7 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.exemplars import ExemplarModel
+from mammoth_compiled.models.common.features import normalized
 from mammoth_compiled.models.common.nearest_mean import Means, NearestMeanModel
 from mammoth_compiled.models.common.settings import fmnist, published
 from mammoth_compiled.models.common.teacher import distilled_bce, update_teacher
@@ -97,7 +98,7 @@ class ICaRL(ExemplarModel, NearestMeanModel):
         for part, classes in zip(
             images.split(EVAL_BATCH_SIZE), labels.split(EVAL_BATCH_SIZE), strict=True
         ):
-            inputs = self._normalize(part)
+            inputs = normalized(self, part)
             features = self.normalized_features(inputs) + self.normalized_features(inputs.flip(-1))
             if sums is None:
                 sums = features.new_zeros(self.num_classes, features.shape[1])

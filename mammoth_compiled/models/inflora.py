@@ -22,11 +22,11 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import positive_int
 from mammoth_compiled.config.values import fraction
-from mammoth_compiled.data import apply_transform
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.extended import EXAMPLE_VIT, ExtendedModel
+from mammoth_compiled.models.common.features import images_of_task, normalized
 from mammoth_compiled.models.networks.low_rank import LowRankViT, grown_space
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -88,11 +88,8 @@ class InfLoRA(ExtendedModel):
     def _grams(self, dataset: ContinualDataset) -> torch.Tensor:
         """Returns the grams of the task's images, float64, [depth, D, D]."""
         total = torch.zeros_like(self.spaces, dtype=torch.float64)
-        loader = dataset.train_loader
-        for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            images = loader.gather(index)[2]
-            inputs = apply_transform(images, getattr(self, "normalization_transform", None))
-            for number, gram in enumerate(self.net.grams(inputs)):
+        for images, _ in images_of_task(dataset):
+            for number, gram in enumerate(self.net.grams(normalized(self, images))):
                 total[number] += gram
         return total
 

@@ -19,8 +19,8 @@ from mammoth_compiled.backbones.vit_conversion import as_vit
 from mammoth_compiled.config import non_negative_int, positive_int
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
-from mammoth_compiled.models.common.extended import EXAMPLE_VIT, images_of_task
-from mammoth_compiled.models.common.features import width_of_features
+from mammoth_compiled.models.common.extended import EXAMPLE_VIT
+from mammoth_compiled.models.common.features import features_of_task, width_of_features
 from mammoth_compiled.models.common.first_task import FirstTaskModel
 from mammoth_compiled.models.networks.adapted import AdaptedViT
 from mammoth_compiled.models.networks.headed import HeadedNet, freeze
@@ -103,7 +103,7 @@ class RanPAC(FirstTaskModel):
     @torch.no_grad()
     def end_task(self, dataset: ContinualDataset) -> None:
         """Adds the task's images to the regression and solves it."""
-        features, labels = zip(*images_of_task(self, dataset), strict=True)
+        features, labels = zip(*features_of_task(self, dataset), strict=True)
         hidden = self.net.head.project(torch.cat(features))
         targets = F.one_hot(torch.cat(labels), self.num_classes).to(hidden.dtype)
         self.gram += hidden.T @ hidden

@@ -22,7 +22,7 @@ from mammoth_compiled.config import positive_float
 from mammoth_compiled.data import apply_transform
 from mammoth_compiled.models.base import Parameters, Settings
 from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
-from mammoth_compiled.models.common.features import feature_dim, outputs
+from mammoth_compiled.models.common.features import feature_dim, normalized, outputs
 from mammoth_compiled.models.common.nearest_mean import Means, NearestMeanModel
 from mammoth_compiled.models.common.settings import fmnist
 from mammoth_compiled.registry import register_model
@@ -94,7 +94,7 @@ class SCR(NearestMeanModel):
             inputs = torch.cat((inputs, apply_transform(replay[0], self.transform)))
             images = torch.cat((images, replay[0]))
             labels = torch.cat((labels, replay[1]))
-        views = torch.cat((inputs, self._normalize(strong_view(images))))
+        views = torch.cat((inputs, normalized(self, strong_view(images))))
         projected = self.projection(self.net(views, returnt="features"))
         return contrastive_loss(F.normalize(projected), labels.repeat(2), self.args.temperature)
 

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import torch
 
 from mammoth_compiled.backbones.base import MammothBackbone
-from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common.extended import ExtendedModel
-from mammoth_compiled.models.common.features import width_of_features
+from mammoth_compiled.models.common.features import plain_features, width_of_features
 from mammoth_compiled.models.common.settings import EVERY_SETTING
 from mammoth_compiled.models.networks.headed import CosinePrototypes, HeadedNet, freeze
 from mammoth_compiled.registry import register_model
@@ -60,6 +59,4 @@ class SimpleCIL(ExtendedModel):
 
     def after_step(self, batch: Batch) -> None:
         """Adds the images, without augmentation, to the means."""
-        normalization = getattr(self, "normalization_transform", None)
-        inputs = apply_transform(batch.not_aug_inputs, normalization)
-        self.net.head.add(self.net(inputs, returnt="features"), batch.labels)
+        self.net.head.add(plain_features(self, batch.not_aug_inputs), batch.labels)

@@ -19,8 +19,8 @@ from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import non_negative_int, positive_float
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import Parameters, Settings
-from mammoth_compiled.models.common.extended import ExtendedModel, images_of_task
-from mammoth_compiled.models.common.features import width_of_features
+from mammoth_compiled.models.common.extended import ExtendedModel
+from mammoth_compiled.models.common.features import features_of_task, width_of_features
 from mammoth_compiled.models.common.gaussians import ClassGaussians, train_on_samples
 from mammoth_compiled.models.networks.headed import HeadedNet
 from mammoth_compiled.registry import register_model
@@ -103,23 +103,18 @@ class SLCA(ExtendedModel):
 
     def end_task(self, dataset: ContinualDataset) -> None:
         """Computes the Gaussians of the task's classes, and aligns the head to all."""
-        parts, labels = zip(*images_of_task(self, dataset), strict=True)
+        parts, labels = zip(*features_of_task(self, dataset), strict=True)
         self.gaussians.fit(torch.cat(parts), torch.cat(labels))
         self.unaligned.load_state_dict(self.net.head.state_dict())
         if dataset.c_task > 0:
-            self._align(dataset.c_task)
-
-    def _align(self, task: int) -> None:
-        """Trains the head on samples of all classes seen."""
-        classes = self.gaussians.is_fitted.nonzero()[:, 0]
-        train_on_samples(
-            self.net.head,
-            classes,
-            draw=lambda k: self.samples(k, task),
-            loss=lambda logits, labels: self.alignment_loss(logits, labels, task),
-            lr=self.args.lr,
-            epochs=self.args.alignment_epochs,
-        )
+            train_on_samples(
+                self.net.head,
+                self.gaussians.is_fitted.nonzero()[:, 0],
+                draw=lambda k: self.samples(k, dataset.c_task),
+                loss=lambda z, labels: self.alignment_loss(z, labels, dataset.c_task),
+                lr=self.args.lr,
+                epochs=self.args.alignment_epochs,
+            )
 
     def samples(self, k: int, task: int) -> torch.Tensor:
         """Returns features drawn for class k after a task, [256, F]; older means shrink more."""

@@ -20,13 +20,11 @@ from torch import nn
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.config import boolean
 from mammoth_compiled.config.values import fraction
-from mammoth_compiled.data import apply_transform
 from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters, Settings
 from mammoth_compiled.models.common.discriminant import StreamingDiscriminant
-from mammoth_compiled.models.common.features import feature_dim
-from mammoth_compiled.models.networks.headed import HeadedNet
-from mammoth_compiled.models.networks.scored import LinearScores
+from mammoth_compiled.models.common.features import feature_dim, images_of_task, plain_features
+from mammoth_compiled.models.networks.scored import linear_classifier
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
 
@@ -75,8 +73,6 @@ class SLDA(ContinualModel):
         # Backward needs a parameter, also where none of the backbone's may get a gradient.
         self.unused = nn.Parameter(torch.zeros((), device=self.device))
         self.opt = self.get_optimizer()
-        self._classifier: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._computed_at: tuple[Any, ...] = ()
 
     def get_parameters(self) -> Parameters:
         """Returns the parameters of the backbone and an unused one."""
@@ -113,24 +109,16 @@ class SLDA(ContinualModel):
         if not self._trains():
             return
         self.net.eval()
-        loader = dataset.train_loader
-        for index in torch.arange(len(loader.dataset)).split(self.args.batch_size):
-            _, labels, images = loader.gather(index)[:3]
+        for images, labels in images_of_task(dataset, self.args.batch_size):
             self._learn(images, labels, torch.ones_like(self.is_first_epoch))
 
     def _learn(self, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
-        inputs = apply_transform(images, getattr(self, "normalization_transform", None))
-        self.discriminant.update(self.net(inputs, returnt="features"), labels, weight)
-        self._classifier = None
+        self.discriminant.update(plain_features(self, images), labels, weight)
 
     def classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns weights, [F, K], and biases, [K], of the linear classifier."""
-        # A captured step updates the statistics without running Python: the counters tell.
-        now = (self.dataset.c_task, self.counters.task, self._task_ended)
-        if self._classifier is None or self._computed_at != now:
-            self._computed_at = now
-            self._classifier = self.discriminant.solve(self.args.shrinkage)
-        return self._classifier
+        state = (self.dataset.c_task, self.counters.task, self._task_ended)
+        return self.discriminant.classifier(self.args.shrinkage, state)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the scores of the classes, [B, K]; -inf for one without images.
@@ -147,7 +135,4 @@ class SLDA(ContinualModel):
         """Returns the backbone with the linear classifier, in float32."""
         if not self._has_statistics():
             return self.net
-        weights, biases = self.classifier()
-        has_score = self.discriminant.counts > 0
-        head = LinearScores(weights.T, biases.masked_fill(~has_score, 0), has_score)
-        return HeadedNet(self.net, head)
+        return linear_classifier(self.net, *self.classifier())

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.config import non_negative_float, positive_float, positive_int
-from mammoth_compiled.data import apply_transform
 from mammoth_compiled.models.base import Settings
 from mammoth_compiled.models.common import settings
 from mammoth_compiled.models.common.contrast import contrastive_loss, strong_view
+from mammoth_compiled.models.common.features import normalized
 from mammoth_compiled.models.xder_ce import XDERCE
 from mammoth_compiled.registry import register_model
 from mammoth_compiled.types import Batch
@@ -107,7 +107,7 @@ class XDER(XDERCE):
             images, labels = torch.cat((images, stored[0])), torch.cat((labels, stored[1]))
         with torch.no_grad():
             images = strong_view(images.repeat_interleave(views, 0))
-            inputs = apply_transform(images, getattr(self, "normalization_transform", None))
+            inputs = normalized(self, images)
         logits, labels = self.net(inputs), labels.repeat_interleave(views)
         terms = []
         for task in range(self.dataset.c_task + 1, self.n_tasks):

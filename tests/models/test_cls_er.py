@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled import load_runner
-from mammoth_compiled.models.cls_er import move_toward, surer
+from mammoth_compiled.models.common.averages import move_toward, surer
 from mammoth_compiled.types import Batch
 
 ARGS = {"seed": 0, "buffer_size": 4, "minibatch_size": 4, "reg_weight": 0.5, "ema_alpha": 0.75}
@@ -71,7 +71,8 @@ def test_probability_of_updates(make, monkeypatch):
     model = make(plastic_update_prob=0.6, stable_update_prob=0.2)
     rates = []
     monkeypatch.setattr(
-        "mammoth_compiled.models.cls_er.move_toward", lambda net, _, rate: rates.append(rate > 0)
+        "mammoth_compiled.models.common.averages.move_toward",
+        lambda net, _, rate: rates.append(rate > 0),
     )
     model.buffer.add_data(torch.rand(1, 3, 8, 8), labels=torch.zeros(1))
     for _ in range(300):

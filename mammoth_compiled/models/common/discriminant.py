@@ -3,6 +3,8 @@
 Shape letters: B batch, F features, K classes.
 """
 
+from collections.abc import Hashable
+
 import torch
 from torch import nn
 
@@ -33,6 +35,7 @@ class StreamingDiscriminant(nn.Module):
         }
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self._solved: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @torch.no_grad()
     def update(self, features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
@@ -54,6 +57,18 @@ class StreamingDiscriminant(nn.Module):
         self.scatter += shift.T @ ((share * self.counts)[:, None] * shift)
         self.means += share[:, None] * shift
         self.counts += new
+        self._solved.clear()
+
+    def classifier(self, shrinkage: float, state: Hashable) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what `solve` does, solved once for each state of the statistics.
+
+        Args:
+            shrinkage: eps.
+            state: Differs after a captured step, which updates statistics without running Python.
+        """
+        if state not in self._solved:
+            self._solved = {state: self.solve(shrinkage)}
+        return self._solved[state]
 
     def solve(self, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns weights, [F, K], and biases, [K], of the linear discriminant, float64.

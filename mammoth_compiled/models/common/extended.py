@@ -1,15 +1,14 @@
 """Models whose network is built around the backbone: prompts, adapters, another head."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from mammoth_compiled.backbones.base import MammothBackbone
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.models.base import ContinualModel, Parameters
-from mammoth_compiled.models.common.features import outputs
 
 # Arguments for tests and examples: a transformer for images of 8x8 pixels.
 EXAMPLE_VIT = {"backbone": "vit-tiny", "width": 24, "depth": 2, "patch_size": 4, "lr": 0.05}
@@ -89,16 +88,3 @@ def replace_backbone(backbone: MammothBackbone, net: MammothBackbone) -> Mammoth
     if runner is not None:
         net.set_runner(runner.for_copy(net))
     return net
-
-
-def images_of_task(
-    model: ContinualModel, dataset: ContinualDataset
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields the features, [n, F], and class ids, [n], of the task's images, in their order.
-
-    The images are not augmented; the network is in eval mode.
-    """
-    loader = dataset.train_loader
-    for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-        _, labels, images = loader.gather(index)[:3]
-        yield outputs(model, images, "features"), labels

@@ -1,5 +1,7 @@
 """What a model's backbone computes for stored images, outside of training steps."""
 
+from collections.abc import Iterator
+
 import torch
 
 from mammoth_compiled.backbones.base import MammothBackbone
@@ -24,14 +26,55 @@ def outputs(model: ContinualModel, images: torch.Tensor, returnt: str = "out") -
     """
     was_training = model.net.training
     model.net.eval()
-    normalization = getattr(model, "normalization_transform", None)
     parts = []
     for part in images.split(EVAL_BATCH_SIZE):
         padding = part.new_zeros(EVAL_BATCH_SIZE - len(part), *part.shape[1:])
-        inputs = apply_transform(torch.cat((part, padding)), normalization)
+        inputs = normalized(model, torch.cat((part, padding)))
         parts.append(model.net(inputs, returnt=returnt)[: len(part)])
     model.net.train(was_training)
     return torch.cat(parts)
+
+
+def images_of_task(
+    dataset: ContinualDataset, batch_size: int = EVAL_BATCH_SIZE
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields the training images of the current task, in their order, without augmentation.
+
+    Args:
+        dataset: The dataset, in a task.
+        batch_size: Images at a time, B.
+
+    Yields:
+        Images in [0, 1], [B, C, H, W], and their class ids, int64, [B].
+    """
+    loader = dataset.train_loader
+    for index in torch.arange(len(loader.dataset)).split(batch_size):
+        _, labels, images = loader.gather(index)[:3]
+        yield images, labels
+
+
+def features_of_task(
+    model: ContinualModel, dataset: ContinualDataset
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields the features, [B, F], and class ids, [B], of `images_of_task`, in eval mode."""
+    for images, labels in images_of_task(dataset):
+        yield outputs(model, images, "features"), labels
+
+
+def normalized(model: ContinualModel, images: torch.Tensor) -> torch.Tensor:
+    """Returns images in [0, 1], [B, C, H, W], as the network takes them, without augmentation."""
+    return apply_transform(images, getattr(model, "normalization_transform", None))
+
+
+def plain_features(model: ContinualModel, images: torch.Tensor) -> torch.Tensor:
+    """Returns the features of images without augmentation, [B, F], in the mode the network is in.
+
+    Args:
+        model: The model.
+        images: Images in [0, 1], [B, C, H, W].
+    """
+    features: torch.Tensor = model.net(normalized(model, images), returnt="features")
+    return features
 
 
 def feature_dim(model: ContinualModel) -> int:

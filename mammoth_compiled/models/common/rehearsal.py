@@ -8,11 +8,12 @@ import torch
 from mammoth_compiled.buffers import Buffer
 from mammoth_compiled.buffers.policies import POLICIES
 from mammoth_compiled.config import add_rehearsal_args
-from mammoth_compiled.data import TaskLoader, apply_transform
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.data import TaskLoader
+from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.models.common.ahead import compile_ahead
+from mammoth_compiled.models.common.features import images_of_task, normalized
 from mammoth_compiled.types import Batch
 
 
@@ -120,23 +121,18 @@ class RehearsalModel(ContinualModel):
         was_training = self.net.training
         self.net.eval()
         columns = []
-        for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-            _, labels, images = loader.gather(index)[:3]
-            logits, features = self.net(self._normalize(images), returnt="both")
+        for images, labels in images_of_task(dataset):
+            logits, features = self.net(normalized(self, images), returnt="both")
             columns.append((features, labels, logits))
         self.net.train(was_training)
         features, labels, logits = (torch.cat(parts) for parts in zip(*columns, strict=True))
 
         def fetch(index: torch.Tensor) -> dict[str, Any]:
             batch = gather_batch(loader, index)
-            batch.inputs, batch.logits = self._normalize(batch.not_aug_inputs), logits[index]
+            batch.inputs, batch.logits = normalized(self, batch.not_aug_inputs), logits[index]
             return {"examples": batch.not_aug_inputs, **self._rows(batch)}
 
         self.buffer.end_task(features, labels, fetch)
-
-    def _normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns images as the network takes them, without augmentation."""
-        return apply_transform(images, getattr(self, "normalization_transform", None))
 
 
 def gather_batch(loader: TaskLoader, index: torch.Tensor) -> Batch:

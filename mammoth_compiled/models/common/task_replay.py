@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from mammoth_compiled.data import TaskLoader, apply_transform
-from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
+from mammoth_compiled.datasets.base import ContinualDataset
 from mammoth_compiled.errors import DataError
+from mammoth_compiled.models.common.features import images_of_task
 
 
 def icarl_replay(self: Any, dataset: ContinualDataset, val_set_split: float = 0) -> None:
@@ -111,14 +112,12 @@ def _selected(
     share: int,
 ) -> list[dict[str, torch.Tensor]]:
     """Returns the selected samples of each class of the current task."""
-    loader = dataset.train_loader
     normalize = dataset.get_normalization_transform() if hasattr(dataset, "MEAN") else None
     parts: list[tuple[torch.Tensor, ...]] = []
     was_training = net.training if net is not None else False
     if net is not None:
         net.eval()
-    for index in torch.arange(len(loader.dataset)).split(EVAL_BATCH_SIZE):
-        _, labels, images = loader.gather(index)[:3]
+    for images, labels in images_of_task(dataset):
         if net is None:
             parts.append((images, labels))
         else:

@@ -49,6 +49,20 @@ class LinearScores(nn.Module):
         return torch.where(self.has_score > 0, features @ self.weight.T + self.bias, LOWEST)
 
 
+def linear_classifier(
+    net: MammothBackbone, weights: torch.Tensor, biases: torch.Tensor
+) -> HeadedNet:
+    """Returns a backbone whose logits are those of a linear classifier of its features.
+
+    Args:
+        net: The backbone.
+        weights: [F, K].
+        biases: [K]; -inf for a class without a score.
+    """
+    has_score = biases > -torch.inf
+    return HeadedNet(net, LinearScores(weights.T, biases.masked_fill(~has_score, 0), has_score))
+
+
 def nearest_means(net: MammothBackbone, means: torch.Tensor, has_mean: torch.Tensor) -> HeadedNet:
     """Returns a backbone whose logits are minus the squared distances to the means of classes.
 
