@@ -22,10 +22,28 @@ def average(row: Sequence[float]) -> float:
     return sum(row) / len(row) if row else float("nan")
 
 
+def micro_accuracy(confusion: Sequence[Sequence[int]]) -> float:
+    """Returns the accuracy over all images, in [0, 1], of which each counts once; NaN for none.
+
+    It differs from `average` if tasks have different numbers of images, as with a large first task
+    (B50): papers that follow iCaRL, PyCIL and PILOT among them, report this one.
+
+    Args:
+        confusion: Number of images of class i (row) that are predicted as class k (column).
+
+    Example:
+        >>> micro_accuracy([[3, 1], [0, 4]])
+        0.875
+    """
+    images = sum(map(sum, confusion))
+    return sum(row[k] for k, row in enumerate(confusion)) / images if images else float("nan")
+
+
 def average_incremental(matrix: Rows) -> float | None:
     """Returns the mean over all tasks t of the average accuracy after task t, the first included.
 
-    Source: Rebuffi et al. 2017 (iCaRL), section 4, arXiv 1611.07725.
+    Source: Rebuffi et al. 2017 (iCaRL), section 4, arXiv 1611.07725, where every image counts
+    equally (`micro_accuracy`) instead of every task.
 
     Example:
         >>> average_incremental([[1.0], [0.5, 0.7]])
@@ -37,7 +55,7 @@ def average_incremental(matrix: Rows) -> float | None:
 def forgetting(matrix: Rows) -> float | None:
     """Returns the mean drop from the best accuracy on each earlier task.
 
-    mean over j < T - 1 of (max over l < T - 1 of R[l][j]) - R[T-1][j]. It may be negative.
+    mean over j < T - 1 of (max over j <= l < T - 1 of R[l][j]) - R[T-1][j]. It may be negative.
 
     Source: Chaudhry et al. 2018, eq. 3, arXiv 1801.10112. None before the second task.
     """
@@ -78,7 +96,8 @@ def backward_transfer(matrix: Rows) -> float | None:
 def forward_transfer(future: Rows, initial: Sequence[float]) -> float | None:
     """Returns the mean accuracy on each task before it is trained on, above the untrained network.
 
-    mean over j >= 1 of R[j-1][j] - b[j].
+    mean over j >= 1 of R[j-1][j] - b[j], where class-IL predicts among the classes of the tasks up
+    to j.
 
     Source: Lopez-Paz and Ranzato 2017, section 2, arXiv 1706.08840.
 
@@ -122,6 +141,9 @@ def anytime_average(rows: Rows) -> float | None:
 def minimum_accuracy(rows: Rows) -> float | None:
     """Returns the mean over earlier tasks of the lowest accuracy since their training ended.
 
+    The evaluation at the end of their training does not count, later ones do. None before the
+    second task.
+
     Source: De Lange et al. 2023 (min-ACC), arXiv 2205.13452.
 
     Args:
@@ -140,6 +162,7 @@ def worst_case_accuracy(rows: Rows) -> float | None:
 
     With k tasks seen: R[last] / k + (1 - 1 / k) * `minimum_accuracy`. The stability gap, the
     transient drop while the next task is trained on, shows here and not in the final accuracy.
+    None before the second task.
 
     Source: De Lange et al. 2023 (WC-ACC), arXiv 2205.13452.
 
@@ -193,7 +216,9 @@ def expected_calibration_error(bins: Sequence[tuple[float, float, float]]) -> fl
     """Returns the expected calibration error (ECE) in [0, 1]; NaN without images.
 
     The mean over bins, weighted by their images, of the absolute difference between accuracy and
-    mean confidence. Source: Guo et al. 2017, section 2, arXiv 1706.04599.
+    mean confidence, which is the largest softmax of the scores of the classes seen.
+
+    Source: Guo et al. 2017, section 2, arXiv 1706.04599.
 
     Args:
         bins: Images, correct predictions and sum of the confidences of each bin.

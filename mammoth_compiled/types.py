@@ -156,7 +156,8 @@ class Evaluation:
     Attributes:
         class_il: Accuracy in [0, 1], with predictions among all classes seen so far.
         task_il: Accuracy in [0, 1], with predictions among the classes of the task.
-        loss: Mean loss over all test images, nats.
+        loss: Mean loss over all test images, nats, with the softmax over all K classes. Images
+            whose class has a score of -inf do not count.
         top5: Share of images in [0, 1] whose class is among the five with the highest scores of
             all classes seen so far.
         confusion: Number of test images of class i (row) that are predicted as class k (column),

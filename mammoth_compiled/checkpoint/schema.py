@@ -170,6 +170,7 @@ BUFFER = record(
 # Checkpoints of earlier releases lack these.
 ADDED_RESULTS: dict[str, Check] = {
     "top5": ACCURACIES,
+    "micro_class_il": list_of(NUMBER),
     "per_class": list_of(list_of(optional(FRACTION))),
     "confusion": list_of(list_of(COUNT)),
     "ece": list_of(NUMBER),

@@ -185,7 +185,6 @@ def accuracy_table(results: Results, width: int | None = None) -> str:
     drawn = io.StringIO()
     terminal = console.Console(file=drawn, force_terminal=True, width=width)
     num_tasks = len(results.class_il[-1])
-    is_joint = len(results.class_il) == 1 and num_tasks > 1
     room = terminal.width - AVERAGES_WIDTH
     decimals = 1 if 6 * num_tasks <= room else 0  # "100.0 " or "100 "
     first = max(num_tasks - room // (4 + 2 * decimals), 0)
@@ -200,7 +199,7 @@ def accuracy_table(results: Results, width: int | None = None) -> str:
         cells = [f"[{_color(value)}]{100 * value:.{decimals}f}[/]" for value in row[first:]]
         cells += [""] * (num_tasks - first - len(cells))
         averages = [f"{100 * average(values):.2f}" for values in (row, task_il)]
-        grid.add_row(f"task {task + 1}" if not is_joint else "training", *cells, *averages)
+        grid.add_row(f"task {task + 1}" if not results.is_joint else "training", *cells, *averages)
     terminal.print(grid)
     forgotten = forgetting(results.class_il)
     if forgotten is not None:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from mammoth_compiled.errors import shorten
+from mammoth_compiled.results.across_tasks import measures_across_tasks
 
 # Measures with one value per task.
 TASK_MEASURES = (
-    *("loss", "ece", "recency_bias", "train_s", "compile_s", "eval_s"),
+    *("micro_class_il", "loss", "ece", "recency_bias", "train_s", "compile_s", "eval_s"),
     *("train_images", "peak_memory"),
 )
-KINDS = ("accuracy", "task", "curve")
+KINDS = ("accuracy", "task", "class", "curve")
 
 
 def plain_arguments(args: Namespace) -> dict[str, Any]:
@@ -81,9 +82,21 @@ def rows_of(results: Any, kind: str) -> list[dict[str, Any]]:
                 "class_il": _average(row),
                 "task_il": _average(results.task_il[t]),
                 "top5": _average(results.top5[t]),
+                **measures_across_tasks(results, "class_il", t + 1),
+                **measures_across_tasks(results, "task_il", t + 1),
                 **{name: getattr(results, name)[t] for name in TASK_MEASURES},
             }
             for t, row in enumerate(results.class_il)
+        ]
+    if kind == "class":
+        names = results.class_names
+        return [
+            {
+                **{"after_task": t, "class_id": k, "name": names[k] if k < len(names) else str(k)},
+                "class_il": accuracy,
+            }
+            for t, row in enumerate(results.per_class)
+            for k, accuracy in enumerate(row)
         ]
     if kind == "curve":
         return [

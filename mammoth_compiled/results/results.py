@@ -12,16 +12,13 @@ from mammoth_compiled.errors import MammothError
 from mammoth_compiled.files import write_atomically
 from mammoth_compiled.metrics import (
     Matrix,
-    anytime_average,
     average,
     average_incremental,
-    backward_transfer,
     forgetting,
-    forward_transfer,
-    learning_accuracy,
+    micro_accuracy,
     per_class_accuracy,
-    worst_case_accuracy,
 )
+from mammoth_compiled.results.across_tasks import measures_across_tasks
 from mammoth_compiled.results.formats import hardware, plain_arguments, rows_of, to_json
 from mammoth_compiled.results.html import results_html
 from mammoth_compiled.results.schema import read_results_file
@@ -37,6 +34,7 @@ EVALUATED = (
 # Lists with one entry per task that older files lack, and what stands for a missing entry.
 PER_TASK: dict[str, Any] = {
     "top5": [],
+    "micro_class_il": float("nan"),
     "per_class": [],
     "ece": float("nan"),
     "recency_bias": None,
@@ -57,7 +55,9 @@ class Results:
         class_il: Row t has the accuracies in [0, 1] after task t on each task seen, with
             predictions among all classes seen.
         task_il: The same with predictions among the task's own classes.
-        loss: Mean test loss after each task, nats.
+        micro_class_il: Class-IL accuracy in [0, 1] over all test images of the tasks seen, of which
+            each counts once; `accuracy` has the mean over tasks.
+        loss: Mean test loss after each task, nats, with the softmax over all classes.
         train_s: Training time of each task in seconds, including compilation.
         compile_s: The part of it spent on tracing and compilation.
         eval_s: Evaluation time after each task in seconds.
@@ -87,6 +87,7 @@ class Results:
     config: dict[str, Any] = field(default_factory=dict)
     class_il: Matrix = field(default_factory=list)
     task_il: Matrix = field(default_factory=list)
+    micro_class_il: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     train_s: list[float] = field(default_factory=list)
     compile_s: list[float] = field(default_factory=list)
@@ -133,22 +134,29 @@ class Results:
         for name in EVALUATED:
             getattr(self, name)[task:] = [getattr(evaluation, name)]
         self.per_class[task:] = [per_class_accuracy(evaluation.confusion)]
+        self.micro_class_il[task:] = [micro_accuracy(evaluation.confusion)]
         self.confusion = evaluation.confusion
 
-    def accuracies(self, setting: str = "class_il") -> Matrix:
+    def accuracies(self, setting: str = "class_il", num_tasks: int | None = None) -> Matrix:
         """Returns the accuracies of all evaluations, within and after tasks, in order of time.
 
         Args:
             setting: "class_il" or "task_il".
+            num_tasks: Number of tasks whose evaluations to return; None for all.
 
         Returns:
             One row per evaluation, one entry per task seen.
         """
         rows: Matrix = []
-        for task, row in enumerate(getattr(self, setting)):
+        for task, row in enumerate(getattr(self, setting)[:num_tasks]):
             rows += [point[setting] for point in self.curve if point["task"] == task]
             rows += [row] if row else []
         return rows
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether all tasks were learned at once, so that nothing compares one with another."""
+        return len(self.class_il) == 1 and len(self.class_il[0]) > 1
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -174,8 +182,12 @@ class Results:
         return {
             "class_il": self.accuracy["class_il"],
             "task_il": self.accuracy["task_il"],
-            **self._transfer("class_il"),
-            **self._transfer("task_il"),
+            "micro_class_il": last(self.micro_class_il),
+            "average_incremental_micro_class_il": average_incremental(
+                [[value] for value in self.micro_class_il if value == value]
+            ),
+            **measures_across_tasks(self, "class_il"),
+            **measures_across_tasks(self, "task_il"),
             "top5": average(last(self.top5) or []),
             "loss": last(self.loss),
             "ece": last(self.ece),
@@ -186,21 +198,6 @@ class Results:
             "eval_s": sum(self.eval_s),
             "images_per_s": self.images_per_second,
         }
-
-    def _transfer(self, setting: str) -> dict[str, float | None]:
-        """Returns the measures that compare tasks, in one setting."""
-        matrix, rows = getattr(self, setting), self.accuracies(setting)
-        future, initial = getattr(self, f"future_{setting}"), getattr(self, f"initial_{setting}")
-        measures = {
-            "average_incremental": average_incremental(matrix),
-            "forgetting": forgetting(matrix),
-            "backward_transfer": backward_transfer(matrix),
-            "forward_transfer": forward_transfer(future, initial),
-            "learning_accuracy": learning_accuracy(matrix),
-            "anytime_average": anytime_average(rows),
-            "worst_case": worst_case_accuracy(rows),
-        }
-        return {f"{name}_{setting}": value for name, value in measures.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the measurements as plain data, for a checkpoint."""
@@ -226,7 +223,7 @@ class Results:
         results = cls()
         known = {f.name for f in fields(cls)}
         results.load_state_dict({name: v for name, v in content.items() if name in known})
-        for name in ("loss", "ece"):  # JSON has no NaN
+        for name in ("loss", "ece", "micro_class_il"):  # JSON has no NaN
             values = getattr(results, name)
             setattr(results, name, [float("nan") if v is None else v for v in values])
         return results
@@ -236,9 +233,11 @@ class Results:
 
         Args:
             kind: What a row is: "accuracy": the accuracies on one task after another (`after_task`,
-                `task`, `class_il`, `task_il`, `top5`); "task": all measures after one task;
-                "curve": the accuracies on one task in an evaluation within a task (`after_task` is
-                the task in training, `epoch`, `step`). Tasks are counted from 0.
+                `task`, `class_il`, `task_il`, `top5`); "task": all measures after one task, those
+                of `summary` up to it included; "class": the accuracy on one class after one task
+                (`class_id`, `name`, `class_il`); "curve": the accuracies on one task in an
+                evaluation within a task (`after_task` is the task in training, `epoch`, `step`).
+                Tasks are counted from 0.
 
         Raises:
             MammothError: If pandas is not installed.
@@ -262,13 +261,12 @@ class Results:
     def table(self) -> str:
         """Returns the accuracies as a table, one row per task, in percent."""
         tasks = max((len(row) for row in self.class_il), default=0)
-        is_joint = len(self.class_il) == 1 and tasks > 1
         head = ["after", *(f"task {j + 1}" for j in range(tasks)), "Class-IL", "Task-IL"]
         lines = ["".join(f"{cell:>10}" for cell in head)]
         for t, (class_row, task_row) in enumerate(zip(self.class_il, self.task_il, strict=True)):
             if not class_row:  # skipped
                 continue
-            after = "training" if is_joint else f"task {t + 1}"
+            after = "training" if self.is_joint else f"task {t + 1}"
             cells = [f"{100 * a:.2f}" for a in class_row] + [""] * (tasks - len(class_row))
             cells += [f"{100 * average(class_row):.2f}", f"{100 * average(task_row):.2f}"]
             lines.append("".join(f"{cell:>10}" for cell in [after, *cells]))

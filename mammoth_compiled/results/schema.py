@@ -163,6 +163,7 @@ FIELDS: dict[str, tuple[str, Check]] = {
         name: _MEASURES
         for name in (
             *("loss", "train_s", "compile_s", "eval_s", "train_images", "ece", "recency_bias"),
+            "micro_class_il",
             *("initial_class_il", "initial_task_il", "peak_memory"),
         )
     },

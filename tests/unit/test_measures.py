@@ -23,6 +23,7 @@ from mammoth_compiled.metrics import (
     forgetting_per_task,
     forward_transfer,
     learning_accuracy,
+    micro_accuracy,
     minimum_accuracy,
     per_class_accuracy,
     recency_bias,
@@ -150,6 +151,8 @@ def test_confusion_equals_torchmetrics(counted):
     expected = multiclass_confusion_matrix(scores[:, :5], labels, 5)
     assert [row[:5] for row in confusion[:5]] == expected.tolist()
     assert sum(map(sum, confusion)) == 300
+    micro = multiclass_accuracy(scores[:, :5], labels, 5, average="micro")
+    assert micro_accuracy(confusion) == pytest.approx(micro.item())
     per_class = multiclass_accuracy(scores[:, :5], labels, 5, average="none")
     assert per_class_accuracy(expected.tolist()) == pytest.approx(per_class.tolist())
 
@@ -234,6 +237,60 @@ def test_dataframe_of_tasks(results):
     assert frame.recency_bias.tolist() == [None] * 3
 
 
+def test_measures_after_each_task_end_with_the_summary(results):
+    results.initial_class_il = results.initial_task_il = [0.2, 0.2, 0.2]
+    results.future_class_il = results.future_task_il = [[0.3, 0.1], [0.6], []]
+    frame, summary = results.to_dataframe("task"), results.summary()
+    # By hand, from `MATRIX` and an evaluation in task 2 with the accuracies 0.1 and 0.2.
+    by_hand = {
+        "average_incremental_class_il": [0.8, 0.825, 0.75],
+        "forgetting_class_il": [math.nan, -0.1, 0.3],
+        "backward_transfer_class_il": [math.nan, 0.1, -0.25],
+        "forward_transfer_class_il": [0.1, 0.25, 0.25],
+        "learning_accuracy_class_il": [0.8, 0.8, 2.3 / 3],
+        "anytime_average_class_il": [0.8, 1.8 / 3, 2.4 / 4],
+        "worst_case_class_il": [math.nan, 0.8 / 2 + 0.1 / 2, 0.7 / 3 + 2 / 3 * 0.35],
+    }
+    for name, values in by_hand.items():
+        assert frame[name].tolist() == pytest.approx(values, nan_ok=True), name
+    for name in set(summary) & set(frame.columns) - {"peak_memory", "images_per_s"}:
+        if not name.endswith("_s"):  # times of the summary are those of all tasks
+            assert frame[name].iloc[-1] == summary[name], name
+
+
+def test_nothing_compares_the_tasks_of_joint_training():
+    results = Results()
+    results.add(Evaluation([0.5, 0.75], [0.5, 1.0]), train_s=1.0, eval_s=1.0, images=10)
+    results.curve = [{"task": 0, "class_il": [0.25, 0.5], "task_il": [0.5, 0.5]}]
+    summary = results.summary()
+    names = ("forgetting", "backward_transfer", "learning_accuracy", "worst_case")
+    assert {summary[f"{name}_class_il"] for name in names} == {None}
+    assert summary["average_incremental_class_il"] == 0.625
+    assert summary["anytime_average_class_il"] == 0.5
+
+
+def test_large_tasks_count_more_in_the_accuracy_over_all_images():
+    results = Results()
+    for confusion in ([[9, 1], [3, 7]], [[8, 2, 0], [0, 10, 0], [0, 5, 0]]):
+        seen = Evaluation([0.5] * (len(confusion) - 1), confusion=confusion)
+        results.add(seen, train_s=1.0, eval_s=1.0, images=10)
+    summary = results.summary()
+    assert results.micro_class_il == [0.8, 18 / 25]
+    assert summary["micro_class_il"] == 18 / 25
+    assert summary["average_incremental_micro_class_il"] == pytest.approx(0.76)
+    assert math.isnan(micro_accuracy([]))
+
+
+def test_dataframe_of_classes(results):
+    results.per_class, results.class_names = [[0.5], [0.25, None]], ["cat", "dog"]
+    frame = results.to_dataframe("class")
+    assert frame[["after_task", "class_id", "name"]].values.tolist() == [
+        *([0, 0, "cat"], [1, 0, "cat"], [1, 1, "dog"])
+    ]
+    assert frame.class_il.tolist()[:2] == [0.5, 0.25]
+    assert math.isnan(frame.class_il[2])
+
+
 def test_dataframe_of_the_curve(results):
     frame = results.to_dataframe("curve")
     assert frame[["after_task", "step", "task"]].values.tolist() == [[1, 4, 0], [1, 4, 1]]
@@ -241,7 +298,7 @@ def test_dataframe_of_the_curve(results):
 
 
 def test_unknown_kind_of_dataframe_raises(results):
-    with pytest.raises(ValueError, match="unknown kind 'x'; valid: accuracy, task, curve"):
+    with pytest.raises(ValueError, match="unknown kind 'x'; valid: accuracy, task, class, curve"):
         results.to_dataframe("x")
 
 
