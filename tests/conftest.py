@@ -32,6 +32,7 @@ from torchvision import transforms
 from mammoth_compiled import ContinualDataset, MammothBackbone, MammothDataset, load_runner, train
 from mammoth_compiled.compiler import counters
 from mammoth_compiled.compiler.compat import compile_function
+from mammoth_compiled.compiler.host_randomness import check_host_randomness
 from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.registry import backbones, datasets, models
 from mammoth_compiled.types import ReturnTypes
@@ -245,12 +246,16 @@ def compiled_functions(monkeypatch):
         counters.count_graph()
         return nop(graph, inputs)
 
-    backend = aot_autograd(
+    compile_graph = aot_autograd(
         fw_compiler=compile_forward,
         bw_compiler=nop,
         partition_fn=partition,
         keep_inference_input_mutations=True,
     )
+
+    def backend(graph, inputs):
+        check_host_randomness()
+        return compile_graph(graph, inputs)
 
     def compile_aot(function, **_):
         names.append(function.__name__)

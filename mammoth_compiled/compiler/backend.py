@@ -16,6 +16,7 @@ from mammoth_compiled.compiler.ahead import compiles_ahead, computed_later
 from mammoth_compiled.compiler.combined_kernels import combine_more_kernels
 from mammoth_compiled.compiler.fingerprint import source_hash
 from mammoth_compiled.compiler.gradients import keep_weight_strides
+from mammoth_compiled.compiler.host_randomness import check_host_randomness
 from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
@@ -45,6 +46,7 @@ def mammoth(
         mode: As for Inductor, for example "max-autotune".
         options: Inductor's options; they override `mode`.
     """
+    check_host_randomness()
     verify_libraries()
     if _on_cpu(example_inputs):
         prepare_compiler()

@@ -29,6 +29,8 @@ def compile_function(function: Callable[..., Any], **kwargs: Any) -> Callable[..
     """Calls `torch.compile` with a limit of `RECOMPILE_LIMIT` graphs per function."""
     # Hooks that are added, removed or replaced later must take effect.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
+    # np.random draws from NumPy's generators, outside of graphs, not from torch's.
+    torch._dynamo.config.use_numpy_random_stream = True
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
         kwargs["recompile_limit"] = RECOMPILE_LIMIT
     else:  # before torch 2.13 the limit is global

@@ -15,7 +15,7 @@ from mammoth_compiled.data import LazyBatch
 from mammoth_compiled.engine.attribute_tensors import AttributeTensors
 from mammoth_compiled.engine.compute import Compute
 from mammoth_compiled.engine.graph_capture import CudaGraphCapture, GraphCapture
-from mammoth_compiled.engine.host_state import attribute_state
+from mammoth_compiled.engine.host_state import attribute_state, generator_state
 from mammoth_compiled.engine.static_step import (
     CapturedGraph,
     EpochOrder,
@@ -210,22 +210,22 @@ class CapturedStep(EagerStep):
 
     def _warm_up(self, lazy: LazyBatch, epoch: int) -> StepResult:
         """Runs a step in Python and disables capture if it changes Python state."""
-        before = attribute_state(self.model)
+        before = attribute_state(self.model) | generator_state()
         self.model.counters.were_read = False
         result = (
             self._run(lazy, epoch)
             if self._batch is None
             else self._run_static(self._batch, lazy, epoch)
         )
-        after = attribute_state(self.model)
+        after = attribute_state(self.model) | generator_state()
         changed = sorted(name for name in after if after[name] != before.get(name))
-        if changed and self._warm_up_steps:  # the first step may create attributes
+        if self.compute.disabled_because:
+            # Said already, and a graph would freeze the same state.
+            self._disable(self.compute.disabled_because, warn=False)
+        elif changed and self._warm_up_steps:  # the first step may create attributes
             self._disable(f"each step changes {', '.join(changed)}, which a replay would not")
         elif self.model.counters.were_read:
             self._disable("it reads task_iteration or epoch_iteration, which a replay would freeze")
-        elif self.compute.disabled_because:
-            # Said already, and a graph would freeze the same state.
-            self._disable(self.compute.disabled_because, warn=False)
         if all(buffer.has_static_reads for buffer in self._buffers):
             self._warm_up_steps += 1
             self._prepare(lazy, result)

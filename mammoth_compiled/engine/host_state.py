@@ -21,9 +21,9 @@ _CONTAINERS = (list, dict, set, deque)
 def changed_host_state(net: nn.Module, call: Callable[[], Any]) -> tuple[Any, list[str]]:
     """Calls a function and finds out which host state of a network it changes.
 
-    Host state is: Python's and NumPy's global generators; attributes of the network's modules, and
-    globals that their code names, if they are numbers, strings, containers (whose length counts) or
-    random number generators.
+    Host state is: Python's and NumPy's global generators; attributes of the network's modules and
+    of their classes, and globals that their code names, if they are numbers, strings, containers
+    (whose length counts) or random number generators.
 
     Args:
         net: The network.
@@ -57,13 +57,20 @@ def attribute_state(owner: object) -> dict[str, Any]:
     return {name: state for key, v in vars(owner).items() for name, state in _watched(key, v)}
 
 
+def generator_state() -> dict[str, Any]:
+    """Returns the states of Python's and NumPy's global generators, by the name of the module."""
+    return {
+        "random": random.getstate(),
+        "numpy.random": _generator_state(np.random.mtrand._rand),
+    }
+
+
 _MISSING = object()
 
 
 def _host_state(net: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yields name and value of everything watched; names are `scope:name`, unique by scope."""
-    yield ":random", random.getstate()
-    yield ":numpy.random", _generator_state(np.random.mtrand._rand)
+    yield from ((f":{name}", state) for name, state in generator_state().items())
     functions: dict[Callable[..., Any], None] = {}
     for path, module in net.named_modules():
         for name, value in vars(module).items():
@@ -71,8 +78,11 @@ def _host_state(net: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield from _watched(f"{path}:{name}", value)
         for cls in type(module).__mro__:
             if not cls.__module__.startswith("torch."):
-                members = vars(cls).values()
-                functions |= dict.fromkeys(f for f in members if isinstance(f, types.FunctionType))
+                for name, value in vars(cls).items():
+                    if isinstance(value, types.FunctionType):
+                        functions[value] = None
+                    elif not name.startswith("_"):
+                        yield from _watched(f"{cls.__module__}.{cls.__qualname__}:{name}", value)
     for function in functions:
         for name in function.__code__.co_names:
             if name in function.__globals__:

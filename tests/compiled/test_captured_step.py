@@ -6,6 +6,7 @@ An operation log stands in for the CUDA graph; see `operation_log`.
 import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from killed_runs import KilledAfter
@@ -364,6 +365,18 @@ def iterates(self, batch):
     return self.loss(self.net(batch.inputs), batch.labels) * (1 + 0 * self.task_iteration)
 
 
+def mixes_with_python(self, batch):
+    share = random.random()
+    mixed = share * batch.inputs + (1 - share) * batch.inputs.flip(0)
+    return self.loss(self.net(mixed), batch.labels)
+
+
+def mixes_with_numpy(self, batch):
+    share = float(np.random.beta(1, 1))
+    mixed = share * batch.inputs + (1 - share) * batch.inputs.flip(0)
+    return self.loss(self.net(mixed), batch.labels)
+
+
 def changes_shape(self, batch):
     self.means = torch.ones(len(getattr(self, "means", ())) % 2 + 1)
     return self.loss(self.net(batch.inputs), batch.labels)
@@ -381,9 +394,11 @@ def collects(self, batch):
         (counts, "each step changes count"),
         (collects, "each step changes history"),
         (iterates, "it reads task_iteration"),
+        (mixes_with_python, "each step changes random"),
+        (mixes_with_numpy, "each step changes numpy.random"),
         (changes_shape, "each step replaces means by a tensor of another shape"),
     ],
-    ids=["item", "count", "list", "iteration", "shape"],
+    ids=["item", "count", "list", "iteration", "random", "numpy", "shape"],
 )
 def test_uncapturable_step_runs_in_python_with_one_warning(tiny, training_loss, why):
     model = custom(training_loss=training_loss)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 from mammoth_compiled import ContinualModel, MammothBackbone
@@ -175,6 +175,41 @@ class ListOfCalls(Base):
         if self.training:
             self.history.append(len(x))
         return super().body(x) * (1 + 0.01 * (len(self.history) % 3))
+
+
+@wild("total")
+class ClassCounter(Base):
+    total = 0
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        type(self).total = 0
+
+    def body(self, x):
+        if self.training:
+            type(self).total += 1
+        return super().body(x) * (1 + 0.01 * self.total)
+
+
+@wild()
+class ShuffleWithASeed(Base):
+    def body(self, x):
+        order = list(range(16))
+        random.Random(4).shuffle(order)
+        return super().body(x)[:, order]
+
+
+@wild()
+class BufferReplaced(Base):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.register_buffer("mean", torch.zeros(16))
+
+    def body(self, x):
+        y = super().body(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+        return y - self.mean
 
 
 @wild()
@@ -392,6 +427,79 @@ class HookThatCollects(Step):
 
     def end_task(self, dataset):
         assert self.seen > 0
+
+
+class _ChangesInSecondTask(Step):
+    """Changes the outputs of a layer from the second task on."""
+
+    def begin_task(self, dataset):
+        if dataset.c_task == 1:
+            self.net.hidden.register_forward_hook(self.change)
+
+
+@wild("draws random numbers with Python")
+class ShuffleInSecondTask(_ChangesInSecondTask):
+    def change(self, module, args, output):
+        order = list(range(16))
+        random.shuffle(order)
+        return output[:, order] if module.training else output
+
+
+class _Scaled(Base):
+    def body(self, x):
+        y = super().body(x)
+        return y * self.rng.random() if self.training else y
+
+
+@wild("draws random numbers with Python")
+class OwnGeneratorInSecondTask(Step):
+    def begin_task(self, dataset):
+        if dataset.c_task == 1:
+            self.net.__class__ = _Scaled
+            self.net.rng = random.Random(3)
+
+
+@wild()
+class NumpyRandomInSecondTask(_ChangesInSecondTask):
+    def change(self, module, args, output):
+        noise = np.random.normal(size=16).astype(np.float32)
+        return output + torch.from_numpy(noise) if module.training else output
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -0.1 * grad
+
+
+@wild()
+class OwnFunctionInSecondTask(_ChangesInSecondTask):
+    def change(self, module, args, output):
+        return _Reversed.apply(output)
+
+
+@wild()
+class BackwardPreHookInSecondTask(Step):
+    def begin_task(self, dataset):
+        if dataset.c_task == 1:
+            self.net.hidden.register_full_backward_pre_hook(lambda m, grads: (grads[0] * 0.25,))
+
+
+class _Halved(nn.Module):
+    def forward(self, weight):
+        return weight * 0.5
+
+
+@wild()
+class ParametrizedInSecondTask(Step):
+    def begin_task(self, dataset):
+        if dataset.c_task == 1:
+            parametrize.register_parametrization(self.net.hidden, "weight", _Halved())
+            self.opt = self.get_optimizer()
 
 
 @wild()
