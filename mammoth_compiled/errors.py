@@ -58,13 +58,17 @@ def raise_first(errors: Sequence[BaseException]) -> None:
     """Raises the first of several errors; its message includes those of the others.
 
     Raises:
-        BaseException: The first error, if there is one. Several errors of this package become one.
+        BaseException: The first error, if there is one. Several errors of this package become one;
+            to an error of user code, the others are notes.
     """
     if not errors:
         return
     if len(errors) > 1 and all(isinstance(error, MammothError) for error in errors):
         message = "; ".join(dict.fromkeys(map(str, errors)))
         raise type(errors[0])(message) from errors[0]
+    for other in errors[1:]:
+        if isinstance(other, MammothError):  # it may say where the results are
+            errors[0].add_note(str(other))
     raise errors[0]
 
 

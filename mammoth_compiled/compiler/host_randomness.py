@@ -37,14 +37,17 @@ def check_host_randomness() -> None:
         HostRandomnessError: Inside `host_randomness_refused`.
     """
     if _is_refused.get() and _has_drawn():
-        raise HostRandomnessError
+        raise HostRandomnessError(
+            "it draws random numbers with Python's random, which a compiled graph would repeat. "
+            "Draw them with torch"
+        )
 
 
-def is_host_randomness(error: BaseException | None) -> bool:
-    """Returns whether an error of Dynamo is, or was caused by, a `HostRandomnessError`."""
+def host_randomness(error: BaseException | None) -> str:
+    """Returns the message if an error of Dynamo was caused by a `HostRandomnessError`, else ""."""
     while error is not None and not isinstance(error, HostRandomnessError):
         error = getattr(error, "inner_exception", None) or error.__cause__
-    return error is not None
+    return "" if error is None else str(error)
 
 
 def _has_drawn() -> bool:

@@ -12,16 +12,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from mammoth_compiled.backbones.base import MammothBackbone
 from mammoth_compiled.compiler.ahead import compiling_ahead
 from mammoth_compiled.compiler.compat import compile_function
-from mammoth_compiled.compiler.host_randomness import host_randomness_refused, is_host_randomness
+from mammoth_compiled.compiler.host_randomness import host_randomness, host_randomness_refused
 from mammoth_compiled.engine.host_state import changed_host_state
 from mammoth_compiled.engine.recompilation import RecompilationWatch
 from mammoth_compiled.types import ReturnTypes
 
-# Why a network runs eagerly.
-DRAWS_IN_PYTHON = (
-    "its forward draws random numbers with Python's random, which a compiled graph would repeat. "
-    "Draw them with torch"
-)
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -107,8 +102,7 @@ class NetRunner:
             result = eager()
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.policy.disable(
-                self.net,
-                DRAWS_IN_PYTHON if is_host_randomness(error) else f"compiling it failed: {reason}",
+                self.net, host_randomness(error) or f"compiling it failed: {reason}"
             )
             return result
         if outcome.recompiles_often:

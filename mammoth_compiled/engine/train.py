@@ -126,6 +126,8 @@ def _train_and_keep(run: Run, observers: Observers) -> list[BaseException]:
         run.results.interrupted = True
     except Exception as error:
         errors.append(with_context(run, error))
+    except SystemExit as error:  # of user code, such as a signal handler of its own
+        errors.append(error)
     if errors:
         run.results.interrupted = True
         if not run.results.class_il:

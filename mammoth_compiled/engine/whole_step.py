@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mammoth_compiled.compiler.compat import COMBO_KERNELS, compile_function
+from mammoth_compiled.compiler.host_randomness import host_randomness, host_randomness_refused
 from mammoth_compiled.engine.compute import WHOLE, Compute
 from mammoth_compiled.engine.recompilation import RecompilationWatch
 from mammoth_compiled.models.base import ContinualModel
@@ -60,7 +61,10 @@ class WholeStep:
             compute.disable_whole_step(model, reason)
             return None
         try:
-            with self._recompilations.watch((kind, model.net.training)) as outcome:
+            with (
+                self._recompilations.watch((kind, model.net.training)) as outcome,
+                host_randomness_refused(),
+            ):
                 loss, batch.logits, batch.losses, gradients = self._compiled(model)(
                     parameters,
                     batch.inputs,
@@ -70,7 +74,8 @@ class WholeStep:
                     batch.replay,
                 )
         except Exception as error:  # user code may raise anything; without this object it shows
-            compute.disable_whole_step(model, f"tracing it failed: {_cause(error)}")
+            reason = host_randomness(error) or f"tracing it failed: {_cause(error)}"
+            compute.disable_whole_step(model, reason)
             return None
         set_gradients(parameters, gradients, tensors)
         if outcome.recompiles_often:

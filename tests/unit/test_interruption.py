@@ -194,14 +194,15 @@ def test_message_names_every_error(run_tiny):
         run_tiny(observers=observers)
 
 
-def test_results_of_finished_tasks_survive_an_error(run_tiny, tmp_path):
+@pytest.mark.parametrize("error", [MammothError("cannot export"), SystemExit(3)])
+def test_results_of_finished_tasks_survive_an_error(run_tiny, tmp_path, error):
     class Fails(Observer):
         def end_task(self, run, evaluation):
             if run.task == 1:
-                raise MammothError("cannot export")
+                raise error
 
     path = tmp_path / "results.json"
-    with pytest.raises(MammothError, match=r"^cannot export$"):
+    with pytest.raises(type(error), match=f"^{error}$"):
         run_tiny(observers=[Fails(), ResultsWriter(path)])
     content = json.loads(path.read_text())
     assert content["interrupted"] is True
