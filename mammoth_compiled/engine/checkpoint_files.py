@@ -1,8 +1,9 @@
 """Where the checkpoints of a run are, and which of them are of the same configuration."""
 
 import contextlib
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ FREE |= {"device", "compile", "cuda_graph", "whole_step", "num_workers"}
 FREE |= {"stop_after", "inference_only", "eval_future", "eval_every", "eval_epochs"}
 
 CHECKPOINTS = "checkpoints"
+_KEPT = re.compile(r"_kept\d+$")
 
 
 class Difference(NamedTuple):
@@ -95,18 +97,21 @@ def differences(config: RunConfig, saved: Mapping[str, Any]) -> list[Difference]
     ]
 
 
-def find_checkpoint(config: RunConfig) -> tuple[FoundCheckpoint | None, list[str]]:
+def find_checkpoint(
+    config: RunConfig,
+) -> tuple[FoundCheckpoint | None, list[str], list[Path]]:
     """Returns the checkpoint of this configuration with the most tasks and steps done.
 
     Args:
         config: All arguments.
 
     Returns:
-        The checkpoint, None if there is none; and a message for each newer file that is damaged or
-        of another configuration.
+        The checkpoint, None if there is none; a message for each newer file that is damaged or of
+        another configuration; and those of another configuration.
     """
-    messages = []
-    for path in _newest_first(config):
+    messages: list[str] = []
+    others: list[Path] = []
+    for _, path in sorted(_by_progress(config), reverse=True):
         try:
             content = read_checkpoint(path)
         except CheckpointError as error:
@@ -114,17 +119,29 @@ def find_checkpoint(config: RunConfig) -> tuple[FoundCheckpoint | None, list[str
             continue
         changed = differences(config, content["args"])
         if not changed:
-            return FoundCheckpoint(path, content), messages
+            return FoundCheckpoint(path, content), messages, others
         arguments = ", ".join(map(str, changed))
         messages.append(f"not used: {path} is of another configuration ({arguments})")
+        others.append(path)
     directory = checkpoint_directory(config)
-    return None, [*messages, f"none of this configuration in {directory}: starting with task 1"]
+    messages.append(f"none of this configuration in {directory}: starting with task 1")
+    return None, messages, others
 
 
-def _newest_first(config: RunConfig) -> Iterator[Path]:
-    found = _by_progress(config)
-    for progress in sorted(found, reverse=True):
-        yield found[progress]
+def keep(path: Path) -> Path:
+    """Renames a checkpoint, so that one of another configuration does not replace it.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        Its new path, under which `find_checkpoint` finds it as well.
+    """
+    if _KEPT.search(path.stem):
+        return path
+    names = (path.with_name(f"{path.stem}_kept{n}.pt") for n in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
+    return path.rename(kept)
 
 
 def remove_within(config: RunConfig, num_tasks: int, num_steps: int = 0) -> None:
@@ -135,23 +152,24 @@ def remove_within(config: RunConfig, num_tasks: int, num_steps: int = 0) -> None
         num_tasks: Number of finished tasks.
         num_steps: Steps of the next task.
     """
-    for progress, path in _by_progress(config).items():
-        if progress[1] and progress < (num_tasks, num_steps):
+    for progress, path in _by_progress(config):
+        is_older = progress[1] and progress < (num_tasks, num_steps)
+        if is_older and not _KEPT.search(path.stem):
             with contextlib.suppress(OSError):  # it is not needed, but does no harm either
                 path.unlink()
 
 
-def _by_progress(config: RunConfig) -> dict[tuple[int, int], Path]:
+def _by_progress(config: RunConfig) -> list[tuple[tuple[int, int], Path]]:
     """Returns the checkpoints of these names by finished tasks and steps of the next task."""
     common = checkpoint_path(config)
     if not common.parent.is_dir():
-        return {}
+        return []
     # Earlier versions kept the colon of timm:NAME.
     names = {common.name, common.name if config.files.ckpt_name else _default_name(config)}
     either = "|".join(map(re.escape, names))
-    numbered = re.compile(rf"(?:{either})_task(\d+)(?:_step(\d+))?\.pt")
+    numbered = re.compile(rf"(?:{either})_task(\d+)(?:_step(\d+))?(?:_kept\d+)?\.pt")
     matches = ((numbered.fullmatch(path.name), path) for path in common.parent.iterdir())
-    return {(int(match[1]), int(match[2] or 0)): path for match, path in matches if match}
+    return [((int(match[1]), int(match[2] or 0)), path) for match, path in matches if match]
 
 
 def _equal(one: Any, other: Any) -> bool:

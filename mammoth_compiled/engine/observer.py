@@ -40,6 +40,8 @@ class Run:
         resume_within: The contents of that checkpoint if it was saved within a task, until the
             position in the task is restored.
         resume_messages: Checkpoints that were not used, and arguments that differ from it.
+        other_checkpoints: Checkpoints with the names of this run's that are of another
+            configuration.
         task: Current task, from 0.
         epoch: Current epoch of the task, from 0.
         step: Current step of the epoch, from 1.
@@ -67,6 +69,7 @@ class Run:
     resumed_from: Path | None = None
     resume_within: dict[str, Any] | None = None
     resume_messages: list[str] = field(default_factory=list)
+    other_checkpoints: list[Path] = field(default_factory=list)
     task: int = 0
     epoch: int = 0
     step: int = 0

@@ -105,7 +105,7 @@ def resume(run: Run) -> None:
     if files.loadcheck:
         _restore(run, Path(files.loadcheck), read_checkpoint(files.loadcheck))
     elif files.resume:
-        found, run.resume_messages = find_checkpoint(run.config)
+        found, run.resume_messages, run.other_checkpoints = find_checkpoint(run.config)
         if found is not None:
             _restore(run, *found)
 

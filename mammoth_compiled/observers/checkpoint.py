@@ -1,11 +1,12 @@
 """CheckpointWriter: saves the run after each task, or after the last one."""
 
+import contextlib
 from contextlib import ExitStack
 from typing import ClassVar
 
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.console import say
-from mammoth_compiled.engine.checkpoint_files import checkpoint_path
+from mammoth_compiled.engine.checkpoint_files import checkpoint_path, keep
 from mammoth_compiled.engine.observer import Observer, Run
 from mammoth_compiled.engine.resume import save
 from mammoth_compiled.errors import MammothError
@@ -36,7 +37,7 @@ class CheckpointWriter(Observer):
         self._locked = ExitStack()
 
     def begin_run(self, run: Run) -> None:
-        """Checks that checkpoints can be written, and locks their names.
+        """Checks that checkpoints can be written, locks their names, keeps those of other runs.
 
         Raises:
             MammothError: If they cannot, or another run writes checkpoints of the same names.
@@ -46,6 +47,10 @@ class CheckpointWriter(Observer):
         self._locked.enter_context(
             lock(checkpoint_path(run.config), "checkpoints", "--checkpoint_path")
         )
+        for path in run.other_checkpoints:
+            with contextlib.suppress(OSError):  # another run has just done so
+                if (kept := keep(path)) != path:
+                    say(f"checkpoint: kept {path} as {kept.name}")
 
     def end_task(self, run: Run, evaluation: Evaluation) -> None:
         """Writes a checkpoint and prints its path, or why it cannot be written."""

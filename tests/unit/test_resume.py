@@ -103,10 +103,17 @@ def test_damaged_checkpoint_is_skipped(run, checkpoint):
 )
 def test_another_configuration_is_not_resumed(run, checkpoint, change, shown):
     run()
-    _, first_task, messages = run(**{"lr": 0.03, "minibatch_size": 8, **change})
+    saved = checkpoint(3).read_bytes()
+    changed = {"lr": 0.03, "minibatch_size": 8, **change}
+    _, first_task, messages = run(**changed)
     assert first_task == 0
     assert any(m.startswith(f"not used: {checkpoint(3)} is of another") for m in messages)
     assert any(f"({shown})" in m for m in messages), messages
+    kept = checkpoint("3_kept1")
+    assert kept.read_bytes() == saved
+    assert run()[1] == 3, "both configurations can be resumed"
+    assert run(**changed)[1] == 3
+    assert kept.read_bytes() == saved
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"dataset": "seq-tiny-augmented"}])
