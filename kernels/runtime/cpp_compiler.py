@@ -3,9 +3,9 @@
 Before it compiles anything, Inductor compiles a program with PyTorch's vector headers for each
 instruction set of the processor, one for each extension of it, and a precompiled header: longer
 than the graphs of a small network. The first programs tell nothing here, and those for extensions
-are compiled as one. The header takes longer than it saves for the two or three files of kernels
-that a network has. It is therefore compiled when a second network is, in the background, and no
-file waits for it.
+are compiled as one, once there is a loop to compile. The header takes longer than it saves for the
+two or three files of kernels that a network has. It is therefore compiled when a second network is,
+in the background, and no file waits for it.
 """
 
 import contextlib
@@ -29,24 +29,41 @@ _INLINE = "--param early-inlining-insns=400"
 # In Inductor's cache once a process has compiled kernels.
 _MARKER = "mammoth_compiled_kernels"
 
-_preparing = threading.Lock()
+# Reentrant, since probing compiles.
+_finding = threading.RLock()
 _header_is_ready = threading.Event()
 
 
-def prepare_compiler() -> None:
-    """Finds Inductor's instruction set, and its precompiled header if there is one.
-
-    Call it once Inductor is imported. If another thread is at it, this one waits.
-    """
-    with _preparing:
-        _prepare()
-
-
 @functools.cache
-def _prepare() -> None:
+def prepare_compiler() -> None:
+    """Lets Inductor find its instruction sets in less time, once it looks for them.
+
+    Graphs without loops need none. Call it once Inductor is imported.
+    """
     if platform.machine() not in ("x86_64", "AMD64"):
         return
-    from torch._inductor import codecache, config, cpu_vec_isa
+    from torch._inductor import cpu_vec_isa
+
+    find = cpu_vec_isa.valid_vec_isa_list
+
+    find_once = functools.cache(lambda: _find_instruction_sets(find))
+
+    @functools.wraps(find)
+    def valid_vec_isa_list() -> list[Any]:
+        with _finding:
+            return find_once()
+
+    module: Any = cpu_vec_isa
+    module.valid_vec_isa_list = valid_vec_isa_list
+
+
+def _find_instruction_sets(find: Callable[[], list[Any]]) -> list[Any]:
+    """Calls Inductor's function, and compiles or checks its header if there is one.
+
+    Args:
+        find: Inductor's function.
+    """
+    from torch._inductor import codecache, config
 
     # PyTorch itself runs such code here, so its headers and libraries have it. Instructions that
     # depend on the compiler's version (bfloat16, VNNI, AMX) are still probed.
@@ -54,10 +71,13 @@ def _prepare() -> None:
     cpp: Any = config.cpp
     if is_vectorized and cpp.vec_isa_ok is None:
         with config.patch({"cpp.vec_isa_ok": True}), _extensions_probed_at_once():
-            cpu_vec_isa.valid_vec_isa_list()
+            found = find()
+    else:
+        found = find()
     headers = getattr(codecache, "_HEADER_DIR", None)
     if headers is not None and any(Path(headers).glob("*.gch")):
         precompile_header()
+    return found
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import inspect
 import platform
 import re
 import threading
@@ -91,7 +92,7 @@ def unavailable_reason() -> str:
 
 @functools.cache
 def build_in_background() -> None:
-    """Builds the library in a thread, after it has found what Inductor's compiler can do."""
+    """Builds the library in a thread."""
     global _builder
     if _unsupported_reason():
         return
@@ -142,7 +143,11 @@ def _library() -> Any:
     flags = ["-ffp-contract=fast"]
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         flags.append("-mno-avx512f")  # the user may have limited torch to AVX2
-    return CppCodeCache.load(source(), extra_flags=tuple(flags))
+    load: Any = CppCodeCache.load
+    # Inductor need not find its instruction sets for it, where it can be told so (PyTorch 2.14).
+    has_option = "needs_vec_isa" in inspect.signature(CppCodeCache.load_async).parameters
+    options = {"needs_vec_isa": False} if has_option else {}
+    return load(source(), extra_flags=tuple(flags), **options)
 
 
 def source() -> str:

@@ -1,5 +1,6 @@
 """Preparing Inductor's C++ compiler: what it probes, and what goes on in the background."""
 
+import inspect
 import threading
 
 import pytest
@@ -19,6 +20,7 @@ def prepare(monkeypatch, tmp_path):
         seen = {}
 
         def valid_instruction_sets():
+            seen["searches"] = seen.get("searches", 0) + 1
             seen["trusted"] = config.cpp.vec_isa_ok
 
         def load_kernel(argtypes, code, submit_fn, extra_flags):
@@ -34,7 +36,11 @@ def prepare(monkeypatch, tmp_path):
         monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", valid_instruction_sets)
         monkeypatch.setattr(CppPythonBindingsCodeCache, "load_pybinding_async", load_kernel)
         monkeypatch.setattr(cpp_compiler, "precompile_header", PRECOMPILE_HEADER)
-        cpp_compiler._prepare.__wrapped__()
+        cpp_compiler.prepare_compiler.__wrapped__()
+        assert not seen, "nothing before Inductor looks for them"
+        for _ in range(2):
+            cpu_vec_isa.valid_vec_isa_list()
+        assert seen.pop("searches") == 1
         join_header()
         return seen
 
@@ -54,8 +60,8 @@ def test_vectors_that_pytorch_uses_are_not_probed(prepare):
 
 def test_the_setting_of_the_user_stays(prepare):
     with config.patch({"cpp.vec_isa_ok": False}):
-        assert "trusted" not in prepare()
-    assert "trusted" not in prepare(capability="DEFAULT")
+        assert prepare()["trusted"] is False
+    assert prepare(capability="DEFAULT")["trusted"] is None
 
 
 def test_the_header_is_checked_in_a_thread_whose_errors_come_up_later(prepare):
@@ -71,7 +77,9 @@ def test_the_thread_has_the_settings_of_the_user(prepare):
 
 def test_other_processors_are_left_alone(prepare, monkeypatch):
     monkeypatch.setattr(cpp_compiler.platform, "machine", lambda: "aarch64")
-    cpp_compiler._prepare.__wrapped__()
+    find = cpu_vec_isa.valid_vec_isa_list
+    cpp_compiler.prepare_compiler.__wrapped__()
+    assert cpu_vec_isa.valid_vec_isa_list is find
     assert not any(t.name == "precompile header" for t in threading.enumerate())
 
 
@@ -111,7 +119,7 @@ def probed(monkeypatch):
             kind.__bool__.cache_clear()
         monkeypatch.setattr(cpu_vec_isa, "supported_vec_isa_list", [kind() for kind in kinds])
         with config.patch({"cpp.vec_isa_ok": True}), cpp_compiler._extensions_probed_at_once():
-            found = cpu_vec_isa.valid_vec_isa_list.__wrapped__()
+            found = inspect.unwrap(cpu_vec_isa.valid_vec_isa_list)()
         for kind in kinds:
             kind.__bool__.cache_clear()
         assert cpu_vec_isa.VecISA.check_build is check
