@@ -70,7 +70,7 @@ def read_config_file(path: str, keep: Collection[str] = ()) -> dict[str, Any]:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(
-            f"--config {path}: must give arguments by name, as in `lr: 0.1`, got a "
+            f"--config {path}: must give arguments by name, as in `lr: 0.1`, got the "
             f"{type(content).__name__}"
         )
     return dict(_flat(content, path, keep))

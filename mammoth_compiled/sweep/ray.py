@@ -39,7 +39,7 @@ def run_on_ray(
 
     Raises:
         ConfigError: If Ray is not installed.
-        MammothError: If no trial finished.
+        MammothError: If Ray cannot be reached or started, or no trial finished.
     """
     try:
         import ray
@@ -51,13 +51,20 @@ def run_on_ray(
         raise ConfigError("--ray_address: method tpe runs in the local pool; use grid or random")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     local = {"num_cpus": workers} if address == "local" and workers else {}
-    ray.init(
-        address=address,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        **local,
-    )
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            **local,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MammothError(
+            f"--ray_address {address}: cannot use Ray there: {reason}. Give local, auto or the "
+            "address of a running cluster, such as 10.0.0.1:6379"
+        ) from error
     gpus = float(ray.cluster_resources().get("GPU", 0))
     share = {"cpu": 1, "gpu": min(1.0, gpus / workers) if workers and gpus else float(gpus > 0)}
     directory = sweep.directory.resolve()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from mammoth_compiled.config.config_file import MAX_RUNS
 from mammoth_compiled.errors import ConfigError, shorten, unknown_name
 
 METHODS = ("grid", "random", "tpe")
@@ -12,6 +13,8 @@ PRUNERS = ("none", "median")
 # Of a range: its largest bound, and its values with a step.
 MAX_BOUND = 1e300
 MAX_STEPS = 10**6
+# NumPy's generators, with which Optuna draws, take seeds of 32 bits.
+LIMITS = {"trials": (1, MAX_RUNS), "seed": (0, 2**32 - 1)}
 RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -53,11 +56,13 @@ class Search:
             if getattr(search, name) not in valid:
                 given = shorten(getattr(search, name))
                 raise ConfigError(f"sweep: {name} must be one of {', '.join(valid)}, got {given}")
-        for name, minimum in (("trials", 1), ("seed", 0)):
+        for name, (minimum, maximum) in LIMITS.items():
             value = getattr(search, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            if not is_integer or not minimum <= value <= maximum:
                 raise ConfigError(
-                    f"sweep: {name} must be an integer >= {minimum}, got {shorten(value)}"
+                    f"sweep: {name} must be an integer >= {minimum} and at most {maximum:,}, got "
+                    f"{shorten(value)}"
                 )
         if search.method == "grid" and search.pruning != "none":
             raise ConfigError("sweep: pruning needs method random or tpe; a grid runs everything")

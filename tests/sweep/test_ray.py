@@ -1,14 +1,32 @@
 """A sweep on Ray Tune: every run is a run folder, and a killed worker continues."""
 
 import os
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-pytest.importorskip("ray")
+from mammoth_compiled.errors import MammothError
+from mammoth_compiled.sweep.ray import run_on_ray
+
+
+@pytest.mark.parametrize("error", [ValueError("Invalid address: x"), ConnectionError("\nno\n")])
+def test_an_address_without_ray(monkeypatch, error):
+    def init(**_):
+        raise error
+
+    ray = ModuleType("ray")
+    ray.init, ray.tune = init, None
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    reason = str(error).strip()
+    message = f"^--ray_address x: cannot use Ray there: {reason}. Give local, auto or the address"
+    with pytest.raises(MammothError, match=message):
+        run_on_ray(SimpleNamespace(search=SimpleNamespace(method="grid")), "x")
 
 
 @pytest.mark.slow
 def test_killed_worker_continues(tmp_path, run_python):
+    pytest.importorskip("ray")
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         """
