@@ -6,7 +6,7 @@ from typing import Any
 
 from mammoth_compiled.backbones import MammothBackbone
 from mammoth_compiled.backbones.pretrained import LATER
-from mammoth_compiled.checkpoint import read_checkpoint
+from mammoth_compiled.checkpoint import load_copy, read_checkpoint
 from mammoth_compiled.errors import CheckpointError, RegistryError
 from mammoth_compiled.registry import backbones, models
 from mammoth_compiled.types import DatasetInfo
@@ -57,7 +57,7 @@ def load_backbone(path: str) -> tuple[str, MammothBackbone, DatasetInfo]:
                 f"{path} holds the network of model {method!r}, which is not backbone {name!r} "
                 "alone: --import the file that registers the model"
             )
-        net.load_state_dict(weights)
+        load_copy(net, weights)
     except CheckpointError:  # is a ValueError too
         raise
     except (RuntimeError, TypeError, ValueError) as error:

@@ -130,7 +130,9 @@ def anytime_average(rows: Rows) -> float | None:
     """Returns the mean over all evaluations of the average accuracy on the tasks seen by then.
 
     With evaluations after tasks only this is `average_incremental`. `--eval_every` adds some
-    during tasks. Source: Caccia et al. 2022 (AAA), arXiv 2104.05025.
+    during tasks; one at the last step of a task counts beside the one after the task.
+
+    Source: Caccia et al. 2022 (AAA), arXiv 2104.05025.
 
     Args:
         rows: Accuracies of all evaluations in the order of time, one per task seen.

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from mammoth_compiled.checkpoint import load_copy
 from mammoth_compiled.errors import ConfigError
 
 # A value of `--pretrained`: the network for pretrained weights, which are loaded afterwards.
@@ -77,7 +78,7 @@ def load_pretrained(
         found = {"missing": missing, "unknown": unknown, "of another shape": shapes}
         parts = [f"{len(keys)} {what} ({keys[0]})" for what, keys in found.items() if keys]
         raise ConfigError(f"weights {source} do not fit {type(net).__name__}: {', '.join(parts)}")
-    net.load_state_dict(given)
+    load_copy(net, given)
 
 
 def adapt_first_conv(net: nn.Module, in_channels: int) -> None:

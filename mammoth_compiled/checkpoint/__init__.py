@@ -9,11 +9,13 @@ from mammoth_compiled.checkpoint.file import (
     unpack,
     write_checkpoint,
 )
+from mammoth_compiled.checkpoint.weights import load_copy
 
 __all__ = [
     "FORMAT",
     "VERSION",
     "add_checksum",
+    "load_copy",
     "pack",
     "read_checkpoint",
     "unpack",

@@ -57,8 +57,8 @@ class LabeledSubset:
             tasks=pick(self.tasks),
         )
 
-    def of_task(self, task: int, offsets: tuple[int, int]) -> Self:
-        """Returns the rows of a task.
+    def mask_of_task(self, task: int, offsets: tuple[int, int]) -> np.ndarray:
+        """Returns which rows belong to a task, bool, [n].
 
         Args:
             task: The task, from 0.
@@ -67,6 +67,7 @@ class LabeledSubset:
         Raises:
             DataError: If there is none.
         """
+        mask: np.ndarray
         if self.tasks is not None:
             mask = self.tasks == task
         else:
@@ -76,7 +77,11 @@ class LabeledSubset:
                 f"{self.name} has no image of classes {offsets[0]} to {offsets[1] - 1} "
                 f"(task {task + 1}): check its labels, or give fewer tasks with --n_tasks"
             )
-        return self.select(mask)
+        return mask
+
+    def of_task(self, task: int, offsets: tuple[int, int]) -> Self:
+        """Returns the rows of a task; see `mask_of_task`."""
+        return self.select(self.mask_of_task(task, offsets))
 
     def materialize(self) -> Any:
         """Returns a copy of the dataset that has only these rows; itself if they are all.

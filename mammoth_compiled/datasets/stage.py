@@ -90,6 +90,10 @@ def load_stage(dataset: Any) -> tuple[Any, list[Any]]:
     train, test = load_stream(dataset)
     if dataset.SETTING not in SPLIT_BY_CLASS:
         return train.materialize(), [test.materialize()]
+    if dataset.c_task == 0:  # before anything is trained
+        for subset in (train, test):
+            for task in range(dataset.N_TASKS):
+                subset.mask_of_task(task, dataset.get_offsets(task))
     tasks = range(dataset.N_TASKS) if dataset.joint else [dataset.c_task]
     tests = [test.of_task(task, dataset.get_offsets(task)).materialize() for task in tasks]
     if dataset.joint:

@@ -49,10 +49,12 @@ def task_sizes(config: ProtocolConfig, num_classes: int, default: Sequence[int])
     count = len(default) if tasks is None else tasks
     if count - len(first) > rest or (count == len(first) and rest):
         most = rest + len(first)
+        least = min(most, 2 if first else 1)
+        valid = f"{least} to {most}" if least < most else str(most)
         raise ConfigError(
             f"--n_tasks {count} does not fit {num_classes} classes"
             + (f" with --base_classes {base}" if first else "")
-            + f": every class belongs to one task, so give {min(most, 2 if first else 1)} to {most}"
+            + f": every class belongs to one task, so give {valid}"
         )
     if not rest:
         return first

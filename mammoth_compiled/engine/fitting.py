@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mammoth_compiled.checkpoint import load_copy
 from mammoth_compiled.config.schema import RunConfig
 from mammoth_compiled.device import kept_random_state
 from mammoth_compiled.engine.clock import TaskClock
@@ -121,7 +122,7 @@ class EarlyStopping(Fitting):
     def end_task(self) -> None:
         """Takes the weights of the best epoch."""
         if self._weights:
-            self.run.model.net.load_state_dict(self._weights)
+            load_copy(self.run.model.net, self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best value, the epochs since and the best weights."""

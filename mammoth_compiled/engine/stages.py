@@ -19,9 +19,10 @@ def count_tasks(config: RunConfig, dataset: ContinualDataset) -> int:
         value = getattr(config.training, name) or 0
         limit = dataset.num_stages - (name == "start_from")
         if value > limit:
+            tasks = "one task" if dataset.num_stages == 1 else f"{dataset.num_stages} tasks"
+            joint = " in joint training" if dataset.joint else ""
             raise ConfigError(
-                f"--{name} {value}: dataset {dataset.NAME!r} has {dataset.num_stages} tasks, so at "
-                f"most {limit}"
+                f"--{name} {value}: dataset {dataset.NAME!r} has {tasks}{joint}, so at most {limit}"
             )
     return config.training.stop_after or dataset.num_stages
 

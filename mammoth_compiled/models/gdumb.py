@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from mammoth_compiled.checkpoint import load_copy
 from mammoth_compiled.config import non_negative_float
 from mammoth_compiled.config.values import probability
 from mammoth_compiled.datasets.base import EVAL_BATCH_SIZE, ContinualDataset
@@ -92,7 +93,7 @@ class GDumb(ExemplarModel):
             self.buffer.add_data(batch.not_aug_inputs, **self._rows(batch))
         self.use_stored_images(dataset)
         loader.shuffle = True  # a stream without tasks comes in order
-        self.net.load_state_dict(self.initial)
+        load_copy(self.net, self.initial)
         self.opt = self.get_optimizer()
 
     def begin_epoch(self, epoch: int, dataset: ContinualDataset) -> None:

@@ -256,10 +256,11 @@ def test_incomplete_splits_are_rejected(stream, tiny):
     bare = torch.utils.data.TensorDataset(torch.zeros(3))
     with pytest.raises(DataError, match=r"the test set \(TensorDataset\) has no attribute `data`"):
         stream(get_data_loaders=lambda self: (good, bare)).meta_get_data_loaders()
-    dataset = stream(get_data_loaders=lambda self: (good, part))
-    dataset.meta_get_data_loaders()
-    with pytest.raises(DataError, match=r"test set has no image of classes 2 to 3 \(task 2\)"):
-        dataset.meta_get_data_loaders()
+    for splits, kind in (((good, part), "test"), ((part, good), "training")):
+        dataset = stream(get_data_loaders=lambda self, splits=splits: splits)
+        message = rf"the {kind} set has no image of classes 2 to 3 \(task 2\)"
+        with pytest.raises(DataError, match=message):  # before the first task is trained
+            dataset.meta_get_data_loaders()
 
 
 def test_missing_get_data_loaders_is_reported():

@@ -8,11 +8,13 @@ import zipfile
 
 import pytest
 import torch
+import torchvision
 
 from mammoth_compiled.checkpoint import (
     FORMAT,
     VERSION,
     add_checksum,
+    load_copy,
     read_checkpoint,
     write_checkpoint,
 )
@@ -357,3 +359,12 @@ def test_unpicklable_contents_leave_no_file(path):
     with pytest.raises(Exception, match=r"args\.function must be a number, a text or a list"):
         write_checkpoint(path, {**CONTENT, "args": {"function": lambda: 0}})
     assert not path.exists()
+
+
+def test_copies_of_state_dicts_load_into_modules_with_versions():
+    source, target = (torchvision.models.mnasnet0_5(num_classes=2) for _ in range(2))
+    copied = {name: value.clone() for name, value in source.state_dict().items()}
+    with pytest.raises(ValueError, match="version"):
+        target.load_state_dict(copied)
+    load_copy(target, copied)
+    assert all(torch.equal(value, copied[name]) for name, value in target.state_dict().items())

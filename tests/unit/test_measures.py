@@ -29,6 +29,8 @@ from mammoth_compiled.metrics import (
     recency_bias,
     worst_case_accuracy,
 )
+from mammoth_compiled.observers.console import Console, FinalTable
+from mammoth_compiled.report import load
 from mammoth_compiled.results import Results
 from mammoth_compiled.types import Evaluation
 
@@ -279,6 +281,52 @@ def test_large_tasks_count_more_in_the_accuracy_over_all_images():
     assert summary["micro_class_il"] == 18 / 25
     assert summary["average_incremental_micro_class_il"] == pytest.approx(0.76)
     assert math.isnan(micro_accuracy([]))
+
+
+UNUSUAL_RUNS = {
+    "one task": {"n_tasks": 1},
+    "a large first task": {"base_classes": 4},
+    "joint": {"joint": True},
+    "started later": {"start_from": 1},
+    "stopped after one task": {"stop_after": 1},
+    "a class without test images": {},
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL_RUNS)
+def test_all_outputs_agree(run_tiny, tiny, monkeypatch, tmp_path, capsys, case):
+    if not UNUSUAL_RUNS[case]:
+        original = tiny.Dataset.get_data_loaders
+
+        def get_data_loaders(self):
+            train, test = original(self)
+            kept = test.targets != 3
+            test.data, test.targets = test.data[kept], test.targets[kept]
+            return train, test
+
+        monkeypatch.setattr(tiny.Dataset, "get_data_loaders", get_data_loaders)
+    console = [Console(), FinalTable()]
+    _, _, results = run_tiny(observers=console, eval_every=4, **UNUSUAL_RUNS[case])
+    path = tmp_path / "results.json"
+    results.write_json(path)
+    summary = results.summary()
+    printed = capsys.readouterr().out
+    last = f"[Class-IL] {100 * summary['class_il']:.2f} %  [Task-IL] {100 * summary['task_il']:.2f}"
+    assert last in printed
+    assert results.table() in printed
+    read = Results.read_json(path)
+    assert read.summary() == summary
+    for frame in (load(path), read.to_dataframe("task").tail(1)):
+        row = frame.iloc[0]
+        for name in set(summary) & set(row.index):
+            if not name.endswith("_s") and summary[name] is not None and name != "peak_memory":
+                assert row[name] == summary[name], name
+    # The last row of the matrix and the confusion matrix are of the same predictions.
+    correct = sum(row[k] for k, row in enumerate(results.confusion))
+    assert results.micro_class_il[-1] == correct / sum(map(sum, results.confusion))
+    assert [value is None for value in results.per_class[-1]] == [
+        not sum(row) for row in results.confusion
+    ]
 
 
 def test_dataframe_of_classes(results):

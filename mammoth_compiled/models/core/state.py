@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mammoth_compiled.checkpoint import load_copy
 from mammoth_compiled.errors import CheckpointError
 from mammoth_compiled.models.base import ContinualModel
 from mammoth_compiled.models.core.fit import check_optimizer
@@ -122,7 +123,7 @@ def load_weights(module: nn.Module, state: dict[str, Any]) -> None:
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, torch.Tensor) and name in state:
             _check_dtype(name, state[name], tensor)
-    module.load_state_dict(state)
+    load_copy(module, state)
 
 
 def _check_dtype(name: str, saved: torch.Tensor, own: torch.Tensor) -> None:
