@@ -1,13 +1,13 @@
 """LibraryBackbone: networks of other libraries behind the contract of `ReturnTypes`."""
 
 import ast
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from mammoth_compiled.backbones.base import MammothBackbone, select_return
@@ -20,7 +20,7 @@ DEFAULT_SIDE = 224
 
 Size = tuple[int, int]
 # Takes the number of channels, the value of `--pretrained` and the arguments of --net_args.
-Prepare = Callable[[int, str, dict[str, Any]], tuple[Callable[[Size], nn.Module], int | None]]
+Prepare = Callable[[int, str, dict[str, Any]], tuple[Callable[[Size], nn.Module], int | None, int]]
 
 
 class LibraryBackbone(MammothBackbone):
@@ -64,7 +64,8 @@ def library_backbone(name: str, library: str, prepare: Prepare) -> Callable[...,
         name: Name of the backbone, with its prefix.
         library: Name of the library.
         prepare: Returns a function that builds the network without its last layer for images of a
-            size (H, W), and the size in pixels of the images that its pretrained weights need.
+            size (H, W), the size in pixels of the images that its pretrained weights need, and the
+            size that the network was designed for.
     """
 
     def build(
@@ -86,8 +87,8 @@ def library_backbone(name: str, library: str, prepare: Prepare) -> Callable[...,
                 pretrained weights; without weights, the images' own if the network takes it.
             net_args: Further arguments of the library's function, as KEY=VALUE.
         """
-        make, side = prepare(in_channels, pretrained, parse_arguments(name, net_args))
-        body, width, resized = fit(make, name, in_channels, input_size, resize or side)
+        make, side, designed = prepare(in_channels, pretrained, parse_arguments(name, net_args))
+        body, width, resized = fit(make, name, in_channels, input_size, resize or side, designed)
         return LibraryBackbone(body, width, num_classes, resized)
 
     summary = f"{name.partition(':')[2]} of {library}."
@@ -103,6 +104,7 @@ def fit(
     in_channels: int,
     input_size: Sequence[int],
     side: int | None,
+    designed: int = DEFAULT_SIDE,
 ) -> tuple[nn.Module, int, Size | None]:
     """Builds a network for the size of a dataset's images, or for the next larger that it takes.
 
@@ -112,6 +114,7 @@ def fit(
         in_channels: Channels of the images, C.
         input_size: Height and width of the dataset's images, or one number for both.
         side: Size to resize to, pixels; None chooses.
+        designed: Size of the images that the network was designed for, pixels.
 
     Returns:
         The network, the width of its features, and the size that it needs images to be resized
@@ -121,7 +124,10 @@ def fit(
         ConfigError: If it takes images of no size that was tried; gives the reason.
     """
     height, width = input_size[0], input_size[-1]
-    sizes = [(height, width), *((s, s) for s in SIDES if s > max(height, width))]
+    sizes = [
+        (height, width),
+        *((s, s) for s in sorted({*SIDES, designed}) if s > max(height, width)),
+    ]
     reasons = []
     for size in sizes if side is None else [(side, side)]:
         try:
@@ -143,19 +149,13 @@ def fit(
 
 def _output_shape(net: nn.Module, shape: Sequence[int]) -> torch.Size:
     """Returns the shape of the outputs for images of a shape, without computing them."""
-    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    on_meta = {key: value.detach().to("meta") for key, value in state.items()}
-    training = [module for module in net.modules() if module.training]
-    net.eval()
-    try:
-        with torch.no_grad():
-            result: torch.Size = functional_call(
-                net, on_meta, torch.empty(shape, device="meta")
-            ).shape
-        return result
-    finally:
-        for module in training:
-            module.training = True
+    tensors = (*net.parameters(), *net.buffers())
+    on_meta = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
+    # A copy, because a network may keep what it computed, such as positions for a size of images.
+    copied = copy.deepcopy(net, on_meta).eval()
+    with torch.no_grad():
+        result: torch.Size = copied(torch.empty(shape, device="meta")).shape
+    return result
 
 
 def parse_arguments(name: str, words: Iterable[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from mammoth_compiled.backbones.library import (
+    DEFAULT_SIDE,
     LibraryBackbone,
     Size,
     library_backbone,
@@ -29,11 +30,12 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
 
     def prepare(
         in_channels: int, pretrained: str, arguments: dict[str, Any]
-    ) -> tuple[Callable[[Size], nn.Module], int | None]:
+    ) -> tuple[Callable[[Size], nn.Module], int | None, int]:
         config = timm.models.get_pretrained_cfg(known)
+        designed = config.input_size[-1] if config else DEFAULT_SIDE
         side = None
         if pretrained != "none":
-            side = config.input_size[-1] if config else None
+            side = designed if config else None
             arguments = {**arguments, **_weights(pretrained)}
 
         def make(size: Size) -> nn.Module:
@@ -43,7 +45,7 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
             _check_patches(net, size)
             return net
 
-        return make, side
+        return make, side, designed
 
     return known, library_backbone(f"timm:{known}", "timm", prepare)
 

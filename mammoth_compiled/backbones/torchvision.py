@@ -44,7 +44,7 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
 
     def prepare(
         in_channels: int, pretrained: str, arguments: dict[str, Any]
-    ) -> tuple[Callable[[Size], nn.Module], int | None]:
+    ) -> tuple[Callable[[Size], nn.Module], int | None, int]:
         weights = _read(known, pretrained)
 
         def make(size: Size) -> nn.Module:
@@ -54,7 +54,8 @@ def find(name: str) -> tuple[str, Callable[..., LibraryBackbone]]:
             adapt_first_conv(net, in_channels)
             return net
 
-        return make, None if pretrained == "none" else _pretraining_side(known)
+        side = _pretraining_side(known)
+        return make, None if pretrained == "none" else side, side
 
     return known, library_backbone(f"tv:{known}", "torchvision", prepare)
 

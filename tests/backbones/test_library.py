@@ -13,6 +13,7 @@ from torchvision.models.convnext import CNBlockConfig
 
 from mammoth_compiled.backbones.library import LibraryBackbone, fit, parse_arguments
 from mammoth_compiled.backbones.torchvision import without_head
+from mammoth_compiled.errors import ConfigError
 from mammoth_compiled.export import export_bundle, load_bundle
 from mammoth_compiled.registry import backbones
 
@@ -100,3 +101,32 @@ def test_resized_images_are_resized_in_the_network():
 def test_literals_and_texts_as_arguments():
     arguments = parse_arguments("x", ["a=1", "b=(2, 3)", "c=gelu", "d=None", "e=f=g"])
     assert arguments == {"a": 1, "b": (2, 3), "c": "gelu", "d": None, "e": "f=g"}
+
+
+class Positions(nn.Module):
+    """Keeps the positions of the size that it saw first."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.side, self.positions = side, None
+
+    def forward(self, x):
+        if self.side != x.shape[-1]:
+            raise ValueError(f"images must have {self.side} pixels")
+        if self.positions is None:
+            self.positions = torch.linspace(0, 1, x.shape[-1], device=x.device)
+        return (x * self.positions).mean((2, 3)) * self.weight
+
+
+def test_networks_may_keep_what_they_compute():
+    net, width, resize = fit(lambda size: Positions(size[0]), "x", 3, (8, 8), None)
+    assert (net.positions, width, resize) == (None, 3, None)
+    assert net(torch.ones(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_the_size_that_a_network_was_designed_for_is_tried():
+    _, _, resize = fit(lambda _: Positions(240), "x", 3, (8, 8), None, designed=240)
+    assert resize == (240, 240)
+    with pytest.raises(ConfigError, match="does not take images of 384x384: 'images must have 240"):
+        fit(lambda _: Positions(240), "x", 3, (8, 8), None)
