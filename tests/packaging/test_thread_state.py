@@ -31,6 +31,7 @@ EXPLAINED = {
     "kernels/runtime/deferred.py": "counters that a step advances; no backward has any",
     "mammoth_compiled/compiler/ahead.py": "read by the caller of a graph; its backward never runs",
     "mammoth_compiled/compiler/backend.py": "the backward is lowered with the forward's settings",
+    "mammoth_compiled/compiler/host_randomness.py": "read where Dynamo traces, by the caller",
     "mammoth_compiled/datasets/decode.py": "threads that decode images and need no settings",
     "mammoth_compiled/engine/cost.py": "counts operations of a forward without gradients",
     "mammoth_compiled/engine/direct_calls.py": "calls of a step; a backward makes none of its own",
