@@ -108,7 +108,7 @@ def _train_and_report(run: Run, observers: Observers) -> list[BaseException]:
     """Trains, lets the observers write what there is, and returns the errors of both."""
     with Interruption(run):
         errors = _train_and_keep(run, observers)
-    if _stops_alone(run) and not run.results.interrupted:
+    if run.stop_signal is not None and _stops_alone(run) and not run.results.interrupted:
         signal.raise_signal(run.stop_signal)  # it came when the results were written
     if errors and not run.results.class_il:
         return errors
