@@ -6,6 +6,7 @@ from unittest import mock
 import torch
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor.runtime import hints
+from torch._subclasses import fake_tensor
 from torch.utils._triton import has_triton
 
 from mammoth_compiled.compiler import autotune
@@ -75,6 +76,7 @@ def fake_h100():
     has_triton.cache_clear()  # it may have been asked before there was a GPU
     properties = _hints()
     replaced = [(hints.DeviceProperties, "create", staticmethod(lambda *_: properties))]
+    replaced.append((fake_tensor, "init_gpu_context", lambda _: None))  # needs a driver
     replaced += [
         (torch.cuda, name, lambda *_, value=value: value)
         for name, value in (
