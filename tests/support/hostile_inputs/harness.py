@@ -21,11 +21,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from mammoth_compiled.errors import MammothError
-from mammoth_compiled.sweep.processes import can_fork
 
 # Outcomes, and what is wrong with an input that has one of the bad ones.
 GOOD = ("clear errors", "accepted")
@@ -106,14 +106,13 @@ def command(name: str, *words: object) -> Callable[[], int]:
     return call
 
 
-def start(*words: str, as_sweep: bool = False) -> int:
+def start(*words: str) -> int:
     """Starts a command line in a process group of its own, and returns the number of the process.
 
     What it prints goes to `log` above the working directory.
 
     Args:
         words: As for `command`.
-        as_sweep: Let the process look like a sweep's, which forks the processes of its runs.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -123,12 +122,10 @@ def start(*words: str, as_sweep: bool = False) -> int:
             os.setsid()
             os.close(reading)
             os.close(writing)
+            _forget_fork_server()
             for descriptor in (1, 2):
                 log = os.open("../log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, descriptor)
-            if as_sweep:
-                sys.orig_argv = ["python", "-m", "mammoth_compiled.sweep"]
-                can_fork.cache_clear()  # a test before may have asked for its own process
             code = command(*words)()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 0
@@ -140,6 +137,12 @@ def start(*words: str, as_sweep: bool = False) -> int:
     os.read(reading, 1)  # ends when the group exists, which is then there to be killed
     os.close(reading)
     return child
+
+
+def _forget_fork_server() -> None:
+    """Lets a forked process start a fork server, because it cannot wait for that of its parent."""
+    server: Any = forkserver._forkserver
+    server.__init__()
 
 
 def judge(inputs: Sequence[Input]) -> Iterator[Verdict]:
@@ -184,6 +187,7 @@ def _child(inputs: Sequence[Input], writing: int) -> None:
     told = os.dup(2)  # of what goes wrong in this file; inputs have a standard error of their own
     try:
         os.setsid()
+        _forget_fork_server()
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.RLIM_INFINITY))
         with os.fdopen(writing, "wb") as stream:

@@ -4,12 +4,14 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hostile_inputs.harness import TEMPORARY, start
+from hostile_inputs.harness import TEMPORARY
 from mammoth_compiled.results import Results
 from mammoth_compiled.results.schema import read_results_file
 
@@ -39,13 +41,40 @@ COMMANDS = {
 TARGETS = ("sweep", "worker")
 
 
+def _start(words: list[str]) -> subprocess.Popen[bytes]:
+    """Starts a sweep in a new process, which forks those of its runs, and waits for its first fork.
+
+    A fork of this process could not fork: libraries may have threads here.
+    """
+    with open("../log", "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", f"mammoth_compiled.{words[0]}", *words[1:], "--workers=2"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    while child.poll() is None and not _children(child.pid):
+        time.sleep(0.02)
+    return child
+
+
+def _children(parent: int) -> list[int]:
+    """Returns the processes that a process has forked, and that have not ended."""
+    try:
+        text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    except OSError:  # it has just ended
+        return []
+    return list(map(int, text.split()))
+
+
 def _workers(parent: int) -> list[int]:
     """Returns the processes of runs that a sweep has started and that have not ended."""
-    try:
-        words = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        return [process for process in map(int, words) if os.getpgid(process) == process]
-    except OSError:  # one has just ended
-        return []
+    found = []
+    for process in _children(parent):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            if os.getpgid(process) == process:
+                found.append(process)
+    return found
 
 
 def _finished() -> dict[str, int]:
@@ -84,17 +113,17 @@ def killed_sweep(
     Path("sweep.yaml").write_text(FIXED + text)
     finished: dict[str, int] = {}
     for _ in range(kills):
-        child = start(*words, "--workers=2", as_sweep=True)
-        time.sleep(draw.uniform(0.1, 2))
-        if target == "sweep" or not (workers := _workers(child)):
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+        child = _start(words)
+        time.sleep(draw.uniform(0, 2))
+        if target == "sweep" or not (workers := _workers(child.pid)):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(child.pid, signal.SIGKILL)
         else:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(draw.choice(workers), signal.SIGKILL)
-            os.waitpid(child, 0)  # the others go on
+        child.wait()  # runs that were not killed go on
         finished |= _finished()
-    if os.waitpid(start(*words, "--workers=2", as_sweep=True), 0)[1]:
+    if _start(words).wait():
         return f"the continued sweep failed: {Path('../log').read_text()[-500:]}"
     if stale := [p.name for p in Path().rglob("*") if TEMPORARY.fullmatch(p.name)]:
         return f"left {', '.join(stale)}"
