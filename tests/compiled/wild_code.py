@@ -1,8 +1,8 @@
 """User code in the wild: backbones and models as people write them, for `test_wild_code.py`.
 
 Each snippet is a `Wild`: a backbone, or a model, that does one thing that compilation could get
-wrong. `reason` is a part of the message with which the run falls back to eager mode, "" if the code
-runs compiled.
+wrong. `reasons` are parts of messages, one of which says why the run falls back to eager mode; it
+is empty if the code runs compiled.
 """
 
 import contextlib
@@ -30,23 +30,24 @@ class Wild:
 
     Attributes:
         cls: A `MammothBackbone` or a `ContinualModel`.
-        reason: Part of the message of the fallback to eager mode, "" if there is none.
+        reasons: Parts of messages, one of which the fallback to eager mode gives; none if there is
+            no fallback.
         args: Further arguments of the run.
     """
 
     cls: type
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
     args: dict[str, Any] = field(default_factory=dict)
 
 
 SNIPPETS: dict[str, Wild] = {}
 
 
-def wild(reason="", **args):
+def wild(*reasons, **args):
     """Adds a class to the snippets, under its name."""
 
     def add(cls):
-        SNIPPETS[cls.__name__] = Wild(cls, reason, args)
+        SNIPPETS[cls.__name__] = Wild(cls, reasons, args)
         return cls
 
     return add
@@ -437,7 +438,8 @@ class _ChangesInSecondTask(Step):
             self.net.hidden.register_forward_hook(self.change)
 
 
-@wild("draws random numbers with Python")
+# With PyTorch 2.11, Dynamo does not trace `shuffle`.
+@wild("draws random numbers with Python", "it was recompiled")
 class ShuffleInSecondTask(_ChangesInSecondTask):
     def change(self, module, args, output):
         order = list(range(16))
