@@ -11,12 +11,15 @@ from mammoth_compiled.backbones.base import MammothBackbone
 
 # Milliseconds that compiling saves in a training step for each GFLOP of its forward pass, with 2
 # threads: between what benchmarks/compile_auto.py shows on two machines.
-SAVED_MS_PER_GFLOP = {"narrow pooled": 24.0, "pooled": 13.0, "convolution": 4.0, "bmm": 24.0}
+SAVED_MS_PER_GFLOP = {
+    **{"narrow pooled": 24.0, "pooled": 13.0, "narrow convolution": 12.0, "convolution": 4.0},
+    "bmm": 24.0,
+}
 REFERENCE_THREADS = 2
 NARROW_CHANNELS = 48
 # Seconds of compiling, from the same: a constant part and one for each leaf module, by what is in
 # the cache; see `engine.compiled_before.CompiledBefore.level`.
-COMPILE_S = {"first": (5.0, 0.26), "prepared": (2.7, 0.25), "cached": (1.7, 0.015)}
+COMPILE_S = {"first": (2.2, 0.28), "prepared": (2.1, 0.255), "cached": (1.7, 0.015)}
 
 
 @dataclass
@@ -24,8 +27,8 @@ class OpProfile:
     """Floating-point operations of one forward pass by kind of operation.
 
     Attributes:
-        flops: By kind: "narrow pooled" and "pooled" are convolutions followed by max pooling, with
-            less than NARROW_CHANNELS input channels or more, "convolution" others, "bmm" batched
+        flops: By kind: "pooled" are convolutions followed by max pooling, "convolution" others;
+            with less than NARROW_CHANNELS input channels they are "narrow". "bmm" are batched
             matrix products, "mm" others.
     """
 
@@ -128,6 +131,5 @@ class _Recorder(TorchDispatchMode):
         """Returns the operations for so many images."""
         profile = OpProfile()
         for kind, flops in self._flops:
-            kind = kind.replace("narrow convolution", "convolution")
             profile.flops[kind] = profile.flops.get(kind, 0) + batch_size * flops
         return profile
