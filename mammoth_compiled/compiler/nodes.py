@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.nn import functional as F
 
 _CONV = (torch.conv2d, F.conv2d)
@@ -139,6 +139,22 @@ def example(node: Any) -> torch.Tensor | None:
     # The key of Dynamo, and that of torch.export.
     value = node.meta.get("example_value", node.meta.get("val"))
     return value if isinstance(value, torch.Tensor) else None
+
+
+def insert_call(graph: Graph, target: Any, *args: Any) -> Node:
+    """Returns a new node of an ATen graph with its fake value, which Inductor needs.
+
+    Args:
+        graph: The graph, in which the place is set.
+        target: An operator, ATen's or one of this package.
+        args: Its arguments, the first of them a node.
+    """
+    target = getattr(target, "_opoverload", target)
+    node = graph.call_function(target, args)
+    values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
+    with values[0].fake_mode:
+        node.meta["val"] = target(*values)
+    return node
 
 
 def has_dynamic_sizes(value: torch.Tensor) -> bool:

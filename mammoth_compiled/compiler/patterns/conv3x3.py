@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from mammoth_compiled.compiler.nodes import as_conv, example, has_dynamic_sizes
+from mammoth_compiled.compiler.nodes import as_conv, example, has_dynamic_sizes, insert_call
 from mammoth_compiled.compiler.pattern import (
     DYNAMIC_SIZE,
     Match,
@@ -74,7 +74,7 @@ def _select(value: torch.Tensor, weight: torch.Tensor) -> tuple[Implementation, 
 def _replace_forward(graph: Graph, node: Node) -> None:
     images, weight, bias = node.args[:3]
     with graph.inserting_before(node):
-        result = _call(graph, ops.conv3x3_op, _channels_last(graph, images), weight, bias)
+        result = insert_call(graph, ops.conv3x3_op, _channels_last(graph, images), weight, bias)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
 
@@ -86,12 +86,12 @@ def _replace_backward(graph: Graph, node: Node) -> None:
     with graph.inserting_before(node):
         grad = _channels_last(graph, grad)
         if output_mask[0]:
-            results[0] = _call(graph, ops.input_grad_op, grad, weight)
+            results[0] = insert_call(graph, ops.input_grad_op, grad, weight)
         if output_mask[1]:
             images = _channels_last(graph, images)
-            results[1] = _call(graph, ops.weight_grad_op, grad, images, weight)
+            results[1] = insert_call(graph, ops.weight_grad_op, grad, images, weight)
         if output_mask[2]:
-            results[2] = _call(graph, torch.ops.aten.sum.dim_IntList, grad, [0, 2, 3])
+            results[2] = insert_call(graph, torch.ops.aten.sum.dim_IntList, grad, [0, 2, 3])
     for part in list(node.users):
         number: Any = part.args[1]
         part.replace_all_uses_with(results[number])
@@ -105,17 +105,7 @@ def _channels_last(graph: Graph, images: Any) -> Node:
 
     _, channels, height, width = _value(images).shape
     strides = [height * width * channels, 1, width * channels, channels]
-    return _call(graph, torch.ops.prims.inductor_force_stride_order.default, images, strides)
-
-
-def _call(graph: Graph, target: Any, *args: Any) -> Node:
-    """Returns a new node with its fake value, which Inductor needs."""
-    target = getattr(target, "_opoverload", target)
-    node = graph.call_function(target, args)
-    values = [_value(arg) if isinstance(arg, Node) else arg for arg in args]
-    with values[0].fake_mode:
-        node.meta["val"] = target(*values)
-    return node
+    return insert_call(graph, torch.ops.prims.inductor_force_stride_order.default, images, strides)
 
 
 def _value(node: Any) -> Any:

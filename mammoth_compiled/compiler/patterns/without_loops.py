@@ -7,13 +7,13 @@ has no other loops, it calls those. In other graphs Inductor fuses them with its
 """
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch._inductor.inductor_prims
 from torch.fx import Graph, Node
 
+from mammoth_compiled.compiler.nodes import insert_call, source
 from mammoth_compiled.compiler.pattern import register_lowering
 from mammoth_compiled.kernels import reorder, row_sum
 
@@ -32,14 +32,11 @@ _WITHOUT_LOOP = {
     _aten.view.default,
 }
 
-# Inserts the operator that replaces a node.
-_Replace = Callable[[Graph, Node], Node]
-
 
 @register_lowering
 def call_ready_loops(graph: Graph) -> None:
     """Rewrites a graph of ATen operators in place if no loop is left then."""
-    replacements: dict[Node, _Replace] = {}
+    replacements: dict[Node, tuple[Any, ...]] = {}
     for node in graph.nodes:
         if node.op == "output":
             continue
@@ -47,14 +44,13 @@ def call_ready_loops(graph: Graph) -> None:
             return
         if node.op == "placeholder" or _has_no_loop(node):
             continue
-        replace = _replacement(node)
-        if replace is None:
+        replacement = _replacement(node)
+        if not replacement:
             return
-        replacements[node] = replace
-    for node, replace in replacements.items():
+        replacements[node] = replacement
+    for node, (operation, *args) in replacements.items():
         with graph.inserting_before(node):
-            result = replace(graph, node)
-        result.meta = {**node.meta, "val": _value(node)}
+            result = insert_call(graph, operation, source(node), *args)
         node.replace_all_uses_with(result)
         graph.erase_node(node)
 
@@ -63,33 +59,25 @@ def _has_no_loop(node: Node) -> bool:
     if node.op != "call_function":
         return False
     if node.target is _aten.reshape.default:
-        return bool(_value(_input(node)).is_contiguous())
-    if node.target is _FORCE_STRIDES and _value(node).stride() == _value(_input(node)).stride():
+        return bool(_value(source(node)).is_contiguous())
+    if node.target is _FORCE_STRIDES and _value(node).stride() == _value(source(node)).stride():
         return True
     is_ours = getattr(node.target, "namespace", "") == "mammoth"
     return node.target in _WITHOUT_LOOP or (is_ours and _is_on_cpu(node))
 
 
-def _replacement(node: Node) -> _Replace | None:
-    """Returns what replaces a node with a loop, None if nothing does."""
+def _replacement(node: Node) -> tuple[Any, ...]:
+    """Returns the operator that replaces a node with a loop, and its arguments but the first."""
     if node.target not in (_SUM, _aten.clone.default, _FORCE_STRIDES):
-        return None
-    value, before = _value(node), _value(_input(node))
+        return ()
+    value, before = _value(node), _value(source(node))
     if node.target is _SUM:
         is_over_rows = node.args[1:] == ([0], True) and not node.kwargs
-        return _sum_rows if is_over_rows and not row_sum.reason_not(before) else None
-    has_layout = value.is_contiguous() or _is_channels_last(value)
-    reason = reorder.reason_not(before, channels_last=_is_channels_last(value))
-    return _reorder if has_layout and not reason else None
-
-
-def _reorder(graph: Graph, node: Node) -> Node:
-    args = (node.args[0], _is_channels_last(_value(node)))
-    return graph.call_function(reorder.reorder_images_op._opoverload, args)
-
-
-def _sum_rows(graph: Graph, node: Node) -> Node:
-    return graph.call_function(row_sum.sum_rows_op._opoverload, (node.args[0],))
+        return (row_sum.sum_rows_op,) if is_over_rows and not row_sum.reason_not(before) else ()
+    channels_last = _is_channels_last(value)
+    has_layout = value.is_contiguous() or channels_last
+    reason = reorder.reason_not(before, channels_last)
+    return (reorder.reorder_images_op, channels_last) if has_layout and not reason else ()
 
 
 def _is_channels_last(value: torch.Tensor) -> bool:
@@ -111,11 +99,6 @@ def _tensors(node: Node) -> list[torch.Tensor]:
     value = _value(node)
     values = value if isinstance(value, (tuple, list)) else (value,)
     return [v for v in values if isinstance(v, torch.Tensor)]
-
-
-def _input(node: Node) -> Node:
-    first: Any = node.args[0]
-    return first
 
 
 def _value(node: Node) -> Any:
