@@ -13,7 +13,7 @@ from mammoth_compiled.kernels.runtime.operators import opaque_operator
 
 # With fewer channels Winograd's transforms cost what the multiplications save:
 # benchmarks/results/cpu_convolutions.json.
-MIN_CHANNELS = 32
+MIN_CHANNELS = 24
 
 
 def conv3x3(

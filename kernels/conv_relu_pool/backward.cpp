@@ -4,6 +4,8 @@
 // with all input channels of three adjacent pixels as vectors. The order of a sum never depends on
 // the number of threads. Functions return false if they cannot allocate their working memory.
 
+#include <cstring>
+
 #include "conv_relu_pool/padded.hpp"
 #include "conv_relu_pool/pool.hpp"
 #include "conv3x3/conv_shape.hpp"

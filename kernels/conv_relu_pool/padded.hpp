@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <cstring>
+
 #include "conv3x3/conv_shape.hpp"
 #include "runtime/vectors.hpp"
 

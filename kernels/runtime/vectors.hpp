@@ -2,12 +2,12 @@
 
 #pragma once
 
+#include <immintrin.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 
 namespace {
@@ -30,19 +30,30 @@ inline void store(float* to, Vector value) {
     *reinterpret_cast<Unaligned*>(to) = value;
 }
 
-// The first `count` elements, then zeros.
+// The first `count` elements, at most a whole vector; the rest are zeros and are not read.
+#ifdef __AVX512F__
+inline __mmask16 mask_of(Index count) {
+    return static_cast<__mmask16>((1u << std::min<Index>(count, lanes)) - 1);
+}
 inline Vector load(const float* from, Index count) {
-    if (count >= lanes) return load(from);
-    Vector value{};
-    std::memcpy(&value, from, sizeof(float) * count);
-    return value;
+    return _mm512_maskz_loadu_ps(mask_of(count), from);
 }
 inline void store(float* to, Vector value, Index count) {
-    if (count >= lanes)
-        store(to, value);
-    else
-        std::memcpy(to, &value, sizeof(float) * count);
+    _mm512_mask_storeu_ps(to, mask_of(count), value);
 }
+#else
+inline __m256i mask_of(Index count) {
+    const __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const int end = static_cast<int>(std::min<Index>(count, lanes));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(end), numbers);
+}
+inline Vector load(const float* from, Index count) {
+    return _mm256_maskload_ps(from, mask_of(count));
+}
+inline void store(float* to, Vector value, Index count) {
+    _mm256_maskstore_ps(to, mask_of(count), value);
+}
+#endif
 
 constexpr Index ceil_div(Index a, Index b) {
     return (a + b - 1) / b;

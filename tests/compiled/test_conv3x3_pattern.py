@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from mammoth_compiled.compiler import backend
 from mammoth_compiled.compiler.explain import explain
 from mammoth_compiled.kernels.conv3x3 import cpp
+from mammoth_compiled.kernels.conv3x3.op import MIN_CHANNELS
 from mammoth_compiled.kernels.runtime import cpp_library
 
-CHANNELS = 32
+CHANNELS = MIN_CHANNELS
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +167,7 @@ def test_explanation():
     assert explained(Residual(), images) == [replaced, replaced]
     assert explained(Residual(stride=2), images) == [replaced]
     few = nn.Conv2d(CHANNELS, CHANNELS - 1, 3, padding=1)
-    assert explained(few, images) == [("it has fewer than 32 channels", "")]
+    assert explained(few, images) == [("it has fewer than 24 channels", "")]
     wide = "its input is not a float32 batch of images"
     assert explained(Residual().double(), images.double()) == [(wide, "")] * 2
     # A convolution with ReLU and pooling is one match.
@@ -182,4 +183,4 @@ def test_explanation_without_cpp_kernels(monkeypatch):
     pooled = nn.Sequential(nn.Conv2d(CHANNELS, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     first, second = explain(pooled, images).matches
     assert first.replacement == "channels-last convolution, relu+pool without scatter"
-    assert second.reason == "it has fewer than 32 channels"
+    assert second.reason == "it has fewer than 24 channels"

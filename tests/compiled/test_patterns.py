@@ -230,7 +230,7 @@ def test_explanation_reports_replacements():
     assert (explanation.graphs, explanation.breaks) == (1, ())
     assert [match.reason for match in explanation.matches] == [
         "",
-        "it has fewer than 32 channels",
+        "it has fewer than 24 channels",
     ]
     assert "1 graph(s) of 3 operations" in str(explanation)
     assert "conv-relu-pool at `" in str(explanation)
