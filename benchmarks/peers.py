@@ -4,8 +4,9 @@
 
 MAMMOTH is a checkout of Mammoth. Its files are renamed by `mammoth_compiled.compat` into a
 temporary folder; none of their text is kept. What an ordering of methods owes to our code and
-what to the protocol shows in the difference of the two. Rows of other methods, datasets,
-backbones and buffer sizes stay in `peers.json`.
+what to the protocol shows in the difference of the two. Runs of ours with these settings that are
+in `reproduction.json` are not repeated. Rows of other methods, datasets, backbones and buffer
+sizes stay in `peers.json`.
 """
 
 import argparse
@@ -75,11 +76,23 @@ def peer_arguments(values: dict[str, Any], module: Path, method: str) -> dict[st
     return kept | SWITCHES.get(method, {})
 
 
-def figures(runs: Sequence[Results]) -> dict[str, Any]:
-    """Returns mean, standard deviation and values of class-IL accuracy, in [0, 1]."""
-    values = [run.summary()["class_il"] for run in runs]
+def recorded(settings: dict[str, Any]) -> dict[int, float]:
+    """Returns, by seed, the class-IL accuracies of runs with these settings that are known."""
+    path = RESULTS / "reproduction.json"
+    protocols = json.loads(path.read_text())["protocols"].values() if path.is_file() else ()
+    rows = (row for protocol in protocols for row in protocol["rows"])
+    return {
+        seed: value
+        for row in rows
+        if settings.items() <= row["settings"].items()
+        for seed, value in zip(row["seeds"], row["class_il"]["values"], strict=True)
+    }
+
+
+def figures(values: Sequence[float]) -> dict[str, Any]:
+    """Returns mean, standard deviation and values of class-IL accuracies, in [0, 1]."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
+    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": [*values]}
 
 
 def main() -> None:
@@ -95,17 +108,21 @@ def main() -> None:
     path = RESULTS / "peers.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for method in args.methods:
-        ours, theirs = [], []
+        ours: list[float] = []
+        theirs: list[float] = []
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             values = settings(method, args.dataset, args.backbone, args.buffer_size)
             module = renamed(args.mammoth, method, folder)
-            given = peer_arguments(values, module, method)
+            given, known = peer_arguments(values, module, method), recorded(values)
             for seed in range(args.seeds):
-                for results, words, file in ((ours, values, None), (theirs, given, module)):
+                for accuracies, words, file in ((ours, values, None), (theirs, given, module)):
+                    if file is None and seed in known:
+                        accuracies.append(known[seed])
+                        continue
                     place = folder / f"{'ours' if file is None else 'theirs'}{seed}"
                     place.mkdir()
-                    results.append(run(words, seed, place, file))
+                    accuracies.append(run(words, seed, place, file).summary()["class_il"])
                 print(method, seed, figures(ours), figures(theirs), flush=True)
         row = {name: values[name] for name in ("dataset", "backbone")}
         row |= {"method": method, "buffer_size": values.get("buffer_size")}
