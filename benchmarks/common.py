@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -62,6 +62,12 @@ def spread(values: list[float]) -> dict[str, Any]:
     """Returns the median, the 20th and 80th percentiles and the number of values."""
     cuts = statistics.quantiles(values, n=5) if len(values) > 1 else [values[0]] * 4
     return {"median": statistics.median(values), "p20": cuts[0], "p80": cuts[3], "n": len(values)}
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the mean, the standard deviation (None of one value), the number and the values."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> dict[str, Any]:

@@ -11,15 +11,13 @@ sizes stay in `peers.json`.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, write_results
+from common import RESULTS, mean_and_deviation, write_results
 
 from mammoth_compiled import get_avail_args
 from mammoth_compiled.config.experiments import resolve_experiments
@@ -42,12 +40,13 @@ def settings(method: str, dataset: str, backbone: str, buffer_size: int) -> dict
     return values | {name: config[name] for name in names if config[name] is not None}
 
 
-def run(values: dict[str, Any], seed: int, folder: Path, module: Path | None) -> Results:
-    """Returns the results of a run in a process of its own.
+def run(values: dict[str, Any], seed: int, folder: Path, module: Path | None = None) -> float:
+    """Returns the class-IL accuracy of a run in a process of its own, in [0, 1].
 
     Raises:
         SystemExit: If it fails; with the last lines that it printed.
     """
+    folder.mkdir()
     path = folder / "results.json"
     words = [f"--{name}={value}" for name, value in {**values, "seed": seed}.items()]
     command = [sys.executable, "-m", "mammoth_compiled.run", *words, "--out", str(folder / "out")]
@@ -56,7 +55,7 @@ def run(values: dict[str, Any], seed: int, folder: Path, module: Path | None) ->
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if ended.returncode:
         raise SystemExit(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
-    return Results.read_json(path)
+    return Results.read_json(path).summary()["class_il"]
 
 
 def renamed(mammoth: Path, method: str, folder: Path) -> Path:
@@ -89,12 +88,6 @@ def recorded(settings: dict[str, Any]) -> dict[int, float]:
     }
 
 
-def figures(values: Sequence[float]) -> dict[str, Any]:
-    """Returns mean, standard deviation and values of class-IL accuracies, in [0, 1]."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": [*values]}
-
-
 def main() -> None:
     """Runs the pairs, one seed after the other, and writes them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -116,17 +109,20 @@ def main() -> None:
             module = renamed(args.mammoth, method, folder)
             given, known = peer_arguments(values, module, method), recorded(values)
             for seed in range(args.seeds):
-                for accuracies, words, file in ((ours, values, None), (theirs, given, module)):
-                    if file is None and seed in known:
-                        accuracies.append(known[seed])
-                        continue
-                    place = folder / f"{'ours' if file is None else 'theirs'}{seed}"
-                    place.mkdir()
-                    accuracies.append(run(words, seed, place, file).summary()["class_il"])
-                print(method, seed, figures(ours), figures(theirs), flush=True)
+                ours.append(
+                    known[seed] if seed in known else run(values, seed, folder / f"ours{seed}")
+                )
+                theirs.append(run(given, seed, folder / f"theirs{seed}", module))
+                print(
+                    method, seed, mean_and_deviation(ours), mean_and_deviation(theirs), flush=True
+                )
         row = {name: values[name] for name in ("dataset", "backbone")}
         row |= {"method": method, "buffer_size": values.get("buffer_size")}
-        found = {"settings": values, "ours": figures(ours), "mammoth": figures(theirs)}
+        found = {
+            "settings": values,
+            "ours": mean_and_deviation(ours),
+            "mammoth": mean_and_deviation(theirs),
+        }
         rows = [other for other in rows if any(other[key] != row[key] for key in row)]
         rows.append(row | found)
         write_results("peers", {"rows": rows})

@@ -111,7 +111,7 @@ _RESNET = (
     "ER passes stream and replayed images through the network together, so that batch norm "
     "normalizes them together; ER-ACE and DER++ pass them one after the other, and end within a "
     "deviation of ER. On the packaged images, Mammoth's own ER-ACE ends below its ER, and its "
-    "X-DER (CE) below its ER-ACE. On all images its iCaRL ends below its ER.",
+    "X-DER (CE) below its ER-ACE.",
     "EWC has a weight of 1. With the published 10, gradient descent on its penalty is unstable at "
     "this learning rate (2 e_lambda F > 2 / lr, F up to 6.6 after the first task), and the loss "
     "becomes infinite in the second task.",

@@ -9,7 +9,6 @@ finished. The results go to `benchmarks/results/reproduction.json` and `docs/rep
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections import defaultdict
@@ -18,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import RESULTS, environment
+from common import RESULTS, environment, mean_and_deviation
 from orderings import check
 from protocols import METHODS, PROTOCOLS, Protocol
 from reproduction_page import render
@@ -135,8 +134,8 @@ def summarize(
                 "method": method,
                 "buffer_size": size,
                 "seeds": [trial.args.seed for trial, _ in runs],
-                "class_il": _figure([record.class_il for _, record in runs]),
-                "task_il": _figure([record.task_il for _, record in runs]),
+                "class_il": mean_and_deviation([record.class_il for _, record in runs]),
+                "task_il": mean_and_deviation([record.task_il for _, record in runs]),
                 "published": None if published is None else published._asdict(),
                 "settings": _settings(runs[0][0]),
             }
@@ -155,11 +154,6 @@ def _settings(trial: Trial) -> dict[str, Any]:
         for name, value in sorted(vars(trial.args).items())
         if name not in _DECIDE_NOTHING
     }
-
-
-def _figure(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "sd": deviation, "n": len(values), "values": values}
 
 
 def _read() -> dict[str, Any]:

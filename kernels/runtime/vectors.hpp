@@ -30,7 +30,8 @@ inline void store(float* to, Vector value) {
     *reinterpret_cast<Unaligned*>(to) = value;
 }
 
-// The first `count` elements, at most a whole vector; the rest are zeros and are not read.
+// Loads and stores of the first `count` elements, at most a whole vector. The rest of the memory is
+// not touched; a load fills the vector with zeros.
 #ifdef __AVX512F__
 inline __mmask16 mask_of(Index count) {
     return static_cast<__mmask16>((1u << std::min<Index>(count, lanes)) - 1);
