@@ -1,6 +1,7 @@
 // usage: golden_test BUNDLE BACKEND
 // An exported bundle must reproduce its golden outputs, and raise clear errors for invalid inputs.
 #include <algorithm>
+#include <barrier>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -128,6 +129,24 @@ TEST(concurrent_runs_agree) {
             });
     }
     for (std::size_t i = 0; i < threads; ++i) CHECK(golden(answers[i], types[i % types.size()]));
+}
+
+TEST(types_may_be_loaded_at_once) {
+    const auto input = golden_input();
+    for (int round = 0; round < 20; ++round) {
+        const auto bundle = open();
+        std::vector<Outputs> answers(types.size());
+        std::barrier start(static_cast<std::ptrdiff_t>(types.size()));
+        {
+            std::vector<std::jthread> workers;
+            for (std::size_t i = 0; i < types.size(); ++i)
+                workers.emplace_back([&, i] {
+                    start.arrive_and_wait();
+                    answers[i] = bundle.run(input.view(), types[i]);
+                });
+        }
+        for (std::size_t i = 0; i < types.size(); ++i) CHECK(golden(answers[i], types[i]));
+    }
 }
 
 TEST(invalid_inputs_are_refused) {

@@ -26,6 +26,9 @@ class AotiProgram final : public Program {
             const std::string name(to_string(type));
             // One runner per core, so that calls can run concurrently; runners share the weights.
             const auto runners = std::max(1U, std::thread::hardware_concurrency());
+            // PyTorch's loader reads the metadata of every package into one static object.
+            static std::mutex loading;
+            const std::scoped_lock lock(loading);
             translate_errors(ErrorCode::damaged, path_ + " cannot be loaded as '" + name + "'",
                              [&] {
                                  entry.loader = std::make_unique<AOTIModelPackageLoader>(
