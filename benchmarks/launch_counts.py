@@ -1,6 +1,7 @@
 """Counts the launches that operations and compiled graphs would make on an H100."""
 
 import re
+from unittest import mock
 
 import torch
 import torch._inductor.config as inductor_config
@@ -13,6 +14,7 @@ from torch._inductor.fx_passes.joint_graph import (
 )
 from torch._inductor.fx_passes.post_grad import post_grad_passes, remove_noop_ops
 from torch._inductor.graph import GraphLowering
+from torch._inductor.runtime import triton_helpers
 from torch._inductor.virtualized import V
 from torch._library.custom_ops import OPDEFS
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -105,13 +107,14 @@ def custom_launches(name, args):
     return len(launches) + around.count
 
 
-def compiled_launches(function, *inputs, combo=False):
+def compiled_launches(function, *inputs, combo=False, compile_kernels=False):
     """Returns the launches of a function that our backend compiles into one graph.
 
     Args:
         function: A function of tensors, and lists of tensors.
         *inputs: Its arguments, on the CPU.
         combo: Whether Inductor combines independent kernels.
+        compile_kernels: Whether to compile all Triton kernels as well, from Inductor's code.
 
     Returns:
         The numbers of Inductor's Triton kernels, of our own kernels, and of calls of libraries
@@ -132,7 +135,7 @@ def compiled_launches(function, *inputs, combo=False):
         _to_cuda(graph.graph)
         apply_patterns(graph.graph)
     graph.recompile()
-    return _lowered(graph, examples, combo)
+    return _lowered(graph, examples, combo, compile_kernels)
 
 
 def _to_cuda(graph):
@@ -146,7 +149,7 @@ def _to_cuda(graph):
             node.meta["example_value"] = fake.requires_grad_(value.requires_grad)
 
 
-def _lowered(graph, examples, combo):
+def _lowered(graph, examples, combo, compile_kernels):
     # Traced on the CPU, since autograd asks a GPU for its stream, and moved afterwards.
     inputs = [
         torch.empty_strided(e.shape, e.stride(), dtype=e.dtype).requires_grad_(e.requires_grad)
@@ -164,10 +167,10 @@ def _lowered(graph, examples, combo):
         node.meta.pop("val", None)
     graph.recompile()
     with fake_h100():
-        return _counted(graph, inputs, combo, table)
+        return _counted(graph, inputs, combo, table, compile_kernels)
 
 
-def _counted(graph, inputs, combo, table):
+def _counted(graph, inputs, combo, table, compile_kernels):
     with FakeTensorMode(allow_non_fake_inputs=True):
         fakes = [
             torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in inputs
@@ -186,9 +189,28 @@ def _counted(graph, inputs, combo, table):
             with V.set_graph_handler(lowering):
                 lowering.run(*fakes)
                 code = lowering.codegen()[0]
-    text = getattr(code, "value", code)
+                text = getattr(code, "value", code)
+                if compile_kernels:
+                    _compile_kernels(text)
     body = text[text.index("def call(") :]
     kernels = re.findall(r"(\w+)\.run\(", body)
     generated = sum(name.startswith("triton_") for name in kernels)
     library = re.findall(r"extern_kernels\.\w+\(|= torch\.ops\.\w+\.\w+", body)
     return {"inductor": generated, "ours": len(kernels) - generated, "library": len(library)}
+
+
+def _compile_kernels(text):
+    """Loads the module that Inductor wrote; compiles its Triton kernels, and loads none of them."""
+    from torch._inductor import async_compile
+    from torch._inductor.codecache import PyCodeCache
+
+    def compile_kernel(self, name, source, **_):
+        kernel = async_compile._load_triton_kernel_from_source(name, source)
+        kernel.precompile(warm_cache_only=True)
+        return kernel
+
+    with (
+        mock.patch.object(async_compile.AsyncCompile, "triton", compile_kernel),
+        mock.patch.object(triton_helpers, "set_driver_to_gpu"),
+    ):
+        PyCodeCache.load(text)

@@ -1,13 +1,11 @@
 """Blocks that the kernels share: windows, operands, indices, results."""
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr) -> Any:
+def taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """Returns taps and channels of a block of the inner dimension; one tap if it lies in one."""
     if CHANNELS % BLOCK == 0:
         # In units of blocks, so that the compiler sees that channels begin at a multiple of BLOCK.
@@ -21,7 +19,9 @@ def taps(number, CHANNELS: tl.constexpr, BLOCK: tl.constexpr) -> Any:
 
 
 @triton.jit
-def windows(x, cell, first, H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr) -> Any:
+def windows(
+    x, cell, first, H: tl.constexpr, W: tl.constexpr, CIN: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Locates the 4x4 input pixels of pooled cells, of which `first` is one.
 
     Returns a pointer to the image of `first`, and for each cell the offset from it, row and column:
@@ -50,7 +50,7 @@ def pixels(
     H: tl.constexpr,
     W: tl.constexpr,
     CIN: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Loads x, [cells, inner], for the pixel (I, J) of every window; zero outside an image."""
     row = tap // 3 + I
     column = tap % 3 + J
@@ -62,7 +62,7 @@ def pixels(
 
 
 @triton.jit
-def dot(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr) -> Any:
+def dot(a, b, total, PRECISION: tl.constexpr, UPCAST: tl.constexpr) -> tl.tensor:
     """Adds a product; the interpreter cannot multiply bfloat16, so there it is float32."""
     if UPCAST:
         a = a.to(tl.float32)
@@ -83,7 +83,7 @@ def transposed_weight(
     WC: tl.constexpr,
     WT: tl.constexpr,
     BLOCK_K: tl.constexpr,
-) -> Any:
+) -> tuple[tl.tensor, tl.tensor]:
     """Loads the weight as [inner, CIN] for the gradient of the images.
 
     Returns it, and which numbers of the block of the inner dimension, [1, inner], exist.
@@ -102,7 +102,7 @@ def image_block(
     CIN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-) -> Any:
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Locates the block of the images' gradient that a program computes.
 
     Returns its first pixel, its channels, and row and column of each pixel, [pixels, 1], plus one.
@@ -130,7 +130,7 @@ def weight_block(
     COUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-) -> Any:
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Locates the block of the weight gradient that a program sums over its share of the images.
 
     Returns the number of the share, that of the block along the second dimension, and the numbers

@@ -1,5 +1,6 @@
 """Compiles recorded launches for chips that need not be present, and reads what they use."""
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -34,18 +35,35 @@ class Resources:
 
 
 def compile_launch(launch: Launch, chip: int) -> Resources:
-    """Compiles a launch for a chip, 90 for sm_90, and returns what it uses."""
+    """Compiles a launch for a chip, 90 for sm_90, and returns what it uses.
+
+    The source is as compiled graphs have it, not as the module of the kernel does.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     signature, constants, attributes = _specialization(launch)
-    source = ASTSource(launch.kernel, signature, constants, attributes)
+    source = ASTSource(_as_in_graphs(launch.kernel), signature, constants, attributes)
     options = {"num_warps": launch.config.num_warps, "num_stages": launch.config.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
     registers, stack = _read_usage(compiled.asm["cubin"])
     tensor_cores = len(TENSOR_CORES.findall(compiled.asm["ptx"]))
     return Resources(registers, stack, compiled.metadata.shared, tensor_cores)
+
+
+@functools.cache
+def _as_in_graphs(kernel: Any) -> Any:
+    """Returns a kernel from the source that Inductor copies into the code of a graph.
+
+    With it come the functions and constants that it uses, but no imports of its module.
+    """
+    from torch._inductor.codecache import PyCodeCache
+    from torch._inductor.codegen import wrapper
+
+    copied: Any = wrapper.user_defined_triton_kernel_transitive_closure_source_code
+    text = f"import triton\nimport triton.language as tl\n\n@triton.jit\n{copied(kernel)}"
+    return getattr(PyCodeCache.load(text), kernel.__name__)
 
 
 def find_faults(launch: Launch, chip: int) -> tuple[list[str], Resources | None]:

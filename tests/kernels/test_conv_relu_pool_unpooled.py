@@ -153,6 +153,7 @@ from triton.backends.compiler import GPUTarget
 from torch._functorch.aot_autograd import aot_export_module
 from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 from mammoth_compiled.compiler.patterns.weight_sums import pair_weight_sums
 from mammoth_compiled.kernels.conv_relu_pool import op, unpooled_op
 from mammoth_compiled.kernels.runtime import device, tiles
@@ -194,6 +195,9 @@ def count(unpools, dtype):
     pair_weight_sums(module.graph)
     module.graph.lint()
     assert [n.meta["val"].stride() for n in module.graph.output_node().args[0]] == before
+    for n in module.graph.nodes:
+        if eager := n.meta.get("eager_input_vals"):  # Inductor reads them side by side
+            tree_map(lambda *_: None, (n.args, n.kwargs), eager)
     nodes = [str(n.target) for n in fx_graph_cse(module.graph).nodes if n.op == "call_function"]
     kernels = sum("triton_kernel_wrapper" in name for name in nodes)
     copies = sum(name.startswith(("aten._to_copy", "aten.clone")) for name in nodes)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.fx import Graph, Node
+from torch.fx.node import map_aggregate
 
 from mammoth_compiled.compiler.pattern import register_lowering
 
@@ -69,7 +70,11 @@ def _pair(graph: Graph, first: Node, second: Node) -> None:
     both.meta["val"] = dict(values)
     # What the arguments were before the compiler chose layouts; Inductor restores these.
     if eager := [node.meta[_EAGER][1] for node in pair if _EAGER in node.meta]:
-        both.meta[_EAGER] = ((), _paired_arguments(kernel, programs, eager))
+        # PyTorch 2.11 compares containers by type: a graph keeps its arguments in immutable ones.
+        both.meta[_EAGER] = (
+            (),
+            map_aggregate(_paired_arguments(kernel, programs, eager), lambda v: v),
+        )
     for k, node in enumerate(pair):
         for old in list(node.users):
             result = results[f"{old.args[1]}{k}"]
