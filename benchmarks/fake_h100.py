@@ -77,6 +77,7 @@ def fake_h100():
     properties = _hints()
     replaced = [(hints.DeviceProperties, "create", staticmethod(lambda *_: properties))]
     replaced.append((fake_tensor, "init_gpu_context", lambda _: None))  # needs a driver
+    replaced.append((torch._C, "_conv_determine_backend_memory_format", _memory_format_of_cudnn))
     replaced += [
         (torch.cuda, name, lambda *_, value=value: value)
         for name, value in (
@@ -107,6 +108,15 @@ def fake_h100():
         (worker, "current_device", staticmethod(lambda: 0)),
     ]
     return _replacing(replaced)
+
+
+def _memory_format_of_cudnn(images, weight, _):
+    """Returns the layout of what cuDNN computes: that of either tensor that is channels-last."""
+    last = torch.channels_last
+    for t in (images, weight):
+        if t.dim() == 4 and t.is_contiguous(memory_format=last) and not t.is_contiguous():
+            return last
+    return torch.contiguous_format
 
 
 @contextlib.contextmanager

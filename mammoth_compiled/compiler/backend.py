@@ -21,6 +21,7 @@ from mammoth_compiled.compiler.mutated_buffers import save_mutated_inputs
 from mammoth_compiled.compiler.pattern import traced_functions
 from mammoth_compiled.compiler.patterns import apply_lowerings, apply_patterns
 from mammoth_compiled.compiler.step_counters import merge_step_counters
+from mammoth_compiled.compiler.whole_layout import use_channels_last
 from mammoth_compiled.kernels.runtime import cpp_library
 from mammoth_compiled.kernels.runtime.cpp_batches import compile_kernels_together, finish_kernels
 from mammoth_compiled.kernels.runtime.cpp_compiler import prepare_compiler
@@ -125,6 +126,7 @@ def _rewrite_joint(graph: torch.fx.Graph) -> None:
     """Rewrites a graph of forward and backward, or of forward alone without gradients."""
     save_mutated_inputs(graph)
     keep_weight_strides(graph)
+    use_channels_last(graph)
 
 
 def _rewrite_lowered(graph: torch.fx.Graph) -> None:

@@ -3,8 +3,9 @@
 Inductor combines kernels of the same depth in the graph, at most eight, and only if the peak of
 memory grows by less than 5 %. What the end of a training step computes, gradients that are cast or
 summed for the optimizer and running statistics, is of many depths, but no kernel reads it. It is
-computed in one launch, at the end. Inductor then writes 16 kernels for a step of attention-cnn, and
-38 without combo kernels (benchmarks/results/launches.json).
+computed in one launch, at the end. Large kernels stay alone. Inductor then writes 23
+kernels for a step of attention-cnn, and 39 without combo kernels
+(benchmarks/results/launches.json).
 """
 
 from collections.abc import Callable
@@ -16,9 +17,11 @@ MAX_KERNELS = 64
 # graphics card of 8 GiB.
 MAX_MEMORY_GROWTH = 0.25
 
-# What a kernel at the end may read and write, in bytes: its inputs stay in memory until then. Those
-# of the largest convolution of ResNet-18 are 19 MB.
-MAX_BYTES_AT_END = 32 * 2**20
+# What a kernel may read and write to be combined, in bytes. A larger one takes longer than its
+# launch and loses tiles of its own: when all casts and reorderings of weights and their gradients
+# were combined, they took 0.66 ms of a step of ResNet-18 on an H100, which copies as many bytes in
+# 0.04 ms (benchmarks/results/gpu_h100_steps.json).
+MAX_BYTES = 2**20
 
 _Groups = list[list[Any]]
 
@@ -49,13 +52,15 @@ _default: list[Callable[[Any], _Groups]] = []
 
 
 def _grouped(scheduler: Any) -> _Groups:
-    """Returns the groups by depth, and instead of their last kernels a group of those alone."""
+    """Returns the small kernels: in groups by depth, and those that nothing waits for in one."""
     last: dict[Any, list[Any]] = {}
     others: _Groups = []
     for group in _default[-1](scheduler):
         others.append([])
         for node in group:
-            if _is_last(node) and node.get_read_write_buffers_sizes() <= MAX_BYTES_AT_END:
+            if node.get_read_write_buffers_sizes() > MAX_BYTES:
+                continue
+            if _is_last(node):
                 last.setdefault(_context(scheduler, node), []).append(node)
             else:
                 others[-1].append(node)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 # Options of Inductor that launch small kernels together that do not depend on each other. Without
-# them ER on ResNet-18, in one graph, launches 148 kernels of Inductor, with them 76
+# them ER on ResNet-18, in one graph, launches 201 kernels of Inductor, with them 134
 # (benchmarks/results/launches.json). Nothing is timed to choose them.
 COMBO_KERNELS = {
     "combo_kernels": True,
