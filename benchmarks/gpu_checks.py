@@ -3,6 +3,7 @@
 Those of contracts and units run on the CPU there, too, which shows that they do not need the GPU.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -60,10 +61,18 @@ def _run(group, words, context):
     path = context.out / f"gpu_tests_{group}.log"
     # -P: else the checkout hides an installed wheel.
     command = [sys.executable, "-P", "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["-p", "gpu_failures"]
+    command += ["-p", "no:benchmark"]  # pytest-benchmark, if installed, warns beside xdist
     command += [] if DRY else ["-n", "8"]
+    here = str(Path(__file__).parent)
+    paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     with path.open("w") as log:
         tests = subprocess.Popen(
-            [*command, *words], cwd=TESTS.parent, stdout=log, stderr=subprocess.STDOUT
+            [*command, *words],
+            cwd=TESTS.parent,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": paths},
         )
         try:
             code = tests.wait(max(5, context.deadline - time.monotonic()))

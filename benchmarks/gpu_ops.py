@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from common import spread
 from gpu_limits import measured_limits, precision
-from gpu_timing import DEVICE, DRY, few, stop_if_broken, time_replays
+from gpu_timing import DEVICE, DRY, few, in_turn, stop_if_broken, time_replays
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tuning import OURS, write_table
 
@@ -20,7 +20,9 @@ FRESH_BYTES = 256 * 2**20
 def time_ops(context):
     """Yields a row of times per case, and writes the winners to the chip's table."""
     rates, winners = measured_limits(context.out), {}
-    for case in few(tuning_cases(), lambda case: case.op, lambda case: case.work().num_flops):
+    for case in few(
+        in_turn(tuning_cases()), lambda case: case.op, lambda case: case.work().num_flops
+    ):
         row = {"op": case.op, "problem": str(case)}
         if context.is_over():
             yield {**row, "left_out": "out of time"}

@@ -4,6 +4,7 @@ A dry run tries the scripts out where there is no GPU. Its numbers mean nothing.
 """
 
 import contextlib
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -62,6 +63,15 @@ def few(cases, key=lambda case: None, size=lambda case: 0):
     # The last of equal keys stays: sorted by size, that is the first of the smallest.
     ordered = sorted(reversed(cases), key=size, reverse=True)
     return list({key(case): case for case in ordered}.values())
+
+
+def in_turn(cases):
+    """Returns the cases so that operations take turns: if time runs out, each has got some."""
+    groups = {}
+    for case in cases:
+        groups.setdefault(case.op, []).append(case)
+    turns = itertools.zip_longest(*groups.values())
+    return [case for turn in turns for case in turn if case is not None]
 
 
 def stop_if_broken(error):

@@ -6,7 +6,7 @@ import shutil
 import statistics
 from collections import defaultdict
 
-from gpu_timing import DEVICE, DRY, few, stop_if_broken, time_replays
+from gpu_timing import DEVICE, DRY, few, in_turn, stop_if_broken, time_replays
 
 from mammoth_compiled.kernels.discovery import tuning_cases
 from mammoth_compiled.kernels.runtime import tiles
@@ -23,7 +23,9 @@ def tune(context):
     kernel; each is written to the chip's table at once.
     """
     best = defaultdict(dict)
-    for case in few(tuning_cases(), lambda case: case.op, lambda case: case.work().num_flops):
+    for case in few(
+        in_turn(tuning_cases()), lambda case: case.op, lambda case: case.work().num_flops
+    ):
         row = {"op": case.op, "problem": str(case)}
         if context.is_over():
             yield {**row, "left_out": "out of time"}
@@ -91,6 +93,13 @@ def find_candidates(step):
     return found
 
 
+def _merged(table, changes):
+    """Returns a table with changes, which are tables, too, or entries."""
+    if not isinstance(changes, dict) or not isinstance(table, dict):
+        return changes
+    return {**table, **{key: _merged(table.get(key), new) for key, new in changes.items()}}
+
+
 def write_table(changes, out):
     """Updates the table of this chip that ships with the package, and copies it to a folder."""
     if DRY:
@@ -98,7 +107,7 @@ def write_table(changes, out):
     chip = tiles.chip_name(DEVICE)
     path = tiles.tuned_path(chip)
     path.parent.mkdir(exist_ok=True)
-    table = {**tiles.tuned_table(chip), **changes}
+    table = _merged(tiles.tuned_table(chip), changes)
     path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
     tiles.clear_cache()
     shutil.copy(path, out)

@@ -73,7 +73,9 @@ def test_captured_steps_compute_the_same(run_tiny, name, extra):
     step = graphs.notes["step"]
     assert (step["reason"], step["host_syncs_per_step"]) == ("", 0)
     assert step["replayed"] > 0.5 * 12 * 4 * 3
-    assert graphs.class_il == pytest.approx(python.class_il, abs=0.1)
+    # Ten images of each task are tested.
+    for one, other in zip(graphs.class_il, python.class_il, strict=True):
+        assert one == pytest.approx(other, abs=0.1)
 
 
 def test_schedule_reaches_captured_steps(run_tiny):
