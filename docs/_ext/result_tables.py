@@ -124,6 +124,32 @@ def gpu_steps() -> str:
     )
 
 
+def gpu_replays() -> str:
+    """Time of a captured step on a GPU, as it was and as it is, and its kernels."""
+    before = {
+        tuple(step["case"]): step["graph_replay_us"]
+        for name in ("gpu_h100_profile", "gpu_h100_profile_tf32")
+        for step in read(name)["steps"]
+        if "error" not in step
+    }
+    content = read("gpu_h100_steps")
+    steps = {(tuple(step["case"]), step["way"]): step for step in content["steps"]}
+    again = {tuple(loop["case"]): loop for loop in content["loops"]}
+    rows = []
+    for case in dict.fromkeys(case for case, _ in steps):
+        method, backbone, batch, amp = case
+        row = [f"{method.upper()}, `{backbone}`, {batch}, {'float32' if amp == 'off' else amp}"]
+        row.append(f"{before[case]:.0f}")
+        for way in ("default", "whole"):
+            found = [run[way]["replay_us"] for run in [again.get(case)] if run]
+            row.append(", ".join(f"{us:.0f}" for us in (steps[case, way]["replay_us"], *found)))
+        row += [str(steps[case, way]["kernels"]) for way in ("default", "whole")]
+        rows.append(row)
+    head = ["step, batch size", "0357572, us", "now, us", "`--whole_step 1`, us"]
+    head += ["kernels now", "kernels of a whole step"]
+    return "\n\n".join([table(head, rows), machine("gpu_h100_steps")])
+
+
 def gpu_net_step() -> str:
     """One training step of the network alone on a GPU, with and without a CUDA graph."""
     (row,) = read("gpu_h100_loops")["net_steps"]
@@ -136,36 +162,48 @@ def gpu_net_step() -> str:
     return "\n\n".join([table(head, rows), machine("gpu_h100_loops")])
 
 
-def _gpu_op(op: str, shape: Callable[[dict[str, str]], str], kinds: dict[str, str]) -> str:
+def _gpu_op(
+    times_us: list[tuple[str, dict[str, float]]],
+    shape: Callable[[dict[str, str]], str],
+    kinds: dict[str, str],
+) -> str:
     rows = []
-    for row in read("gpu_h100_ops")["ops"]:
-        dtype, *fields = row["problem"].split()
+    for problem, us in times_us:
+        dtype, *fields = problem.split()
         sizes = dict(field.split("=") for field in fields)
-        if row["op"] == op and sizes["batch"] in ("32", "128"):
+        if sizes["batch"] in ("32", "128"):
             label = f"{shape(sizes)}, batch {sizes['batch']}"
-            rows.append([label, dtype, *fastest([row["us"][kind] for kind in kinds])])
+            rows.append([label, dtype, *fastest([us[kind] for kind in kinds])])
     head = ["forward and backward", "dtype", *(f"{label}, us" for label in kinds.values())]
-    return "\n\n".join([table(head, rows), machine("gpu_h100_ops")])
+    return table(head, rows)
 
 
 def gpu_conv_relu_pool() -> str:
     """Convolution, ReLU and pooling on a GPU by every implementation."""
     kinds = {"unfused": "eager", "stock": "Inductor", "pool": "cuDNN + Triton ReLU-pool"}
-    return _gpu_op(
-        "conv_relu_pool",
+    rows = read("gpu_h100_ops")["ops"]
+    text = _gpu_op(
+        [(row["problem"], row["us"]) for row in rows if row["op"] == "conv_relu_pool"],
         lambda n: f"{n['in']}→{n['out']} channels, {n['height']}x{n['width']}",
         {**kinds, "fused": "one Triton kernel"},
     )
+    return "\n\n".join([text, machine("gpu_h100_ops")])
 
 
 def gpu_attention() -> str:
     """Attention on a GPU by every implementation."""
-    kinds = {"unfused": "eager", "stock": "Inductor", "sdpa": "PyTorch SDPA"}
-    return _gpu_op(
-        "attention",
+    kinds = {"torch": "eager", "stock": "Inductor", "sdpa": "PyTorch SDPA"}
+    rows = read("gpu_h100_steps")["ops"]
+    text = _gpu_op(
+        [
+            (row["problem"], {name: 1e3 * ms["median"] for name, ms in row["ms"].items()})
+            for row in rows
+            if row["op"] == "attention"
+        ],
         lambda n: f"{n['heads']} heads, {n['queries']} tokens, head size {n['size']}",
-        {**kinds, "fused": "Triton kernel"},
+        {**kinds, "triton": "Triton kernel"},
     )
+    return "\n\n".join([text, machine("gpu_h100_steps")])
 
 
 def gpu_data() -> str:
@@ -239,7 +277,7 @@ def launches() -> str:
                 *map(str, (row["measured"] or "-", *cells, *totals, row["planned"])),
             ]
         )
-    head = ["step", "seen on an H100", "batch", "draw", "network", "loss", "rest", "sum"]
+    head = ["step", "seen at 0357572", "batch", "draw", "network", "loss", "rest", "sum"]
     earlier = [
         f"`{name}` (commit {row['network_commit']})"
         for name, row in read("launches")["steps"].items()
