@@ -71,7 +71,8 @@ def _prefers_channels_last(graph: Graph) -> bool:
         return False  # what it returns depends on the strides of its input
     if any(node.args[0].meta["val"].device.type != _DEVICE for node in convolutions):
         return False
-    return GraphLowering.decide_layout_opt(graph.owning_module, is_inference=True)
+    module = graph.owning_module
+    return module is not None and GraphLowering.decide_layout_opt(module, is_inference=True)
 
 
 def _take_channels_last(
@@ -98,7 +99,9 @@ def _infer(node: Node) -> bool:
     before = node.meta.get("val")
     args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     target: Any = node.target
-    with detect_fake_mode((args, kwargs)), torch.no_grad():
+    mode = detect_fake_mode((args, kwargs))
+    assert mode is not None
+    with mode, torch.no_grad():
         node.meta["val"] = target(*args, **kwargs)
     return _strides(before) != _strides(node.meta["val"])
 
