@@ -10,6 +10,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+_MESSAGE = (
+    "it draws random numbers with Python's random, which a compiled graph would repeat. "
+    "Draw them with torch"
+)
+# How Dynamo of PyTorch 2.11 says that it does not trace `random.shuffle` and the like.
+_NOT_TRACED = "module: random, qualname: Random."
 _is_refused = ContextVar("host_randomness_is_refused", default=False)
 
 
@@ -37,17 +43,16 @@ def check_host_randomness() -> None:
         HostRandomnessError: Inside `host_randomness_refused`.
     """
     if _is_refused.get() and _has_drawn():
-        raise HostRandomnessError(
-            "it draws random numbers with Python's random, which a compiled graph would repeat. "
-            "Draw them with torch"
-        )
+        raise HostRandomnessError(_MESSAGE)
 
 
 def host_randomness(error: BaseException | None) -> str:
-    """Returns the message if an error of Dynamo was caused by a `HostRandomnessError`, else ""."""
-    while error is not None and not isinstance(error, HostRandomnessError):
+    """Returns the message of a `HostRandomnessError` if Dynamo failed for that reason, else ""."""
+    while error is not None:
+        if isinstance(error, HostRandomnessError) or _NOT_TRACED in str(error):
+            return _MESSAGE
         error = getattr(error, "inner_exception", None) or error.__cause__
-    return "" if error is None else str(error)
+    return ""
 
 
 def _has_drawn() -> bool:

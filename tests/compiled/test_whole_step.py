@@ -182,10 +182,8 @@ def test_a_step_that_cannot_be_one_graph_runs_as_without(run, whole_graphs, beha
         losses, _, results = run("special", **ARGS["er"])
     assert not whole_graphs
     (message,) = [str(w.message) for w in caught if "one compiled graph" in str(w.message)]
-    # Before torch 2.14 Dynamo itself refuses to trace `random.shuffle`.
-    assert reason in message or "qualname: Random.shuffle" in message
-    assert message.startswith("Special")
-    assert "--whole_step" in message
+    for part in ("Special", reason, "--whole_step"):
+        assert part in message
     assert results.notes["compiler"]["graphs_after_first_task"] == 0
     if behavior is HasHooks:  # the others drew, once, before tracing failed, or replay nothing
         assert losses == run("special", whole=False, **ARGS["er"])[0]
