@@ -77,7 +77,7 @@ def fake_h100():
     properties = _hints()
     replaced = [(hints.DeviceProperties, "create", staticmethod(lambda *_: properties))]
     replaced.append((fake_tensor, "init_gpu_context", lambda _: None))  # needs a driver
-    replaced.append((torch._C, "_conv_determine_backend_memory_format", _memory_format_of_cudnn))
+    replaced.append((torch._C, "_conv_determine_backend_memory_format", memory_format_of_cudnn))
     replaced += [
         (torch.cuda, name, lambda *_, value=value: value)
         for name, value in (
@@ -110,7 +110,7 @@ def fake_h100():
     return _replacing(replaced)
 
 
-def _memory_format_of_cudnn(images, weight, _):
+def memory_format_of_cudnn(images, weight, _):
     """Returns the layout of what cuDNN computes: that of either tensor that is channels-last."""
     last = torch.channels_last
     for t in (images, weight):

@@ -19,7 +19,6 @@ _CONV = torch.ops.aten.convolution.default
 _BACKWARD = torch.ops.aten.convolution_backward.default
 _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 _ORDER = torch.ops.prims.inductor_force_stride_order.default
-_DEVICE = "cuda"
 # The tensors among the arguments of each operator.
 _IMAGES_AND_WEIGHTS = {_CONV: (0, 1), _BACKWARD: (0, 1, 2)}
 
@@ -27,9 +26,9 @@ _IMAGES_AND_WEIGHTS = {_CONV: (0, 1), _BACKWARD: (0, 1, 2)}
 def use_channels_last(graph: Graph) -> None:
     """Rewrites a graph of ATen operators in place, if Inductor prefers channels-last for it.
 
-    The first convolution gets channels-last copies of its images and weight. Strides of all nodes
-    behind it are found anew, as those of convolutions follow from their inputs. Results of the
-    graph keep their strides.
+    Images, weights and gradients that reach a convolution contiguous are copied to channels-last.
+    The strides of all nodes that depend on them are recomputed, so that later convolutions need no
+    copy. Outputs of the graph keep their strides.
 
     Args:
         graph: A graph that is not divided into forward and backward.
@@ -65,12 +64,12 @@ def _prefers_channels_last(graph: Graph) -> bool:
     convolutions = graph.find_nodes(op="call_function", target=_CONV)
     if not convolutions or not graph.find_nodes(op="call_function", target=_BACKWARD):
         return False
+    if any(node.args[0].meta["val"].device.type != "cuda" for node in convolutions):
+        return False
     if any(node.name.startswith("tangents") for node in graph.find_nodes(op="placeholder")):
         return False  # it is yet to be divided
     if any("as_strided" in str(node.target) for node in graph.nodes):
         return False  # what it returns depends on the strides of its input
-    if any(node.args[0].meta["val"].device.type != _DEVICE for node in convolutions):
-        return False
     module = graph.owning_module
     return module is not None and GraphLowering.decide_layout_opt(module, is_inference=True)
 
@@ -95,7 +94,7 @@ def _take_channels_last(
 
 
 def _infer(node: Node) -> bool:
-    """Finds the value of a node from those of its inputs; returns whether strides changed."""
+    """Recomputes the fake value of a node from its inputs; returns whether strides changed."""
     before = node.meta.get("val")
     args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     target: Any = node.target

@@ -1,5 +1,7 @@
 """Convolutions of a graph with forward and backward run in channels-last, as far as it can see."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -29,19 +31,13 @@ class Residual(nn.Module):
         return self.classifier(features.view(len(x), -1)), features
 
 
-def cudnn_layout(images, weight, _):
-    """That of either tensor that is channels-last and not contiguous."""
-    last = torch.channels_last
-    return next(
-        (last for t in (images, weight) if t.stride(1) == 1 != t.stride(3)),
-        torch.contiguous_format,
-    )
-
-
 @pytest.fixture
 def traced(monkeypatch):
     """Returns a function that traces a step whose convolutions choose layouts as cuDNN does."""
-    monkeypatch.setattr(torch._C, "_conv_determine_backend_memory_format", cudnn_layout)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from fake_h100 import memory_format_of_cudnn
+
+    monkeypatch.setattr(torch._C, "_conv_determine_backend_memory_format", memory_format_of_cudnn)
 
     def trace(function, *inputs):
         module = make_fx(function, tracing_mode="fake")(*inputs)
@@ -116,15 +112,16 @@ def test_graphs_of_a_cpu_stay(step):
         (lambda y, w: (torch.autograd.grad(y.sum(), [w])[0], y.as_strided((2, 2), (1, 2))), False),
     ],
 )
-def test_which_graphs_are_rewritten(traced, monkeypatch, function, prefers):
+def test_which_graphs_are_rewritten(traced, function, prefers):
     weight = torch.randn(128, 128, 3, 3, requires_grad=True)
     module, _ = traced(
         lambda x, w: function(torch.conv2d(x, w), w), torch.randn(2, 128, 6, 6), weight
     )
     for node in calls(module, "aten.convolution"):
         for arg in node.all_input_nodes:
-            arg.meta["val"] = torch.empty_like(arg.meta["val"], device="meta")
-    monkeypatch.setattr(whole_layout, "_DEVICE", "meta")
+            value = arg.meta["val"]
+            with value.fake_mode:
+                arg.meta["val"] = torch.empty_like(value, device="cuda")
     assert whole_layout._prefers_channels_last(module.graph) == prefers
     for node in module.graph.find_nodes(op="placeholder"):
         node.name = f"tangents_{node.name}"
