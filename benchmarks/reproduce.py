@@ -161,8 +161,26 @@ def _read() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {"protocols": {}}
 
 
-def write(name: str, protocol: Protocol, rows: list[dict[str, Any]]) -> None:
-    """Replaces a protocol in the JSON file, and writes the page."""
+def add_environment(earlier: Sequence[dict[str, Any]], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns where the runs of a table were computed: once per machine and version of PyTorch."""
+
+    def computes_alike(other: dict[str, Any]) -> bool:
+        return all(other[key] == now[key] for key in ("cpu", "cores", "gpu", "torch"))
+
+    return [*(entry for entry in earlier if not computes_alike(entry)), now]
+
+
+def write(
+    name: str, protocol: Protocol, rows: list[dict[str, Any]], environments: list[dict[str, Any]]
+) -> None:
+    """Replaces a protocol in the JSON file, and writes the page.
+
+    Args:
+        name: Name of the protocol.
+        protocol: The protocol.
+        rows: Its rows, as `summarize` returns them.
+        environments: Where they were computed, see `common.environment`.
+    """
     path, results = RESULTS / "reproduction.json", _read()
     results["protocols"][name] = {
         "description": protocol.description,
@@ -170,7 +188,7 @@ def write(name: str, protocol: Protocol, rows: list[dict[str, Any]]) -> None:
         "backbone": protocol.backbone,
         "arguments": protocol.arguments,
         "method_arguments": protocol.method_arguments,
-        "environment": environment(),
+        "environments": environments,
         "rows": rows,
         "orderings": check(rows),
         "notes": protocol.notes,
@@ -242,7 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             verdict = "holds" if entry["holds"] else "DOES NOT HOLD"
             print(f"{verdict}: {entry['claim']}{size} ({entry['difference']:+.2f} points)")
         if rows and not args.quick:
-            write(name, protocol, rows)
+            earlier = known["environments"] if records else []
+            has_runs_here = any(trial.finished() for trial in every)
+            found = add_environment(earlier, environment()) if has_runs_here else earlier
+            write(name, protocol, rows, found)
         if code:
             return code
     return code

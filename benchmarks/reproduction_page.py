@@ -67,8 +67,7 @@ def _peers(peers: dict[str, Any]) -> str:
 
 def _protocol(name: str, protocol: dict[str, Any], peers: dict[str, Any] | None) -> str:
     setting = ", ".join(f"{key} {value}" for key, value in protocol["arguments"].items())
-    found = protocol["environment"]
-    where = found["gpu"] or f"{found['cores']} CPU cores ({found['cpu']})"
+    where = " and ".join(_environment(entry) for entry in protocol["environments"])
     has_published = any(row["published"] for row in protocol["rows"])
     head = ["method", "buffer", "lr", "batch", "n", "class-IL", "task-IL"]
     head += ["published class-IL", "published task-IL"] if has_published else []
@@ -80,7 +79,7 @@ def _protocol(name: str, protocol: dict[str, Any], peers: dict[str, Any] | None)
         ""
         if has_published
         else "No paper reports this protocol, so there is no published figure beside it.",
-        f"*Measured on {where}; torch {found['torch'].split('+')[0]}, {found['date']}.*\n",
+        f"*Measured on {where}.*\n",
         _table(head, rows),
         "\n### Known orderings\n" if protocol["orderings"] else "",
     ]
@@ -91,6 +90,11 @@ def _protocol(name: str, protocol: dict[str, Any], peers: dict[str, Any] | None)
         lines.append(_table(head, [_ordering(entry, theirs) for entry in protocol["orderings"]]))
     lines += [f"\n{note}" for note in protocol["notes"]]
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def _environment(found: dict[str, Any]) -> str:
+    where = found["gpu"] or f"{found['cores']} CPU cores ({found['cpu']})"
+    return f"{where}, torch {found['torch'].split('+')[0]}, {found['date']}"
 
 
 def _row(row: dict[str, Any], has_published: bool) -> list[str]:

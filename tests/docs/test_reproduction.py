@@ -114,10 +114,30 @@ def test_a_spent_budget_writes_what_is_known(script, tiny, tmp_path, monkeypatch
     assert not (tmp_path / "reproduction.json").exists()
     run_experiment(copy(trial.args))
     assert reproduce.main(command) == 0
-    (found,) = json.loads((tmp_path / "reproduction.json").read_text())["protocols"]["fmnist"][
-        "rows"
-    ]
+    written = json.loads((tmp_path / "reproduction.json").read_text())["protocols"]["fmnist"]
+    (found,) = written["rows"]
     assert (found["method"], found["seeds"]) == ("er", [0])
+    # Another machine adds nothing where it has run nothing.
     shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr(reproduce, "environment", lambda: {"cpu": "another"})
     assert reproduce.main(command) == 0
     assert "fmnist: 0 runs" in capsys.readouterr().out
+    again = json.loads((tmp_path / "reproduction.json").read_text())["protocols"]["fmnist"]
+    assert again == written
+
+
+def test_a_table_names_every_machine_that_its_runs_were_computed_on(script):
+    add = script("reproduce").add_environment
+    first = {"cpu": "A", "cores": 2, "gpu": None, "torch": "2.14.1+cu130", "date": "2026-01-01"}
+    other, later = first | {"cpu": "B"}, first | {"date": "2026-01-02"}
+    assert add([], first) == [first]
+    assert add([first], other) == [first, other]
+    assert add([first, other], later) == [other, later]
+    protocol = json.loads(RESULTS.read_text())["protocols"]["fmnist"]
+    page = script("reproduction_page").render(
+        {"protocols": {"fmnist": {**protocol, "environments": [first, other]}}}
+    )
+    assert (
+        "*Measured on 2 CPU cores (A), torch 2.14.1, 2026-01-01 and "
+        "2 CPU cores (B), torch 2.14.1, 2026-01-01.*"
+    ) in page
