@@ -67,7 +67,7 @@ def _peers(peers: dict[str, Any]) -> str:
 
 def _protocol(name: str, protocol: dict[str, Any], peers: dict[str, Any] | None) -> str:
     setting = ", ".join(f"{key} {value}" for key, value in protocol["arguments"].items())
-    where = " and ".join(_environment(entry) for entry in protocol["environments"])
+    where = " and on ".join(_environment(entry) for entry in protocol["environments"])
     has_published = any(row["published"] for row in protocol["rows"])
     head = ["method", "buffer", "lr", "batch", "n", "class-IL", "task-IL"]
     head += ["published class-IL", "published task-IL"] if has_published else []

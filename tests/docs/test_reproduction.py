@@ -138,6 +138,6 @@ def test_a_table_names_every_machine_that_its_runs_were_computed_on(script):
         {"protocols": {"fmnist": {**protocol, "environments": [first, other]}}}
     )
     assert (
-        "*Measured on 2 CPU cores (A), torch 2.14.1, 2026-01-01 and "
+        "*Measured on 2 CPU cores (A), torch 2.14.1, 2026-01-01 and on "
         "2 CPU cores (B), torch 2.14.1, 2026-01-01.*"
     ) in page
