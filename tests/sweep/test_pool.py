@@ -12,6 +12,7 @@ import pytest
 
 from mammoth_compiled.config.values import seed_list
 from mammoth_compiled.errors import ConfigError
+from mammoth_compiled.sweep.layout import available_cores
 from mammoth_compiled.sweep.runs import run_side_by_side
 
 PLUGIN = '''
@@ -168,7 +169,7 @@ def test_broken_runs_end_alone_and_continue_later(command, tmp_path):
 
 def test_runs_that_take_turns_equal_their_runs_alone_and_end_alone(command, tmp_path):
     words = ["--seeds", "0,2-4", "--together", "4", "--out", "all"]
-    together = command("run", *RUN, *words, BROKEN="1", OMP_NUM_THREADS="1")
+    together = command("run", *RUN, *words, BROKEN="1")
     assert together.returncode == 2, together.stdout + together.stderr
     for message in (
         "4 runs in all, 4 at a time in one process",
@@ -177,13 +178,13 @@ def test_runs_that_take_turns_equal_their_runs_alone_and_end_alone(command, tmp_
         "finished (2 of 4)",
     ):
         assert message in together.stdout
-    alone = command("run", *RUN, "--seed", "4", "--out", "alone", OMP_NUM_THREADS="1")
+    # Results have the same bits only with the same number of threads, which is that of the cores.
+    threads = str(available_cores())
+    alone = command("run", *RUN, "--seed", "4", "--out", "alone", OMP_NUM_THREADS=threads)
     assert alone.returncode == 0, alone.stderr
     one, other = results(tmp_path / "all" / "seed=4"), results(tmp_path / "alone")
-    for name in ("class_il", "task_il", "confusion"):
+    for name in ("class_il", "task_il", "loss", "confusion"):
         assert one[name] == other[name], name
-    # The last bits of float32 results differ between the two on some processors (AMD EPYC).
-    assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
     logs = {n: (tmp_path / "all" / f"seed={n}" / "log.txt").read_text() for n in (0, 3, 4)}
     assert "nan" in logs[3]
     assert "nan" not in logs[0] + logs[4]
